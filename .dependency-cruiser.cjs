@@ -1,0 +1,66 @@
+/* Arrows run one way: database, config, errors <- log <- ledger <- stream. What looks like a circle goes through the log. */
+const FEATURES = 'auth|cli|database|docs|health|ledger|log|logging|maintenance|metrics|notifications|stream';
+
+/** A feature may import these features and no others. */
+const ALLOWED = {
+  database: [],
+  metrics: ['auth'],
+  logging: ['auth', 'metrics'],
+  health: ['auth', 'database'],
+  auth: [],
+  log: ['database', 'metrics'],
+  ledger: ['auth', 'database', 'log', 'metrics'],
+  stream: ['auth', 'database', 'health', 'ledger', 'log', 'metrics'],
+  notifications: ['auth', 'database', 'health', 'ledger', 'log', 'metrics'],
+  maintenance: ['database', 'log', 'metrics'],
+};
+
+module.exports = {
+  forbidden: [
+    { name: 'no-circle', severity: 'error', from: {}, to: { circular: true } },
+    ...Object.entries(ALLOWED).map(([feature, allowed]) => ({
+      name: `${feature}-imports-only-what-is-below-it`,
+      severity: 'error',
+      from: { path: `^src/${feature}/` },
+      to: { path: `^src/(${FEATURES})/`, pathNot: `^src/(${[feature, ...allowed].join('|')})/` },
+    })),
+    {
+      name: 'pure-files-know-no-framework',
+      comment: 'A file without a role in its name that is on the hot path is plain TypeScript.',
+      severity: 'error',
+      from: {
+        path: '^src/(raw-json|gather|log/position|log/notification|ledger/intervals|stream/(frames|tail))\\.ts$',
+      },
+      to: { path: 'node_modules/(@nestjs|pg|typeorm|fastify)/' },
+    },
+    {
+      name: 'sql-lives-in-stores',
+      comment: 'Only stores, the database folder and modules that make pools know the pools.',
+      severity: 'error',
+      from: {
+        path: '^src/',
+        pathNot:
+          '^src/database/|\\.(store|module)\\.ts$|^src/(log/maintenance-pool|cli/)|^src/(problem\\.filter|main|app)',
+      },
+      to: { path: '^node_modules/pg/' },
+    },
+    {
+      name: 'product-does-not-import-tests',
+      severity: 'error',
+      from: { path: '^(src|migrations)/' },
+      to: { path: '^test/' },
+    },
+    {
+      name: 'product-uses-no-dev-dependency',
+      severity: 'error',
+      from: { path: '^(src|migrations)/' },
+      to: { dependencyTypes: ['npm-dev'], dependencyTypesNot: ['type-only'] },
+    },
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'node', 'default'] },
+  },
+};
