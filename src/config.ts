@@ -1,0 +1,215 @@
+import { hostname } from 'node:os';
+import { z } from 'zod';
+
+/*
+ * Every setting of the service: read from the environment once, validated at start with one message that names
+ * every bad one, then frozen. `.env.example` and docs/operations.md are checked against this table by a test.
+ */
+const integer = (fallback: number, min: number, max: number) =>
+  z.coerce.number().int().min(min).max(max).default(fallback);
+const flag = (fallback: boolean) =>
+  z
+    .enum(['true', 'false'])
+    .default(fallback ? 'true' : 'false')
+    .transform((value) => value === 'true');
+const list = z
+  .string()
+  .default('')
+  .transform((value) =>
+    value
+      .split(',')
+      .map((item) => item.trim())
+      .filter((item) => item !== ''),
+  );
+
+const MIB = 1024 * 1024;
+
+/** What no setting allows. A request with more is refused before its parts are looked at one by one. */
+export const MOST_NOTIFICATIONS_PER_REQUEST = 10_000;
+
+export const settingsSchema = z.object({
+  PORT: integer(3000, 0, 65_535).describe('Port to listen on; 0 takes a free one.'),
+  HOST: z
+    .string()
+    .optional()
+    .describe('Address to listen on. Default: every address, but loopback only with a self-made secret.'),
+  NODE_NAME: z
+    .string()
+    .regex(/^[A-Za-z0-9._-]{1,64}$/)
+    .default(
+      hostname()
+        .replace(/[^A-Za-z0-9._-]/g, '-')
+        .slice(0, 64) || 'node',
+    )
+    .describe('Name of this node in history and logs.'),
+  LOG_LEVEL: z
+    .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
+    .default('info')
+    .describe('Least severe level that is logged.'),
+  CORS_ORIGINS: list.describe('Origins that browsers may call from, separated by commas. Default: none.'),
+
+  DATABASE_URL: z
+    .string()
+    .regex(/^postgres(?:ql)?:\/\//, 'begins with postgres://')
+    .optional()
+    .describe('PostgreSQL 15 or newer. Without it the service starts its own under DATA_DIR.'),
+  DATA_DIR: z
+    .string()
+    .min(1)
+    .default('.data')
+    .describe('Folder of the embedded database and the self-made secret.'),
+  DATABASE_CONNECT_TIMEOUT_MS: integer(5_000, 100, 120_000).describe(
+    'Longest wait for a database connection, in ms; then 503.',
+  ),
+  DATABASE_STATEMENT_TIMEOUT_MS: integer(15_000, 100, 600_000).describe(
+    'Longest run of one statement on the request paths, in ms.',
+  ),
+  DATABASE_APPEND_CONNECTIONS: integer(4, 1, 100).describe(
+    'Connections that append to the log and acknowledge.',
+  ),
+  DATABASE_BACKLOG_CONNECTIONS: integer(4, 1, 100).describe(
+    'Connections that read the backlog; also the cap on backlog statements in flight.',
+  ),
+  DATABASE_HISTORY_CONNECTIONS: integer(4, 1, 100).describe('Connections that serve history.'),
+  DATABASE_PREPARED_STATEMENTS: flag(true).describe(
+    'Named prepared statements; false for poolers in transaction mode that cannot keep them.',
+  ),
+
+  JWT_SECRET: z
+    .string()
+    .refine((secret) => Buffer.byteLength(secret) >= 32, 'has at least 32 bytes')
+    .optional()
+    .describe('HS256 secret, at least 32 bytes. Either this or JWKS_URL.'),
+  JWKS_URL: z
+    .url({ protocol: /^https?$/ })
+    .optional()
+    .describe('Where the signing keys of the issuer are (RFC 7517); https, or http on loopback.'),
+  JWKS_ALGORITHMS: list
+    .pipe(z.array(z.enum(['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512'])))
+    .transform((names) => (names.length === 0 ? ['RS256' as const] : names))
+    .describe('Algorithms accepted with JWKS_URL, separated by commas. Default: RS256.'),
+  JWT_ISSUER: z.string().min(1).default('tidings').describe('Required `iss`.'),
+  JWT_AUDIENCE: z.string().min(1).default('tidings').describe('Required `aud`.'),
+  JWT_CLOCK_TOLERANCE_SECONDS: integer(5, 0, 60).describe(
+    'Clock difference forgiven on requests. Streams forgive none.',
+  ),
+  MAX_TOPICS_PER_TOKEN: integer(100, 0, 1_000).describe('Most topics that a token may carry.'),
+
+  MAX_DATA_BYTES: integer(64 * 1024, 1, 16 * MIB).describe(
+    'Largest `data` of one notification, in bytes without white space.',
+  ),
+  MAX_DATA_DEPTH: integer(100, 1, 1_000).describe('Deepest nesting of `data`.'),
+  MAX_REQUEST_BYTES: integer(8 * MIB, 1_024, 256 * MIB).describe('Largest request body, in bytes.'),
+  MAX_NOTIFICATIONS_PER_REQUEST: integer(1_000, 1, MOST_NOTIFICATIONS_PER_REQUEST).describe(
+    'Most notifications of one request, after `users` is expanded.',
+  ),
+  IDEMPOTENCY_WINDOW_HOURS: integer(24, 1, 24 * 30).describe('How long an Idempotency-Key is remembered.'),
+  INGEST_BATCH_SIZE: integer(1_000, 1, 10_000).describe(
+    'Most notifications appended by one statement (a larger request is one statement all the same).',
+  ),
+  INGEST_QUEUE_NOTIFICATIONS: integer(20_000, 1, 1_000_000).describe(
+    'Most notifications that wait to be appended on this node; beyond it 503.',
+  ),
+  INGEST_QUEUE_BYTES: integer(64 * MIB, 1_024, 4_096 * MIB).describe(
+    'Most bytes that wait to be appended on this node; beyond it 503.',
+  ),
+
+  MAX_CONNECTIONS: integer(15_000, 1, 1_000_000).describe(
+    'Most open streams on this node; one more gets `bye` `over-limit`.',
+  ),
+  HEARTBEAT_SECONDS: integer(15, 1, 300).describe('Pause between heartbeats of a stream.'),
+  STREAM_RETRY_MS: integer(3_000, 100, 60_000).describe(
+    'Middle of the jittered `retry:` that a stream announces, in ms.',
+  ),
+  STREAM_BUFFER_BYTES: integer(64 * 1024, 1_024, 16 * MIB).describe(
+    'Bytes that may wait for one socket before its stream falls back to reading the log.',
+  ),
+  STREAM_STALL_SECONDS: integer(300, 1, 3_600).describe('A socket that takes no byte for this long is dead.'),
+  TOKEN_EXPIRY_NOTICE_SECONDS: integer(60, 0, 3_600).describe(
+    'How long before the end of its token a stream gets `expiring`.',
+  ),
+  TAIL_BYTES_PER_TENANT: integer(8 * MIB, 1_024, 1_024 * MIB).describe(
+    'Newest part of the log that is kept in memory per tenant with open streams.',
+  ),
+  TAIL_BYTES: integer(256 * MIB, 1_024, 16_384 * MIB).describe(
+    'The same for all tenants of this node together.',
+  ),
+  BACKLOG_PAGE_ROWS: integer(200, 1, 10_000).describe(
+    'Most notifications that one stream gets from one read of the log.',
+  ),
+  BACKLOG_PAGE_BYTES: integer(64 * 1024, 1_024, 16 * MIB).describe(
+    'Most bytes of `data` that one stream gets from one read of the log (one notification always fits).',
+  ),
+  BACKLOG_READERS: integer(500, 1, 5_000).describe('Most streams served by one read of the log.'),
+  LOG_POLL_MS: integer(1_000, 50, 60_000).describe(
+    'How often the heads of the tenants with open streams are compared with the database.',
+  ),
+
+  LEDGER_FLUSH_MS: integer(250, 10, 10_000).describe('How often what was sent is written to the ledger.'),
+  LEDGER_QUEUE_LIMIT: integer(200_000, 100, 10_000_000).describe(
+    'Most intervals that wait for the ledger; beyond it the oldest `sent` are forgotten (never `delivered`).',
+  ),
+
+  RETENTION_DAYS: integer(30, 1, 3_650).describe(
+    'How long notifications and their history are kept, unless the tenant has its own number.',
+  ),
+  PARTITION_HOURS: integer(24, 1, 24 * 31).describe(
+    'Width of a partition of the log. Change it only on an empty database.',
+  ),
+  PARTITIONS_AHEAD: integer(3, 1, 100).describe('Partitions made ahead of time.'),
+  DEVICE_IDLE_DAYS: integer(90, 1, 3_650).describe(
+    'A device unseen for this long is forgotten once its cursor is older than what is kept.',
+  ),
+  MAINTENANCE_INTERVAL_SECONDS: integer(600, 1, 86_400).describe('Pause between two rounds of maintenance.'),
+
+  SHUTDOWN_DEADLINE_SECONDS: integer(10, 1, 300).describe(
+    'The process ends at most this long after SIGTERM.',
+  ),
+  SHUTDOWN_SPREAD_SECONDS: integer(10, 0, 600).describe(
+    'Streams that were told `shutdown` come back spread over this long.',
+  ),
+});
+
+export type Settings = z.infer<typeof settingsSchema>;
+export type Config = Readonly<Settings>;
+
+/** The injection token of the frozen configuration. */
+export const CONFIG = Symbol('config');
+
+/** Thrown at start; its message is for the operator. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+/** Reads and checks the settings. An empty value counts as unset, as compose files write it. */
+export function readConfig(environment: NodeJS.ProcessEnv): Config {
+  const set = Object.fromEntries(
+    Object.entries(environment).filter(([, value]) => value !== undefined && value !== ''),
+  );
+  const parsed = settingsSchema.safeParse(set);
+  const faults = parsed.success
+    ? []
+    : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
+  if (set['JWT_SECRET'] !== undefined && set['JWKS_URL'] !== undefined) {
+    faults.push(
+      'JWT_SECRET and JWKS_URL: set one of them, so that the algorithm of a token is never in doubt',
+    );
+  }
+  if (set['DATABASE_URL'] !== undefined && set['JWT_SECRET'] === undefined && set['JWKS_URL'] === undefined) {
+    faults.push('JWT_SECRET or JWKS_URL: one of them is needed with DATABASE_URL');
+  }
+  if (parsed.success && parsed.data.JWKS_URL !== undefined && !isHttpsOrLoopback(parsed.data.JWKS_URL)) {
+    faults.push('JWKS_URL: https, or http on loopback');
+  }
+  if (!parsed.success || faults.length > 0) {
+    throw new ConfigError(
+      `Settings that cannot be used (see .env.example):\n${faults.map((fault) => `  - ${fault}`).join('\n')}`,
+    );
+  }
+  return Object.freeze(parsed.data);
+}
+
+function isHttpsOrLoopback(url: string): boolean {
+  const { protocol, hostname: host } = new URL(url);
+  return protocol === 'https:' || host === 'localhost' || host === '[::1]' || /^127(?:\.\d+){3}$/.test(host);
+}

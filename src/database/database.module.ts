@@ -1,0 +1,78 @@
+import { Global, Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import { CONFIG, type Config } from '../config.ts';
+import { dataSourceOptions } from './data-source.ts';
+import { AppendPool, BacklogPool, HistoryPool, type PoolOptions } from './pool.ts';
+
+/** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
+const ENTITY_CONNECTIONS = 2;
+
+/** The connections to the database: one pool per kind of work, and TypeORM's own for plain tables. */
+@Global()
+@Module({
+  imports: [
+    TypeOrmModule.forRootAsync({
+      inject: [CONFIG],
+      useFactory: (config: Config) => ({
+        ...dataSourceOptions(databaseUrl(config)),
+        autoLoadEntities: true,
+        applicationName: 'tidings entities',
+        poolSize: ENTITY_CONNECTIONS,
+        connectTimeoutMS: config.DATABASE_CONNECT_TIMEOUT_MS,
+        extra: { statement_timeout: config.DATABASE_STATEMENT_TIMEOUT_MS },
+        // The database answered a moment ago; if it went away since, the start should fail soon and say so.
+        retryAttempts: 2,
+        retryDelay: 500,
+      }),
+    }),
+  ],
+  providers: [
+    {
+      provide: AppendPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new AppendPool(poolOptions(config, 'append', config.DATABASE_APPEND_CONNECTIONS)),
+    },
+    {
+      provide: BacklogPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new BacklogPool(poolOptions(config, 'backlog', config.DATABASE_BACKLOG_CONNECTIONS)),
+    },
+    {
+      provide: HistoryPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new HistoryPool(poolOptions(config, 'history', config.DATABASE_HISTORY_CONNECTIONS)),
+    },
+  ],
+  exports: [AppendPool, BacklogPool, HistoryPool],
+})
+export class DatabaseModule implements OnApplicationShutdown {
+  constructor(
+    @Inject(AppendPool) private readonly append: AppendPool,
+    @Inject(BacklogPool) private readonly backlog: BacklogPool,
+    @Inject(HistoryPool) private readonly history: HistoryPool,
+  ) {}
+
+  /** The last of the hooks: whoever has something to flush did so in an earlier one. */
+  async onApplicationShutdown(): Promise<void> {
+    await Promise.all([this.append.end(), this.backlog.end(), this.history.end()]);
+  }
+}
+
+function poolOptions(config: Config, name: string, connections: number): PoolOptions {
+  return {
+    url: databaseUrl(config),
+    name,
+    connections,
+    connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+    statementTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS,
+    preparedStatements: config.DATABASE_PREPARED_STATEMENTS,
+  };
+}
+
+function databaseUrl({ DATABASE_URL: url }: Config): string {
+  if (url === undefined) throw new Error('The application is created after its database was opened.');
+  return url;
+}

@@ -1,0 +1,58 @@
+import pg from 'pg';
+import { StartError } from './start-error.ts';
+
+const OLDEST_MAJOR = 15;
+
+/**
+ * Refuses, with StartError, a server that would let a 201 lie, and returns warnings about what only may.
+ *
+ * Every `synchronous_commit` but `off` waits for the disk of the server itself, which is what a 201 promises;
+ * they differ in what they ask of standbys. It is read in a session made like the service's own, so that a
+ * value set for the role, the database or the URL counts.
+ */
+export async function checkDurability(url: string): Promise<string[]> {
+  const settings = await readSettings(url);
+  const major = Math.floor(Number(settings.get('server_version_num')) / 10_000);
+  if (major < OLDEST_MAJOR) {
+    throw new StartError(`The database is PostgreSQL ${major}; ${OLDEST_MAJOR} or newer is needed.`);
+  }
+  if (settings.get('server_encoding') !== 'UTF8') {
+    throw new StartError(
+      `The database is encoded in ${settings.get('server_encoding')}: create it with encoding UTF8.`,
+    );
+  }
+  const off = ['fsync', 'synchronous_commit'].filter((name) => settings.get(name) === 'off');
+  if (off.length > 0) {
+    throw new StartError(
+      `The database runs with ${off.join(' and ')} off: it would confirm notifications that a crash can lose. Turn ${off.length > 1 ? 'them' : 'it'} on.`,
+    );
+  }
+  if (settings.get('full_page_writes') === 'off') {
+    return [
+      'The database runs with full_page_writes off: unless its file system never tears a page, a power cut can damage it.',
+    ];
+  }
+  return [];
+}
+
+async function readSettings(url: string): Promise<Map<string, string>> {
+  const client = new pg.Client({ connectionString: url, application_name: 'tidings durability check' });
+  client.on('error', () => undefined);
+  await client.connect();
+  try {
+    const names = [
+      'server_version_num',
+      'server_encoding',
+      'fsync',
+      'synchronous_commit',
+      'full_page_writes',
+    ];
+    const { rows } = await client.query<{ name: string; setting: string }>(
+      'select name, setting from pg_settings where name = any($1)',
+      [names],
+    );
+    return new Map(rows.map(({ name, setting }) => [name, setting]));
+  } finally {
+    await client.end();
+  }
+}

@@ -1,0 +1,195 @@
+import pg from 'pg';
+import { Problem } from '../errors.ts';
+
+/** One SQL statement, named so that PostgreSQL parses and plans it once per connection. */
+export interface Statement {
+  readonly name: string;
+  readonly text: string;
+}
+
+export interface PoolOptions {
+  url: string;
+  /** Shown in `pg_stat_activity`, so that an operator sees who is busy. */
+  name: string;
+  connections: number;
+  connectTimeoutMs: number;
+  statementTimeoutMs: number;
+  /** Longest wait for one lock; without it only the statement's own limit ends the wait. */
+  lockTimeoutMs?: number;
+  preparedStatements: boolean;
+}
+
+const types = new pg.TypeOverrides();
+// A position fits a number until 2089, see log/position.ts.
+types.setTypeParser(pg.types.builtins.INT8, Number);
+// `data` is passed on as it came; parsing would round its numbers.
+types.setTypeParser(pg.types.builtins.JSON, (text) => text);
+
+/**
+ * A few connections with one purpose. Work of one kind never waits for connections that another kind holds:
+ * a slow history query cannot keep publishes from committing.
+ */
+export class Pool {
+  readonly #pool: pg.Pool;
+  readonly #prepared: boolean;
+
+  constructor(options: PoolOptions) {
+    this.#prepared = options.preparedStatements;
+    this.#pool = new pg.Pool({
+      connectionString: options.url,
+      application_name: `tidings ${options.name}`,
+      max: options.connections,
+      connectionTimeoutMillis: options.connectTimeoutMs,
+      statement_timeout: options.statementTimeoutMs,
+      lock_timeout: options.lockTimeoutMs,
+      // A snapshot held open keeps the hot stream rows from being pruned: 40 s of it cost three quarters of the appends.
+      idle_in_transaction_session_timeout: 30_000,
+      keepAlive: true,
+      types,
+    });
+    // An idle connection that dies reports here; unheard it would end the process. The next query opens a new one.
+    this.#pool.on('error', () => undefined);
+  }
+
+  /** Runs one statement and returns its rows. Throws the driver's error; see `isConnectionLoss`. */
+  async rows<Row extends pg.QueryResultRow>(
+    statement: Statement,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
+    const { text, name } = statement;
+    const result = await this.#pool.query<Row>({
+      text,
+      values: [...values],
+      ...(this.#prepared ? { name } : {}),
+    });
+    return result.rows;
+  }
+
+  /** Runs `work` in one transaction on one connection. */
+  async transaction<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
+    const client = await this.#pool.connect();
+    // A client that is checked out reports a lost connection as an event too; the failing query says the same.
+    const ignore = () => undefined;
+    client.on('error', ignore);
+    let broken: Error | undefined;
+    try {
+      await client.query('begin');
+      const result = await work(
+        async <Row extends pg.QueryResultRow>(statement: Statement, values: readonly unknown[] = []) => {
+          const answer = await client.query<Row>(statement.text, [...values]);
+          return answer.rows;
+        },
+      );
+      await client.query('commit');
+      return result;
+    } catch (error) {
+      await client.query('rollback').catch((failure: Error) => {
+        broken = failure;
+      });
+      throw error;
+    } finally {
+      client.off('error', ignore);
+      client.release(broken);
+    }
+  }
+
+  /**
+   * Runs `work` on one connection, outside of a transaction: for locks that belong to a session, and for statements
+   * that refuse to run in a transaction. When `work` fails the connection is closed, and its locks with it.
+   */
+  async session<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
+    const client = await this.#pool.connect();
+    const ignore = () => undefined;
+    client.on('error', ignore);
+    let failed = true;
+    try {
+      const result = await work(
+        async <Row extends pg.QueryResultRow>(statement: Statement, values: readonly unknown[] = []) => {
+          const answer = await client.query<Row>(statement.text, [...values]);
+          return answer.rows;
+        },
+      );
+      failed = false;
+      return result;
+    } finally {
+      client.off('error', ignore);
+      client.release(failed);
+    }
+  }
+
+  /** Waits for running statements and closes the connections. */
+  async end(): Promise<void> {
+    await this.#pool.end();
+  }
+}
+
+/** Appends, acknowledgements and cursor look-ups: short statements that someone waits for. */
+export class AppendPool extends Pool {}
+/** Reads of the log for streams. */
+export class BacklogPool extends Pool {}
+/** Questions of operators. */
+export class HistoryPool extends Pool {}
+
+/**
+ * SQLSTATEs after which the statement did not happen or cannot be known to have happened because the server or
+ * the connection went away: class 08, class 57P (shutdown, terminated), 53300 (no connections left).
+ */
+const LOST = /^(?:08|57P|53300)/;
+const SOCKET_ERRORS = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'ENOENT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+]);
+
+/** The SQLSTATE or system code of an error, if it has one. */
+export function errorCode(error: unknown): string | undefined {
+  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string')
+    return error.code;
+  return undefined;
+}
+
+/** True when the database, or the way to it, is gone. For a statement under way this means: the outcome is unknown. */
+export function isConnectionLoss(error: unknown): boolean {
+  const code = errorCode(error);
+  if (code !== undefined) return LOST.test(code) || SOCKET_ERRORS.has(code);
+  // `pg` reports these two without a code.
+  return (
+    error instanceof Error &&
+    /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Cannot use a pool after calling end/.test(
+      error.message,
+    )
+  );
+}
+
+/** True when no connection was to be had, so that the statement certainly did not run. */
+export function isNeverSent(error: unknown): boolean {
+  const code = errorCode(error);
+  if (code !== undefined)
+    return ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ENOENT', '57P03', '53300'].includes(code);
+  return (
+    error instanceof Error &&
+    /timeout exceeded when trying to connect|Connection terminated due to connection timeout/.test(
+      error.message,
+    )
+  );
+}
+
+/** 57014 is a statement that ran into its time limit, 55P03 a lock that was not granted in time: both may pass. */
+export function isUnavailable(error: unknown): boolean {
+  const code = errorCode(error);
+  return isConnectionLoss(error) || code === '57014' || code === '55P03';
+}
+
+/** What a caller is told when the database does not answer. */
+export function databaseUnavailable(cause: unknown): Problem {
+  return new Problem('database_unavailable', 'The database cannot be reached at the moment.', {
+    retryAfter: 2,
+    cause,
+  });
+}

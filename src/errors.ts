@@ -1,0 +1,163 @@
+/**
+ * Every error that a caller can meet, in one table. The code is what machines rely on; the title and the
+ * advice become `/docs/errors`, so a new row documents itself.
+ */
+export const ERRORS = {
+  malformed_json: {
+    status: 400,
+    title: 'The body is not valid JSON',
+    advice: 'Send one JSON value in UTF-8. The detail says where reading stopped.',
+  },
+  validation_failed: {
+    status: 400,
+    title: 'The request is not valid',
+    advice: 'Each entry of `errors` points at what is wrong (RFC 6901). Nothing was stored.',
+  },
+  token_in_query: {
+    status: 400,
+    title: 'A token does not belong in a URL',
+    advice:
+      'URLs end up in logs and histories. Send `Authorization: Bearer <token>` and replace the token you just exposed.',
+  },
+  position_unknown: {
+    status: 400,
+    title: 'The position is ahead of the log',
+    advice: 'Acknowledge only positions that the stream has sent (`id:` of an event).',
+  },
+  token_missing: {
+    status: 401,
+    title: 'No token was sent',
+    advice: 'Send `Authorization: Bearer <token>`.',
+  },
+  token_invalid: {
+    status: 401,
+    title: 'The token was not accepted',
+    advice: 'Get a new token from your identity provider. The detail says which check failed.',
+  },
+  scope_missing: {
+    status: 403,
+    title: 'The token does not carry the scope',
+    advice: 'Ask for the scope named in the detail and in `WWW-Authenticate`.',
+  },
+  not_for_services: {
+    status: 403,
+    title: 'A service token cannot act as a user',
+    advice: 'Streams and acknowledgements take the token of a logged-in user, one without service scopes.',
+  },
+  not_found: {
+    status: 404,
+    title: 'There is nothing here',
+    advice: 'Check the path and the id. What belongs to others is also not found.',
+  },
+  device_unknown: {
+    status: 404,
+    title: 'This device has never opened a stream',
+    advice: 'Open the stream with the same `device` first; its cursor is made then.',
+  },
+  method_not_allowed: {
+    status: 405,
+    title: 'The path does not take this method',
+    advice: 'See `Allow` and the API reference.',
+  },
+  not_acceptable: {
+    status: 406,
+    title: 'None of the accepted media types is available',
+    advice: 'Accept `application/json` (or what the API reference lists for the path).',
+  },
+  body_too_large: {
+    status: 413,
+    title: 'The body is too large',
+    advice:
+      'Send fewer notifications per request, or put large content elsewhere and publish a link. The detail names the limit.',
+  },
+  unsupported_media_type: {
+    status: 415,
+    title: 'The body is not JSON',
+    advice: 'Send `Content-Type: application/json`.',
+  },
+  idempotency_mismatch: {
+    status: 422,
+    title: 'This Idempotency-Key was used for another request',
+    advice: 'Use a new key for each new request; repeat a key only with the same route and the same bytes.',
+  },
+  overloaded: {
+    status: 503,
+    title: 'Too much is waiting to be stored',
+    advice: 'Nothing was stored. Try again after `Retry-After` seconds.',
+  },
+  database_unavailable: {
+    status: 503,
+    title: 'The database cannot be reached',
+    advice:
+      'Try again after `Retry-After` seconds, with the same Idempotency-Key: then it is stored exactly once.',
+  },
+  keys_unavailable: {
+    status: 503,
+    title: 'The signing keys cannot be fetched',
+    advice: 'Try again after `Retry-After` seconds. The identity provider of this service did not answer.',
+  },
+  draining: {
+    status: 503,
+    title: 'This node is shutting down',
+    advice: 'Try again after `Retry-After` seconds; another node answers.',
+  },
+  internal: {
+    status: 500,
+    title: 'Something broke on our side',
+    advice: 'Report the `X-Request-Id`; the log of the service has the cause.',
+  },
+} as const satisfies Record<string, { status: number; title: string; advice: string }>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/** One thing that is wrong, and where: `pointer` is a JSON pointer (RFC 6901), `''` the whole body. For a query parameter or header it is `/` and its name. */
+export interface Fault {
+  pointer: string;
+  detail: string;
+}
+
+/** A body of a few megabytes can hold a million faults; whoever made it needs the first. */
+const MOST_FAULTS = 100;
+
+interface ProblemExtras {
+  errors?: Fault[];
+  /** Whole seconds, for `Retry-After`. */
+  retryAfter?: number;
+  headers?: Record<string, string>;
+  cause?: unknown;
+}
+
+/** An error whose text may reach the caller: thrown anywhere, rendered once, by the filter (RFC 9457). */
+export class Problem extends Error {
+  override readonly name = 'Problem';
+  readonly errors: Fault[] | undefined;
+  readonly headers: Record<string, string>;
+
+  constructor(
+    readonly code: ErrorCode,
+    readonly detail: string,
+    extras: ProblemExtras = {},
+  ) {
+    super(`${code}: ${detail}`, { cause: extras.cause });
+    this.errors = extras.errors?.slice(0, MOST_FAULTS);
+    this.headers = { ...extras.headers };
+    if (extras.retryAfter !== undefined) this.headers['retry-after'] = String(extras.retryAfter);
+  }
+
+  get status(): number {
+    return ERRORS[this.code].status;
+  }
+
+  /** The body as RFC 9457 defines it; `type` is a path of this service's documentation. */
+  toJSON(): Record<string, unknown> {
+    const { status, title } = ERRORS[this.code];
+    return {
+      type: `/docs/errors#${this.code}`,
+      title,
+      status,
+      detail: this.detail,
+      code: this.code,
+      ...(this.errors === undefined ? {} : { errors: this.errors }),
+    };
+  }
+}

@@ -1,0 +1,41 @@
+import { z } from 'zod';
+
+/*
+ * The grammar of every id that callers choose. Ids are compared bytewise, so nothing is trimmed, folded or
+ * normalised: two ids that differ in one byte are two ids. A lone surrogate has no UTF-8 form and would become
+ * U+FFFD on the way to the database, where two different ids would meet: hence `isWellFormed`.
+ */
+const token = (max: number, alphabet: string) => new RegExp(`^[${alphabet}]{1,${max}}$`);
+
+const freeText = (what: string) =>
+  z
+    .string()
+    .refine((text) => text.length > 0 && Array.from(text).length <= 256, `${what} has 1 to 256 characters`)
+    .refine(
+      (text) => text.isWellFormed() && !/\p{Cc}/u.test(text),
+      `${what} has no control characters and no lone surrogates`,
+    )
+    .meta({
+      description: '1 to 256 characters, none of them a control character. Compared byte by byte.',
+      minLength: 1,
+      maxLength: 256,
+    });
+
+export const tenantIdSchema = z
+  .string()
+  .regex(token(64, 'A-Za-z0-9._-'), 'a tenant has 1 to 64 characters of A-Za-z0-9._-')
+  .brand<'TenantId'>();
+export const userIdSchema = freeText('a user').brand<'UserId'>();
+export const topicSchema = freeText('a topic').brand<'Topic'>();
+export const deviceIdSchema = z
+  .string()
+  .regex(token(64, 'A-Za-z0-9._-'), 'a device has 1 to 64 characters of A-Za-z0-9._-')
+  .brand<'DeviceId'>();
+export const typeSchema = z
+  .string()
+  .regex(token(128, 'A-Za-z0-9._:-'), 'a type has 1 to 128 characters of A-Za-z0-9._:-');
+
+export type TenantId = z.infer<typeof tenantIdSchema>;
+export type UserId = z.infer<typeof userIdSchema>;
+export type Topic = z.infer<typeof topicSchema>;
+export type DeviceId = z.infer<typeof deviceIdSchema>;

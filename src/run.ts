@@ -1,0 +1,145 @@
+import { once } from 'node:events';
+import { networkInterfaces } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { createApp } from './app.ts';
+import { loadOrCreateSecret } from './auth/dev-secret.ts';
+import { ConfigError, readConfig, type Config } from './config.ts';
+import { openDatabase } from './database/open-database.ts';
+import { StartError } from './database/start-error.ts';
+import { demo } from './demo.ts';
+
+/**
+ * A terminal sends Ctrl-C to everyone in it, and npm passes it on once more: what comes this soon after the first
+ * signal, in ms, is its echo and not a second Ctrl-C.
+ */
+const ECHO_MS = 500;
+
+/** The log of the start is written a moment late, in ms; what a person should read comes after it. */
+const LOG_LAG_MS = 100;
+
+/** Runs the service until it is told to stop. Sets the exit code: 0 after a clean stop, else 1. */
+export async function run(): Promise<void> {
+  const stop = new AbortController();
+  const onSignal = signalHandler(stop);
+  for (const signal of SIGNALS) process.on(signal, onSignal);
+  try {
+    await serve(readConfig(process.env), stop.signal);
+  } catch (error) {
+    // Told to stop while it was still waiting for the database.
+    if (stop.signal.aborted && error instanceof Error && error.name === 'AbortError') return;
+    const plain = error instanceof ConfigError || error instanceof StartError;
+    console.error(plain ? error.message : error);
+    process.exitCode = 1;
+  } finally {
+    for (const signal of SIGNALS) process.off(signal, onSignal);
+  }
+}
+
+/** One life of the service; what was opened is closed in reverse, also when a later step fails. */
+async function serve(settings: Config, stop: AbortSignal): Promise<void> {
+  const stopped = once(stop, 'abort');
+  stop.addEventListener('abort', () => endAfter(settings.SHUTDOWN_DEADLINE_SECONDS));
+  const database = await openDatabase(settings, report, stop);
+  try {
+    const config = await complete(settings, database.url);
+    const app = await createApp(config);
+    try {
+      if (stop.aborted) return;
+      const origin = await listen(app, config);
+      if (isSelfContained(settings)) {
+        void sleep(LOG_LAG_MS).then(() => process.stdout.write(demo(origin, config.DATA_DIR)));
+      }
+      await stopped;
+    } finally {
+      await app.close();
+    }
+  } finally {
+    await database.close();
+  }
+}
+
+/** The first signal asks for a stop, a second one does not wait for it. */
+function signalHandler(stop: AbortController): () => void {
+  let first: number | undefined;
+  return () => {
+    const now = performance.now();
+    first ??= now;
+    stop.abort();
+    if (now - first > ECHO_MS) endNow('Stopped at once.');
+  };
+}
+
+function endAfter(seconds: number): void {
+  setTimeout(
+    () => endNow(`The stop took longer than ${seconds} s (SHUTDOWN_DEADLINE_SECONDS).`),
+    seconds * 1_000,
+  ).unref();
+}
+
+function endNow(why: string): void {
+  report(why);
+  process.exit(1);
+}
+
+const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+
+/** Nothing was configured: database and secret are our own, so nobody but this machine may come in. */
+function isSelfContained({ DATABASE_URL, JWT_SECRET, JWKS_URL }: Config): boolean {
+  return DATABASE_URL === undefined && JWT_SECRET === undefined && JWKS_URL === undefined;
+}
+
+async function complete(config: Config, url: string): Promise<Config> {
+  if (!isSelfContained(config)) return Object.freeze({ ...config, DATABASE_URL: url });
+  if (config.HOST !== undefined && config.HOST !== LOOPBACK) {
+    report(
+      `HOST=${config.HOST} is not used: with a self-made secret the service listens on ${LOOPBACK} only. Set JWT_SECRET or JWKS_URL.`,
+    );
+  }
+  const secret = await loadOrCreateSecret(config.DATA_DIR);
+  return Object.freeze({ ...config, DATABASE_URL: url, JWT_SECRET: secret, HOST: LOOPBACK });
+}
+
+const LOOPBACK = '127.0.0.1';
+
+/** Returns the origin to reach the service at. */
+async function listen(app: NestFastifyApplication, config: Config): Promise<string> {
+  const host = config.HOST ?? everyAddress();
+  try {
+    await app.listen({ port: config.PORT, host });
+  } catch (cause) {
+    throw new StartError(whyNotListening(cause, host, config.PORT), { cause });
+  }
+  const address: unknown = app.getHttpServer().address();
+  const port =
+    typeof address === 'object' && address !== null && 'port' in address ? Number(address.port) : config.PORT;
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** `::` takes IPv4 too, but exists only where IPv6 does. */
+function everyAddress(): string {
+  const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
+    addresses?.some(({ family }) => family === 'IPv6'),
+  );
+  return hasIpv6 ? '::' : '0.0.0.0';
+}
+
+function whyNotListening(cause: unknown, host: string, port: number): string {
+  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
+  switch (code) {
+    case 'EADDRINUSE':
+      return `Port ${port} is in use: stop the program that listens there, or choose another with PORT.`;
+    case 'EACCES':
+      return `Port ${port} may not be opened by this user: choose another with PORT.`;
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return `This machine has no address ${host}: correct HOST.`;
+    default:
+      return `Port ${port} on ${host} cannot be opened: ${cause instanceof Error ? cause.message : String(cause)}`;
+  }
+}
+
+/** For the operator at the terminal; the structured log has standard output to itself. */
+function report(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
