@@ -1,0 +1,22 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { tokenInQuery } from './bearer.ts';
+import type { TokenGuard } from './token.guard.ts';
+import { tokenParameter } from './token-in-query.ts';
+
+/**
+ * What is checked before a body is read, on every path, also on those that do not exist. It comes after the
+ * `onRequest` hooks, so that a browser may read the refusal (CORS) and the log knows its request id.
+ */
+export function addEarlyChecks(fastify: FastifyInstance, guard: TokenGuard): void {
+  fastify.addHook('preParsing', async (request, reply) => {
+    const name = tokenParameter(request.url);
+    if (name !== undefined) throw tokenInQuery(name);
+    // Nest asks its guards when the body has been read and parsed; megabytes from strangers are not.
+    if (carriesBody(request)) await guard.authenticate(request, reply);
+  });
+}
+
+function carriesBody({ method, headers }: FastifyRequest): boolean {
+  if (method === 'GET' || method === 'HEAD') return false;
+  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
+}
