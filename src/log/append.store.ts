@@ -1,0 +1,184 @@
+import { Injectable } from '@nestjs/common';
+import { AppendPool, errorCode, type Statement } from '../database/pool.ts';
+import type { TenantId } from '../identifiers.ts';
+import type { Draft } from './notification.ts';
+import { EPOCH_MS, POSITIONS_PER_MS, type Position } from './position.ts';
+
+/** An Idempotency-Key as it is stored: which request it stands for, and where its notifications are. */
+export interface IdempotencyKey {
+  readonly publisher: string;
+  readonly key: string;
+  /** SHA-256 of the route and the bytes of the body. */
+  readonly fingerprint: Buffer;
+}
+
+/** One publish request: its notifications are stored together or not at all. */
+export interface Publication {
+  readonly publisher: string;
+  readonly drafts: readonly Draft[];
+  readonly idempotency: IdempotencyKey | undefined;
+}
+
+export interface Appended {
+  /** The head before; from the locked row. */
+  readonly previous: Position;
+  readonly head: Position;
+  /** Draft n of the batch, counted from 1 over all publications, has position `base + n`. */
+  readonly base: Position;
+  /** Publications (by index) whose key a committed twin holds: nothing of them was stored. */
+  readonly twins: ReadonlySet<number>;
+}
+
+/** What a key answered the first time. */
+export interface Remembered {
+  readonly fingerprint: Buffer;
+  readonly first: Position;
+  readonly ids: readonly string[];
+}
+
+/*
+ * The append is one statement, so that a node that stops never holds a tenant's lock between round trips.
+ *
+ * - `stream` locks the tenant's row; all that follows takes its numbers from this CTE. A sub-select on the table in
+ *   `returning` would read the statement's old snapshot instead of the row that was waited for.
+ * - Positions are given to every draft before it is known which keys are free. A twin leaves a hole in the numbers;
+ *   holes are harmless, and the key can be stored with its answer in the same statement.
+ * - `clock_timestamp()`, not `now()`: the statement may have waited for the lock.
+ * - The lock is held until the commit, so no reader sees a position before every smaller one is visible.
+ */
+const APPEND: Statement = {
+  name: 'append',
+  text: `
+with stream as materialized (
+  select head from streams where tenant_id = $1 for update
+), place as materialized (
+  select head as previous,
+    greatest(head, floor(extract(epoch from clock_timestamp()) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base
+  from stream
+), draft as materialized (
+  select * from unnest($2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[], $11::text[])
+    with ordinality as d (publication, id, user_id, topic, type, data, size, publisher, expires_at, trace, n)
+), keyed as materialized (
+  select * from unnest($12::int[], $13::text[], $14::text[], $15::bytea[]) as k (publication, publisher, key, fingerprint)
+), taken as (
+  insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids)
+  select $1, k.publisher, k.key, k.fingerprint, place.base + span.first, span.ids
+  from place, keyed k
+  join (select publication, min(n) as first, array_agg(id order by n) as ids from draft group by publication) span using (publication)
+  order by k.publisher, k.key
+  on conflict do nothing
+  returning publisher, key
+), twin as materialized (
+  select k.publication from keyed k
+  where not exists (select from taken t where t.publisher = k.publisher and t.key = k.key)
+), inserted as (
+  insert into notifications (tenant_id, position, id, user_id, topic, type, data, size, publisher, expires_at, trace)
+  select $1, place.base + d.n, d.id, d.user_id, d.topic, d.type, d.data, d.size, d.publisher, d.expires_at, d.trace
+  from place, draft d
+  where d.publication not in (select publication from twin)
+), moved as (
+  update streams set head = place.base + $16 from place where streams.tenant_id = $1
+)
+select place.previous, place.base, place.base + $16 as head, array(select publication from twin) as twins
+from place`,
+};
+
+/* Its own statement: a statement that waited for a twin cannot see the row that it waited for. */
+const RECALL: Statement = {
+  name: 'recall',
+  text: `select fingerprint, first_position, ids from idempotency_keys where tenant_id = $1 and publisher = $2 and key = $3`,
+};
+
+/* Behind the stream's lock: a commit that is still under way on a lost connection ends before this reads. */
+const LOCK: Statement = {
+  name: 'lock_stream',
+  text: `select head from streams where tenant_id = $1 for update`,
+};
+const FIND: Statement = {
+  name: 'find_stored',
+  text: `select id, position from notifications where tenant_id = $1 and id = any($2::uuid[])`,
+};
+
+const ENSURE_TENANT: Statement = {
+  name: 'ensure_tenant',
+  text: `
+with tenant as (insert into tenants (tenant_id) values ($1) on conflict do nothing)
+insert into streams (tenant_id) values ($1) on conflict do nothing`,
+};
+
+/** The SQL that writes the log. */
+@Injectable()
+export class AppendStore {
+  constructor(private readonly pool: AppendPool) {}
+
+  /**
+   * Appends what the publications hold, in order. Undefined: the tenant has no stream row, nothing was stored.
+   * When this returns, the commit is on disk.
+   */
+  async append(tenantId: TenantId, publications: readonly Publication[]): Promise<Appended | undefined> {
+    const drafts = publications.flatMap(({ publisher, drafts: own }, index) =>
+      own.map((draft) => ({ draft, publisher, index })),
+    );
+    const keys = publications.flatMap(({ idempotency }, index) =>
+      idempotency === undefined ? [] : [{ ...idempotency, index }],
+    );
+    const [row] = await this.pool.rows<{
+      previous: Position;
+      base: Position;
+      head: Position;
+      twins: number[];
+    }>(APPEND, [
+      tenantId,
+      drafts.map(({ index }) => index),
+      drafts.map(({ draft }) => draft.id),
+      drafts.map(({ draft }) => ('user' in draft.to ? draft.to.user : null)),
+      drafts.map(({ draft }) => ('topic' in draft.to ? draft.to.topic : null)),
+      drafts.map(({ draft }) => draft.type),
+      drafts.map(({ draft }) => draft.data),
+      drafts.map(({ draft }) => draft.size),
+      drafts.map(({ publisher }) => publisher),
+      drafts.map(({ draft }) => (draft.expiresAt === null ? null : new Date(draft.expiresAt).toISOString())),
+      drafts.map(({ draft }) => draft.trace),
+      keys.map(({ index }) => index),
+      keys.map(({ publisher }) => publisher),
+      keys.map(({ key }) => key),
+      keys.map(({ fingerprint }) => fingerprint),
+      drafts.length,
+    ]);
+    return row === undefined ? undefined : { ...row, twins: new Set(row.twins) };
+  }
+
+  async recall(tenantId: TenantId, publisher: string, key: string): Promise<Remembered | undefined> {
+    const [row] = await this.pool.rows<{ fingerprint: Buffer; first_position: Position; ids: string[] }>(
+      RECALL,
+      [tenantId, publisher, key],
+    );
+    return row === undefined
+      ? undefined
+      : { fingerprint: row.fingerprint, first: row.first_position, ids: row.ids };
+  }
+
+  /** After a commit whose outcome is unknown: which of these ids are in the log, and where. */
+  async settle(tenantId: TenantId, ids: readonly string[]): Promise<ReadonlyMap<string, Position>> {
+    const rows = await this.pool.transaction(async (run) => {
+      await run(LOCK, [tenantId]);
+      return await run<{ id: string; position: Position }>(FIND, [tenantId, ids]);
+    });
+    return new Map(rows.map(({ id, position }) => [id, position]));
+  }
+
+  /** Makes the rows of a tenant that was not seen before. */
+  async ensureTenant(tenantId: TenantId): Promise<void> {
+    await this.pool.rows(ENSURE_TENANT, [tenantId]);
+  }
+}
+
+/** No partition covers the position: 23514 without a constraint, since a violated check names one. */
+export function isPartitionMissing(error: unknown): boolean {
+  return (
+    errorCode(error) === '23514' &&
+    typeof error === 'object' &&
+    error !== null &&
+    !('constraint' in error && typeof error.constraint === 'string')
+  );
+}

@@ -1,0 +1,282 @@
+import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Subject, type Observable } from 'rxjs';
+import { CONFIG, type Config } from '../config.ts';
+import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../database/pool.ts';
+import { Problem } from '../errors.ts';
+import type { TenantId } from '../identifiers.ts';
+import { Metrics } from '../metrics/metrics.ts';
+import {
+  AppendStore,
+  isPartitionMissing,
+  type Appended,
+  type IdempotencyKey,
+  type Publication,
+} from './append.store.ts';
+import type { Batch, Notification } from './notification.ts';
+import { Partitions } from './partitions.ts';
+import { asPosition, type Position } from './position.ts';
+
+/** What a publication became: notification n (from 0) has `ids[n]` and position `first + n`. */
+export interface Stored {
+  readonly first: Position;
+  readonly ids: readonly string[];
+  /** A key that had been used: this is the first answer again. */
+  readonly replayed: boolean;
+}
+
+interface Waiting {
+  readonly publication: Publication;
+  readonly size: number;
+  readonly resolve: (stored: Stored) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * Puts publications into the log. Per tenant, while one batch commits the next collects: a lone publish waits for
+ * nobody, a crowd shares one fsync, and no timer is involved. The promise of `publish` resolves only after the commit.
+ */
+@Injectable()
+export class Ingest {
+  readonly #queues = new Map<TenantId, Waiting[]>();
+  readonly #twins = new Map<string, { fingerprint: Buffer; stored: Promise<Stored> }>();
+  readonly #committed = new Subject<Batch>();
+  readonly #running = new Set<Promise<void>>();
+  readonly #logger = new Logger(Ingest.name);
+  #notifications = 0;
+  #bytes = 0;
+
+  /** Every batch that this node committed, per tenant in the order of the log. */
+  readonly committed: Observable<Batch> = this.#committed.asObservable();
+
+  constructor(
+    private readonly store: AppendStore,
+    private readonly partitions: Partitions,
+    private readonly metrics: Metrics,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  /**
+   * Stores a publication.
+   * @throws Problem `overloaded` or `database_unavailable` (503), `idempotency_mismatch` (422)
+   */
+  async publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
+    const { idempotency } = publication;
+    if (idempotency === undefined) return await this.#enqueue(tenantId, publication);
+
+    // A twin that is under way on this node is joined here; one on another node meets us at the key's row.
+    const twin = this.#twinOf(tenantId, idempotency);
+    if (twin !== undefined) return await twin;
+    const name = twinName(tenantId, idempotency);
+    const stored = this.#enqueue(tenantId, publication);
+    this.#twins.set(name, { fingerprint: idempotency.fingerprint, stored });
+    try {
+      return await stored;
+    } finally {
+      this.#twins.delete(name);
+    }
+  }
+
+  /** The first answer to a key, if it was used. For requests that a limit or an expiry would refuse by now. */
+  async recall(tenantId: TenantId, { idempotency }: Publication): Promise<Stored | undefined> {
+    if (idempotency === undefined) return undefined;
+    const twin = this.#twinOf(tenantId, idempotency);
+    if (twin !== undefined) return await twin;
+    try {
+      const remembered = await this.store.recall(tenantId, idempotency.publisher, idempotency.key);
+      if (remembered === undefined) return undefined;
+      if (!remembered.fingerprint.equals(idempotency.fingerprint)) throw mismatch();
+      return { first: remembered.first, ids: remembered.ids, replayed: true };
+    } catch (error) {
+      throw isUnavailable(error) ? databaseUnavailable(error) : error;
+    }
+  }
+
+  /** The answer to a twin that is under way on this node. Throws at once when its body is another. */
+  #twinOf(tenantId: TenantId, key: IdempotencyKey): Promise<Stored> | undefined {
+    const twin = this.#twins.get(twinName(tenantId, key));
+    if (twin !== undefined && !twin.fingerprint.equals(key.fingerprint)) throw mismatch();
+    return twin?.stored.then((stored) => ({ ...stored, replayed: true }));
+  }
+
+  /** Waits until everything that was accepted is stored or refused. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#running);
+  }
+
+  #enqueue(tenantId: TenantId, publication: Publication): Promise<Stored> {
+    const { INGEST_QUEUE_NOTIFICATIONS, INGEST_QUEUE_BYTES } = this.config;
+    const size = publication.drafts.reduce((sum, draft) => sum + draft.size, 0);
+    const full =
+      this.#notifications + publication.drafts.length > INGEST_QUEUE_NOTIFICATIONS ||
+      this.#bytes + size > INGEST_QUEUE_BYTES;
+    // A request larger than the whole queue must still pass when nothing else waits.
+    if (full && this.#notifications > 0) {
+      return Promise.reject(
+        new Problem('overloaded', 'Too many notifications wait to be stored on this node.', {
+          retryAfter: 1,
+        }),
+      );
+    }
+    return new Promise((resolve, reject) => {
+      this.#count(publication, size, 1);
+      const waiting = { publication, size, resolve, reject };
+      const queue = this.#queues.get(tenantId);
+      if (queue !== undefined) {
+        queue.push(waiting);
+        return;
+      }
+      this.#queues.set(tenantId, [waiting]);
+      const running = this.#drain(tenantId).finally(() => this.#running.delete(running));
+      this.#running.add(running);
+    });
+  }
+
+  /** The queue of a tenant exists as long as this runs. */
+  async #drain(tenantId: TenantId): Promise<void> {
+    for (let batch = this.#take(tenantId); batch.length > 0; batch = this.#take(tenantId)) {
+      try {
+        await this.#commit(tenantId, batch);
+      } catch (error) {
+        this.#refuse(tenantId, batch, error);
+      }
+      for (const { publication, size } of batch) this.#count(publication, size, -1);
+    }
+    this.#queues.delete(tenantId);
+  }
+
+  #take(tenantId: TenantId): Waiting[] {
+    const queue = this.#queues.get(tenantId) ?? [];
+    let drafts = 0;
+    const beyond = queue.findIndex(({ publication }, index) => {
+      drafts += publication.drafts.length;
+      return index > 0 && drafts > this.config.INGEST_BATCH_SIZE;
+    });
+    return queue.splice(0, beyond === -1 ? queue.length : beyond);
+  }
+
+  async #commit(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
+    try {
+      await this.#append(tenantId, batch);
+    } catch (error) {
+      if (isNeverSent(error)) throw error;
+      if (isConnectionLoss(error)) await this.#settle(tenantId, batch);
+      else if (batch.length === 1 || isUnavailable(error)) throw error;
+      // One of them broke the statement. Nothing was stored; alone, each stands for itself.
+      else for (const one of batch) await this.#append(tenantId, [one]).catch(one.reject);
+    }
+  }
+
+  async #append(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
+    const publications = batch.map(({ publication }) => publication);
+    const started = performance.now();
+    const appended = await this.#appendSomehow(tenantId, publications);
+    const committedAt = performance.now();
+    this.metrics.appendSeconds.observe((committedAt - started) / 1000);
+    const { previous, head, base, twins } = appended;
+
+    const notifications: Notification[] = [];
+    let n = 0;
+    const again: Waiting[] = [];
+    batch.forEach((waiting, index) => {
+      const first = asPosition(base + n + 1);
+      for (const draft of waiting.publication.drafts) {
+        n += 1;
+        if (!twins.has(index)) notifications.push({ ...draft, position: asPosition(base + n) });
+      }
+      if (twins.has(index)) again.push(waiting);
+      else waiting.resolve({ first, ids: waiting.publication.drafts.map(({ id }) => id), replayed: false });
+    });
+    this.metrics.batchSize.observe(notifications.length);
+    this.metrics.published.inc(notifications.length);
+    this.#committed.next({ tenantId, previous, head, notifications, committedAt });
+    await Promise.all(again.map((waiting) => this.#answerTwin(tenantId, waiting)));
+  }
+
+  /** The append, and what it may lack the first time: the partition, the tenant's rows. */
+  async #appendSomehow(tenantId: TenantId, publications: readonly Publication[]): Promise<Appended> {
+    let appended = await this.#appendCovered(tenantId, publications);
+    if (appended === undefined) {
+      await this.store.ensureTenant(tenantId);
+      appended = await this.#appendCovered(tenantId, publications);
+    }
+    // No row is no commit: this must never become a 201.
+    if (appended === undefined) throw new Error(`tenant ${tenantId} has no stream row`);
+    return appended;
+  }
+
+  async #appendCovered(
+    tenantId: TenantId,
+    publications: readonly Publication[],
+  ): Promise<Appended | undefined> {
+    try {
+      return await this.store.append(tenantId, publications);
+    } catch (error) {
+      if (!isPartitionMissing(error)) throw error;
+      await this.partitions.ensureAhead();
+      return await this.store.append(tenantId, publications);
+    }
+  }
+
+  async #answerTwin(tenantId: TenantId, { publication, resolve, reject }: Waiting): Promise<void> {
+    try {
+      const stored = await this.recall(tenantId, publication);
+      // The twin's key was swept between the two statements: its window is over, and the caller may simply send again.
+      if (stored === undefined)
+        throw new Problem('overloaded', 'The Idempotency-Key just expired; send the request again.', {
+          retryAfter: 1,
+        });
+      resolve(stored);
+    } catch (error) {
+      reject(error);
+    }
+  }
+
+  /** The connection died under the statement: it may have been committed or not. The log itself tells. */
+  async #settle(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
+    const found = await this.store.settle(
+      tenantId,
+      batch.flatMap(({ publication }) => publication.drafts.map(({ id }) => id)),
+    );
+    const missing: Waiting[] = [];
+    for (const waiting of batch) {
+      const ids = waiting.publication.drafts.map(({ id }) => id);
+      const first = found.get(ids[0] ?? '');
+      if (first === undefined) missing.push(waiting);
+      else waiting.resolve({ first, ids, replayed: false });
+    }
+    this.#logger.warn(
+      `append lost its connection: ${batch.length - missing.length} publications were stored, ${missing.length} are appended again`,
+    );
+    if (missing.length > 0) await this.#append(tenantId, missing);
+  }
+
+  #refuse(tenantId: TenantId, batch: readonly Waiting[], error: unknown): void {
+    if (!isUnavailable(error)) {
+      batch.forEach(({ reject }) => reject(error));
+      return;
+    }
+    this.#logger.warn(
+      `append failed, the database is away: ${error instanceof Error ? error.message : 'unknown error'}`,
+    );
+    // Those behind would only wait for the same refusal, each longer than the one before.
+    const behind = this.#queues.get(tenantId)?.splice(0) ?? [];
+    for (const { publication, size } of behind) this.#count(publication, size, -1);
+    for (const { reject } of [...batch, ...behind]) reject(databaseUnavailable(error));
+  }
+
+  #count({ drafts }: Publication, size: number, sign: 1 | -1): void {
+    this.#notifications += sign * drafts.length;
+    this.#bytes += sign * size;
+    this.metrics.ingestQueue.set(this.#notifications);
+  }
+}
+
+const twinName = (tenantId: TenantId, { publisher, key }: IdempotencyKey): string =>
+  JSON.stringify([tenantId, publisher, key]);
+
+function mismatch(): Problem {
+  return new Problem(
+    'idempotency_mismatch',
+    'This Idempotency-Key was used with another body or on another route.',
+  );
+}

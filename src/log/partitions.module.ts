@@ -1,0 +1,10 @@
+import { Module } from '@nestjs/common';
+import { MaintenancePool } from '../database/maintenance-pool.ts';
+import { PartitionsStore } from './partitions.store.ts';
+import { Partitions } from './partitions.ts';
+
+@Module({
+  providers: [MaintenancePool, PartitionsStore, Partitions],
+  exports: [MaintenancePool, PartitionsStore, Partitions],
+})
+export class PartitionsModule {}

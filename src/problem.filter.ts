@@ -1,0 +1,69 @@
+import { Catch, HttpException, Logger, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { databaseUnavailable, errorCode, isUnavailable } from './database/pool.ts';
+import { Problem, type ErrorCode } from './errors.ts';
+
+/** Errors of Fastify and Nest that have a meaning for the caller, by Fastify's code or by HTTP status. */
+const FOREIGN: Record<string, [ErrorCode, string]> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: [
+    'body_too_large',
+    'The body is larger than MAX_REQUEST_BYTES of this service allows.',
+  ],
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media_type', 'The body must be application/json.'],
+  FST_ERR_CTP_EMPTY_TYPE: ['unsupported_media_type', 'Content-Type is missing; send application/json.'],
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['malformed_json', 'The body is not as long as Content-Length says.'],
+  FST_ERR_BAD_URL: ['not_found', 'The path is not a valid URL path.'],
+  FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'A part of the path is longer than any id.'],
+  404: ['not_found', 'No route has this path.'],
+};
+
+const METHODS = ['GET', 'HEAD', 'POST', 'DELETE'] as const;
+
+/** Renders every error as RFC 9457. What is not a Problem is a fault of the service: logged with its cause, answered without it. */
+@Catch()
+export class ProblemFilter implements ExceptionFilter {
+  readonly #logger = new Logger(ProblemFilter.name);
+
+  catch(error: unknown, host: ArgumentsHost): void {
+    const http = host.switchToHttp();
+    const problem = otherMethod(error, http.getRequest()) ?? toProblem(error, this.#logger);
+    sendProblem(http.getResponse(), problem);
+  }
+}
+
+export function sendProblem(reply: FastifyReply, problem: Problem): void {
+  void reply
+    .status(problem.status)
+    .headers(problem.headers)
+    .type('application/problem+json; charset=utf-8')
+    .send(JSON.stringify(problem));
+}
+
+export function toProblem(error: unknown, logger: Logger): Problem {
+  if (error instanceof Problem) return error;
+  if (isUnavailable(error)) return databaseUnavailable(error);
+  const known = FOREIGN[errorCode(fastifyError(error)) ?? ''] ?? FOREIGN[statusOf(error)];
+  if (known !== undefined) return new Problem(known[0], known[1], { cause: error });
+  logger.error(
+    error instanceof Error ? (error.stack ?? error.message) : 'a value that is no Error was thrown',
+  );
+  return new Problem('internal', 'The service could not answer. Nothing in your request explains it.', {
+    cause: error,
+  });
+}
+
+/** A path without parameters that other methods have a route for. */
+function otherMethod(error: unknown, { routeOptions, server, url }: FastifyRequest): Problem | undefined {
+  if (statusOf(error) !== 404 || routeOptions.url !== undefined) return undefined;
+  const path = url.split('?', 1)[0] ?? '';
+  const allowed = METHODS.filter((method) => server.hasRoute({ method, url: path }));
+  if (allowed.length === 0) return undefined;
+  return new Problem('method_not_allowed', 'The path does not take this method.', {
+    headers: { allow: allowed.join(', ') },
+  });
+}
+
+/** Nest wraps what Fastify found. */
+const fastifyError = (error: unknown): unknown => (error instanceof HttpException ? error.cause : error);
+
+const statusOf = (error: unknown): number => (error instanceof HttpException ? error.getStatus() : 500);
