@@ -1,0 +1,37 @@
+import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
+import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { Problem } from '../errors.ts';
+import { deviceIdSchema } from '../identifiers.ts';
+import { parseBody, refuseQuery } from '../json-body.ts';
+import { ackSchema } from './acks.schema.ts';
+import { Acknowledgements } from './acks.ts';
+
+const DEFAULT_DEVICE = deviceIdSchema.parse('default');
+
+@Controller('v1/acks')
+export class AcksController {
+  constructor(private readonly acknowledgements: Acknowledgements) {}
+
+  /** Answers after the commit. */
+  @Post()
+  @HttpCode(204)
+  @UserOnly()
+  async acknowledge(
+    @CurrentPrincipal() principal: Principal,
+    @Query() query: unknown,
+    @Body() body: unknown,
+  ): Promise<void> {
+    refuseQuery(query);
+    const { upTo, device: named } = parseBody(ackSchema, body);
+    const { tenantId, subject: user, topics } = principal;
+    const device = principal.device ?? named ?? DEFAULT_DEVICE;
+    const result = await this.acknowledgements.acknowledge(tenantId, { user, device, upTo, topics });
+    if (result === 'ahead')
+      throw new Problem('position_unknown', 'Nothing has been published at this position yet.', {
+        errors: [{ pointer: '/upTo', detail: 'is ahead of the log' }],
+      });
+    if (result === 'device_unknown')
+      throw new Problem('device_unknown', `The device ${device} of this user has never opened a stream.`);
+  }
+}

@@ -1,0 +1,202 @@
+import { Injectable } from '@nestjs/common';
+import { AppendPool, type Statement } from '../database/pool.ts';
+import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
+import { Partitions } from '../log/partitions.ts';
+import { asPosition, type Position } from '../log/position.ts';
+import { withPartitions } from './covering.ts';
+import { LEVEL_WIDTHS } from './intervals.ts';
+
+/** Where a stream without a resume position starts. */
+export type StartFrom = 'undelivered' | 'latest' | 'earliest';
+
+/** A device that opens a stream. */
+export interface Arrival {
+  readonly user: UserId;
+  readonly device: DeviceId;
+  /** The topics of its token. */
+  readonly topics: readonly Topic[];
+  /** The last position that it has, if it sent one that can be read. */
+  readonly resume: Position | undefined;
+  /** It sent a position that cannot be read. */
+  readonly malformed: boolean;
+  readonly from: StartFrom;
+}
+
+/** Where its stream starts, and why. */
+export interface Arrived {
+  /** The device's cursor after the arrival. */
+  readonly cursor: Position;
+  readonly head: Position;
+  /** What is at or before the floor is not kept any more. */
+  readonly floor: Position;
+  /** The stream holds everything after this position. */
+  readonly start: Position;
+  readonly outcome: StartFrom | 'exact' | 'gap' | 'reset';
+  /**
+   * Set when something between this position and `start` is not kept any more: with every `gap`, and with a `reset`
+   * whose device has a cursor below the floor.
+   */
+  readonly requested?: Position;
+}
+
+/*
+ * One statement for a crowd, since thousands of clients come back in the same second. What shapes it:
+ *
+ * - `known` locks the rows of the devices, in key order as every other statement does, because acknowledgement
+ *   intervals of a device must not overlap: whoever holds the lock reads the cursor that the last holder left. Only
+ *   this CTE sees that row; everything else, `head` too, comes from the snapshot of the statement's start. So a cursor
+ *   may be ahead of `head` here, and nobody may read a cursor from `devices` again. The lateral sub-select is found
+ *   through the primary key whatever the planner believes about the number of rows.
+ * - All locks are taken before the first row is inserted (that is what `count(*)` waits for): an insert may have to
+ *   wait for a twin, and who waits must not go on to take locks out of order.
+ * - Tabs of one device that arrive together are steps of one walk: each continues from where those before it got to.
+ * - `moved` writes through the conflict, which finds the row by its key and in its newest version; an update with a
+ *   join would leave the way there to the planner. Its rows are locked already.
+ * - `created` gets no row back where another node created the device since the snapshot. Nothing in this statement can
+ *   see that row. Those arrivals come back unsettled, without any effect, and run again in a statement of their own.
+ * - The cursor of a new device comes from the acknowledgements, not from the cursors, of the user's other devices:
+ *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
+ * - An interval that ends at or below the floor covers nothing that is kept, and its partition may be gone.
+ */
+const ARRIVE: Statement = {
+  name: 'arrive',
+  text: `
+with arrival as materialized (
+  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, latest
+  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, latest boolean)
+), stream as materialized (
+  select head, floor from streams where tenant_id = $1
+), known as materialized (
+  select device.user_id, device.device_id, device.cursor
+  from (select distinct user_id, device_id from arrival order by user_id, device_id) a
+  cross join lateral (
+    select d.user_id, d.device_id, d.cursor from devices d
+    where d.tenant_id = $1 and d.user_id = a.user_id and d.device_id = a.device_id
+    for update
+  ) device
+), wish as materialized (
+  select a.*, s.head, s.floor, k.cursor is not null as known,
+    case when k.cursor is not null then k.cursor else coalesce((
+      select max(newest.to_position)
+      from devices other
+      cross join lateral (
+        select c.to_position from acks c
+        where c.tenant_id = $1 and c.user_id = other.user_id and c.device_id = other.device_id
+        order by c.to_position desc limit 1
+      ) newest
+      where other.tenant_id = $1 and other.user_id = a.user_id
+    ), s.floor) end as origin,
+    coalesce(a.resume <= s.head, false) as resumed,
+    case when a.resume <= s.head then a.resume when a.latest then s.head end as target
+  from arrival a
+  cross join stream s
+  left join known k on k.user_id = a.user_id and k.device_id = a.device_id
+  where (select count(*) from known) >= 0
+), step as materialized (
+  select *, greatest(origin, max(target) over earlier) as before, greatest(origin, max(target) over so_far) as cursor,
+    lead(n) over so_far is null as last
+  from wish
+  window earlier as (partition by user_id, device_id order by n rows between unbounded preceding and 1 preceding),
+    so_far as (partition by user_id, device_id order by n rows between unbounded preceding and current row)
+), moved as (
+  insert into devices (tenant_id, user_id, device_id, cursor, topics)
+  select $1, user_id, device_id, cursor, topics from step where known and last
+  order by user_id, device_id
+  on conflict (tenant_id, user_id, device_id)
+    do update set cursor = excluded.cursor, topics = excluded.topics, last_seen_at = excluded.last_seen_at
+), created as (
+  insert into devices (tenant_id, user_id, device_id, cursor, topics)
+  select $1, user_id, device_id, cursor, topics from step where not known and last
+  order by user_id, device_id
+  on conflict do nothing
+  returning user_id, device_id
+), settled as materialized (
+  select s.*, s.known or c.user_id is not null as settled
+  from step s left join created c on c.user_id = s.user_id and c.device_id = s.device_id
+), confirmed as (
+  insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
+  select $1, user_id, device_id, before, target, width_bucket(target - before - 1, $3::bigint[]), true, topics
+  from settled where settled and resumed and target > before and target > floor
+)
+select n, settled, cursor, head, floor from settled`,
+};
+
+/** The tenant has no stream row yet. */
+export class TenantUnknown extends Error {
+  override readonly name = 'TenantUnknown';
+
+  constructor(tenantId: TenantId) {
+    super(`There is no stream row for tenant ${tenantId}.`);
+  }
+}
+
+interface Row {
+  n: number;
+  settled: boolean;
+  cursor: Position;
+  head: Position;
+  floor: Position;
+}
+
+/** Devices that open streams: their cursors, and what a resume confirms. */
+@Injectable()
+export class ArrivalsStore {
+  constructor(
+    private readonly pool: AppendPool,
+    private readonly partitions: Partitions,
+  ) {}
+
+  /**
+   * Registers devices that open streams and says where each stream starts, in the order of `arrivals`. Running it
+   * again after a lost connection is harmless. The tenant's stream row must exist.
+   */
+  async arrive(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<Arrived[]> {
+    const arrived = new Map<number, Arrived>();
+    // Every round settles all but those whose device was created by others meanwhile; the next round sees that device.
+    while (arrived.size < arrivals.length) {
+      const rows = await this.#settle(tenantId, arrivals, (n) => !arrived.has(n));
+      if (rows.length === 0) throw new TenantUnknown(tenantId);
+      for (const row of rows) {
+        const arrival = arrivals[row.n];
+        if (row.settled && arrival !== undefined) arrived.set(row.n, place(arrival, row));
+      }
+    }
+    return [...arrived].toSorted(([a], [b]) => a - b).map(([, answer]) => answer);
+  }
+
+  async #settle(
+    tenantId: TenantId,
+    arrivals: readonly Arrival[],
+    open: (n: number) => boolean,
+  ): Promise<Row[]> {
+    const wishes = arrivals
+      .map(({ user, device, topics, resume, malformed, from }, n) => ({
+        n,
+        user_id: user,
+        device_id: device,
+        topics,
+        resume: malformed ? null : (resume ?? null),
+        latest: from === 'latest',
+      }))
+      .filter(({ n }) => open(n));
+    return await withPartitions(this.partitions, () =>
+      this.pool.rows<Row>(ARRIVE, [tenantId, JSON.stringify(wishes), LEVEL_WIDTHS]),
+    );
+  }
+}
+
+/** Where a stream starts. A position at the floor is no gap: what follows it is all kept. */
+function place(arrival: Arrival, { cursor, head, floor }: Row): Arrived {
+  const { resume, malformed, from } = arrival;
+  // The cursor may have been read after the head, and never passes what was in the log.
+  const known = { cursor, head: asPosition(Math.max(head, cursor)), floor };
+  if (resume !== undefined && !malformed && resume <= head) {
+    if (resume < floor) return { ...known, start: floor, outcome: 'gap', requested: resume };
+    return { ...known, start: resume, outcome: 'exact' };
+  }
+  const reset = malformed || resume !== undefined;
+  if (from === 'latest') return { ...known, start: head, outcome: reset ? 'reset' : 'latest' };
+  if (from === 'earliest') return { ...known, start: floor, outcome: reset ? 'reset' : 'earliest' };
+  if (cursor < floor) return { ...known, start: floor, outcome: reset ? 'reset' : 'gap', requested: cursor };
+  return { ...known, start: cursor, outcome: reset ? 'reset' : 'undelivered' };
+}

@@ -1,0 +1,171 @@
+import { Injectable } from '@nestjs/common';
+import { AppendPool, type Statement } from '../database/pool.ts';
+import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
+import { Partitions } from '../log/partitions.ts';
+import type { Position } from '../log/position.ts';
+import { withPartitions } from './covering.ts';
+import { levelOf } from './intervals.ts';
+
+/** A stream that opened. */
+export interface ConnectionOpened {
+  /** A UUID. */
+  readonly connectionId: string;
+  readonly user: UserId;
+  readonly device: DeviceId;
+  readonly node: string;
+  readonly topics: readonly Topic[];
+  /** ms since 1970. */
+  readonly since: number;
+  /** Where it started. */
+  readonly position: Position;
+}
+
+export interface ConnectionEnded {
+  readonly connectionId: string;
+  /** ms since 1970. */
+  readonly until: number;
+  /** How far it got. */
+  readonly position: Position;
+  /** Why it ended: the reason of its `bye`, or what happened to its socket. */
+  readonly reason: string;
+}
+
+/** By `at` everything addressed to the device in (from, to] had been written to this connection. Not empty. */
+export interface SendInterval {
+  readonly user: UserId;
+  readonly device: DeviceId;
+  readonly connectionId: string;
+  readonly from: Position;
+  readonly to: Position;
+  /** ms since 1970. */
+  readonly at: number;
+  /** Read from the log after the fact, and not written as it was published. */
+  readonly replayed: boolean;
+}
+
+/** The cursor of a stream with `ack=auto` follows what was written to it. */
+export interface CursorMove {
+  readonly user: UserId;
+  readonly device: DeviceId;
+  readonly position: Position;
+}
+
+const RECORD_CONNECTIONS: Statement = {
+  name: 'record_connections',
+  text: `
+insert into connections (tenant_id, connection_id, user_id, device_id, node, topics, since, position)
+select $1, connection_id, user_id, device_id, node, topics, to_timestamp(since / 1000), position
+from json_to_recordset($2) as c (
+  connection_id uuid, user_id text, device_id text, node text, topics text[], since float8, position bigint
+)
+on conflict do nothing`,
+};
+
+/* The first end is the true one: a flush that is repeated after a lost connection changes nothing. */
+const END_CONNECTIONS: Statement = {
+  name: 'end_connections',
+  text: `
+update connections c set until = to_timestamp(e.until / 1000), position = e.position, reason = e.reason
+from unnest($2::uuid[], $3::float8[], $4::bigint[], $5::text[]) as e (connection_id, until, position, reason)
+where c.tenant_id = $1 and c.connection_id = e.connection_id and c.until is null`,
+};
+
+/* What ends at or below the floor covers nothing that is kept, and its partition may be gone. */
+const RECORD_SENDS: Statement = {
+  name: 'record_sends',
+  text: `
+insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+select $1, i.user_id, i.device_id, i.connection_id, i.from_position, i.to_position, i.level, to_timestamp(i.at / 1000), i.replayed
+from unnest($2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::smallint[], $8::float8[], $9::bool[])
+  as i (user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+cross join streams s
+where s.tenant_id = $1 and i.to_position > s.floor
+on conflict do nothing`,
+};
+
+/*
+ * No row in acks: what was written is not confirmed. Rows are locked in key order and through their key, and written
+ * through the conflict, for the reasons in arrivals.store.ts; a device that was swept meanwhile stays away.
+ */
+const MOVE_CURSORS: Statement = {
+  name: 'move_cursors',
+  text: `
+with move as materialized (
+  select user_id collate "C" as user_id, device_id collate "C" as device_id, max(position) as position
+  from unnest($2::text[], $3::text[], $4::bigint[]) as m (user_id, device_id, position)
+  group by 1, 2 order by 1, 2
+), behind as materialized (
+  select device.user_id, device.device_id, m.position
+  from move m
+  cross join lateral (
+    select d.user_id, d.device_id from devices d
+    where d.tenant_id = $1 and d.user_id = m.user_id and d.device_id = m.device_id and d.cursor < m.position
+    for update
+  ) device
+)
+insert into devices (tenant_id, user_id, device_id, cursor)
+select $1, user_id, device_id, position from behind
+on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.cursor`,
+};
+
+/**
+ * What the streams of this node did, for history. Every method takes what happened to many connections of one tenant
+ * and is one statement; to run it again with the same arguments, after a lost connection, changes nothing.
+ */
+@Injectable()
+export class LedgerStore {
+  constructor(
+    private readonly pool: AppendPool,
+    private readonly partitions: Partitions,
+  ) {}
+
+  async recordConnections(tenantId: TenantId, opened: readonly ConnectionOpened[]): Promise<void> {
+    const rows = opened.map(({ connectionId, user, device, ...rest }) => ({
+      connection_id: connectionId,
+      user_id: user,
+      device_id: device,
+      ...rest,
+    }));
+    await this.pool.rows(RECORD_CONNECTIONS, [tenantId, JSON.stringify(rows)]);
+  }
+
+  /** After `recordConnections` of the same connections. */
+  async endConnections(tenantId: TenantId, ended: readonly ConnectionEnded[]): Promise<void> {
+    await this.pool.rows(END_CONNECTIONS, [
+      tenantId,
+      plainArray(ended.map(({ connectionId }) => connectionId)),
+      plainArray(ended.map(({ until }) => until)),
+      plainArray(ended.map(({ position }) => position)),
+      ended.map(({ reason }) => reason),
+    ]);
+  }
+
+  async recordSends(tenantId: TenantId, intervals: readonly SendInterval[]): Promise<void> {
+    const values = [
+      tenantId,
+      intervals.map(({ user }) => user),
+      intervals.map(({ device }) => device),
+      plainArray(intervals.map(({ connectionId }) => connectionId)),
+      plainArray(intervals.map(({ from }) => from)),
+      plainArray(intervals.map(({ to }) => to)),
+      plainArray(intervals.map(({ from, to }) => levelOf(from, to))),
+      plainArray(intervals.map(({ at }) => at)),
+      plainArray(intervals.map(({ replayed }) => replayed)),
+    ];
+    await withPartitions(this.partitions, () => this.pool.rows(RECORD_SENDS, values));
+  }
+
+  async moveCursors(tenantId: TenantId, moves: readonly CursorMove[]): Promise<void> {
+    await this.pool.rows(MOVE_CURSORS, [
+      tenantId,
+      moves.map(({ user }) => user),
+      moves.map(({ device }) => device),
+      plainArray(moves.map(({ position }) => position)),
+    ]);
+  }
+}
+
+/** An array as PostgreSQL reads it. The driver quotes and escapes every element, which is most of a flush's cost here; these need neither. */
+function plainArray(values: readonly (number | boolean | string)[]): string {
+  return `{${values.join(',')}}`;
+}

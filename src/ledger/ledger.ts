@@ -1,0 +1,179 @@
+import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
+import { CONFIG, type Config } from '../config.ts';
+import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
+import { asPosition, type Position } from '../log/position.ts';
+import { Metrics } from '../metrics/metrics.ts';
+import { LedgerStore } from './ledger.store.ts';
+
+/** Everything addressed to the connection in (from, to] was written to its socket by `at` (ms, database clock). */
+export interface SentInterval {
+  readonly from: Position;
+  to: Position;
+  at: number;
+  /** From the backlog, not as it was published. */
+  readonly replayed: boolean;
+}
+
+/** Whose stream it is, as the ledger knows it. */
+export interface Reader {
+  readonly connectionId: string;
+  readonly tenantId: TenantId;
+  readonly user: UserId;
+  readonly device: DeviceId;
+  readonly topics: readonly Topic[];
+  readonly autoAck: boolean;
+}
+
+/** A connection that was written to: the ledger collects its interval at the next flush. */
+export interface SentSource {
+  readonly subscriber: Reader;
+  takeInterval(): SentInterval | undefined;
+}
+
+type Opened = Parameters<LedgerStore['recordConnections']>[1][number];
+type Sent = Parameters<LedgerStore['recordSends']>[1][number];
+type Ended = Parameters<LedgerStore['endConnections']>[1][number];
+type Moved = Parameters<LedgerStore['moveCursors']>[1][number];
+
+class Pending {
+  opened: Opened[] = [];
+  sent: Sent[] = [];
+  ended: Ended[] = [];
+  moved = new Map<string, Moved>();
+
+  get size(): number {
+    return this.opened.length + this.sent.length + this.ended.length + this.moved.size;
+  }
+}
+
+/**
+ * Collects what streams wrote and puts it into the ledger a few times a second, as intervals: one row per connection
+ * and flush, however many notifications it covers. An open interval grows in its connection and costs nothing while
+ * the database is away; only finished ones wait here, and beyond the limit the oldest are forgotten: history may
+ * then lack a `sent`, never a `delivered`, which does not come this way.
+ */
+@Injectable()
+export class Ledger implements OnModuleInit {
+  readonly #dirty = new Set<SentSource>();
+  readonly #tenants = new Map<TenantId, Pending>();
+  readonly #logger = new Logger(Ledger.name);
+  #timer: NodeJS.Timeout | undefined;
+  #flushing: Promise<void> | undefined;
+  #failing = false;
+
+  constructor(
+    private readonly store: LedgerStore,
+    private readonly metrics: Metrics,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  onModuleInit(): void {
+    this.#timer = setInterval(() => void this.flush(), this.config.LEDGER_FLUSH_MS);
+  }
+
+  opened(reader: Reader, since: number, position: Position): void {
+    const { connectionId, user, device, topics } = reader;
+    this.#of(reader.tenantId).opened.push({ connectionId, user, device, topics, node: this.config.NODE_NAME, since, position });
+  }
+
+  /** The connection has begun an interval. */
+  written(source: SentSource): void {
+    this.#dirty.add(source);
+  }
+
+  /** A finished interval. */
+  sent(reader: Reader, interval: SentInterval): void {
+    const { connectionId, user, device } = reader;
+    const pending = this.#of(reader.tenantId);
+    pending.sent.push({ connectionId, user, device, ...interval });
+    if (!reader.autoAck) return;
+    // Two streams of one device: the one that replays must not hide how far the other got.
+    const key = `${device} ${user}`;
+    const position = asPosition(Math.max(interval.to, pending.moved.get(key)?.position ?? 0));
+    pending.moved.set(key, { user, device, position });
+  }
+
+  ended(reader: Reader, until: number, position: Position, reason: string): void {
+    this.#of(reader.tenantId).ended.push({ connectionId: reader.connectionId, until, position, reason });
+  }
+
+  /** Writes what is there. One flush at a time, so that a connection is opened before it ends. */
+  async flush(): Promise<void> {
+    this.#flushing ??= this.#flush().finally(() => {
+      this.#flushing = undefined;
+    });
+    await this.#flushing;
+  }
+
+  /** The last flush; call it when the streams have ended. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#flushing;
+    await this.flush();
+  }
+
+  async #flush(): Promise<void> {
+    for (const source of this.#dirty) {
+      const interval = source.takeInterval();
+      if (interval !== undefined) this.sent(source.subscriber, interval);
+    }
+    this.#dirty.clear();
+    const started = performance.now();
+    const batches = [...this.#tenants];
+    this.#tenants.clear();
+    if (batches.length === 0) return;
+    for (const [tenantId, pending] of batches) await this.#write(tenantId, pending);
+    this.metrics.ledgerFlushSeconds.observe((performance.now() - started) / 1_000);
+    this.#limit();
+  }
+
+  async #write(tenantId: TenantId, pending: Pending): Promise<void> {
+    try {
+      if (pending.opened.length > 0) await this.store.recordConnections(tenantId, pending.opened);
+      pending.opened = [];
+      if (pending.sent.length > 0) await this.store.recordSends(tenantId, pending.sent);
+      pending.sent = [];
+      if (pending.moved.size > 0) await this.store.moveCursors(tenantId, [...pending.moved.values()]);
+      pending.moved.clear();
+      if (pending.ended.length > 0) await this.store.endConnections(tenantId, pending.ended);
+      pending.ended = [];
+      this.#failing = false;
+    } catch (error) {
+      if (!this.#failing) this.#logger.warn(`the ledger cannot be written and waits: ${error instanceof Error ? error.message : 'unknown error'}`);
+      this.#failing = true;
+      this.#putBack(tenantId, pending);
+    }
+  }
+
+  #putBack(tenantId: TenantId, pending: Pending): void {
+    const newer = this.#of(tenantId);
+    newer.opened = [...pending.opened, ...newer.opened];
+    newer.sent = [...pending.sent, ...newer.sent];
+    newer.ended = [...pending.ended, ...newer.ended];
+    newer.moved = new Map([...pending.moved, ...newer.moved]);
+  }
+
+  /** The oldest intervals go first; the beginning and end of connections are few and stay. */
+  #limit(): void {
+    let waiting = 0;
+    for (const pending of this.#tenants.values()) waiting += pending.size;
+    let excess = waiting - this.config.LEDGER_QUEUE_LIMIT;
+    for (const pending of this.#tenants.values()) {
+      if (excess <= 0) break;
+      const dropped = pending.sent.splice(0, excess).length;
+      excess -= dropped;
+      waiting -= dropped;
+      this.metrics.ledgerDropped.inc(dropped);
+    }
+    this.metrics.ledgerQueue.set(waiting);
+  }
+
+  #of(tenantId: TenantId): Pending {
+    let pending = this.#tenants.get(tenantId);
+    if (pending === undefined) {
+      pending = new Pending();
+      this.#tenants.set(tenantId, pending);
+    }
+    return pending;
+  }
+}
