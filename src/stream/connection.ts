@@ -1,0 +1,265 @@
+import type { Socket } from 'node:net';
+import type { SentInterval, SentSource } from '../ledger/ledger.ts';
+import { asPosition, type Position } from '../log/position.ts';
+import type { Page } from './backlog.ts';
+import {
+  byeFrame,
+  caughtUpFrame,
+  expiringFrame,
+  gapFrame,
+  HEARTBEAT,
+  jittered,
+  positionFrame,
+  type ByeReason,
+} from './frames.ts';
+import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
+import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
+import type { HubMember, TenantHub } from './tenant-hub.ts';
+
+/** How long a client may take to read what was written before its stream ended. */
+const LINGER_MS = 5_000;
+
+/**
+ * A socket and a position. It is *live* when it has everything up to the head of the tail and is written to as
+ * batches arrive; otherwise it is *behind* and reads on by itself, from the tail if its position is in the window,
+ * else from the log. Replay, a slow reader and a missed batch are the same loop: read what follows the position.
+ */
+export class Connection implements HubMember, SentSource {
+  readonly addresses: readonly Address[];
+  live = false;
+  /** Everything addressed to it up to here was written, or had expired. Never goes back: hence no notification twice. */
+  position: Position;
+  /** The last id that the client got. */
+  #lastId: Position;
+  #reading = false;
+  #ended: EndReason | undefined;
+  #caughtUp = false;
+  #warned = false;
+  #page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position } | undefined;
+  #interval: SentInterval | undefined;
+  #secondsToHeartbeat: number;
+  #taken = 0;
+  #takenAt: number;
+
+  /** `target`: the database's head when the stream was opened; it is not caught up before that. */
+  constructor(
+    readonly subscriber: Subscriber,
+    start: Position,
+    private readonly target: Position,
+    private readonly socket: Socket,
+    private readonly hub: TenantHub<Connection>,
+    private readonly node: StreamNode,
+  ) {
+    this.addresses = [addressOfUser(subscriber.user), EVERYONE, ...subscriber.topics.map(addressOfTopic)];
+    this.position = start;
+    this.#lastId = start;
+    this.#takenAt = Date.now();
+    // Spread over the period, so that ten thousand heartbeats do not leave in the same second.
+    this.#secondsToHeartbeat = 1 + Math.floor(Math.random() * node.config.HEARTBEAT_SECONDS);
+    socket.on('drain', () => void this.readOn());
+    socket.on('close', () => this.#closed());
+  }
+
+  get ended(): boolean {
+    return this.#ended !== undefined;
+  }
+
+  /** A new entry for one of its addresses, in the order of the log. */
+  deliver(entry: Entry): void {
+    if (!this.live || entry.position <= this.position) return;
+    this.#write(entry, false);
+    // Memory stays bounded because nothing more is written: the rest waits in the tail, and after that in the log.
+    if (this.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES) this.fallBehind(this.position);
+  }
+
+  /** No longer live: everything up to `position` was offered to it. */
+  fallBehind(position: Position): void {
+    if (!this.live) return;
+    this.live = false;
+    this.node.metrics.behind.inc();
+    this.position = asPosition(Math.max(this.position, position));
+  }
+
+  /** Reads what follows the position until it is live, the socket is full, or the database is away (then the next tick tries again). */
+  async readOn(): Promise<void> {
+    if (this.live || this.#reading || this.#ended !== undefined) return;
+    this.#reading = true;
+    try {
+      while (!this.live && this.#hasRoom()) {
+        if (this.#page !== undefined) this.#writePage(this.#page);
+        else if (!this.#readTail()) await this.#readLog();
+        else if (!this.live && this.#hasRoom()) await this.hub.reach(this.target);
+      }
+    } catch (error) {
+      this.node.databaseTrouble(error);
+    } finally {
+      this.#reading = false;
+    }
+    // Below its own mark a socket does not report that it drained, so the last write does.
+    if (this.#isFull() && !this.socket.writableNeedDrain) this.socket.write('', () => void this.readOn());
+  }
+
+  /** Once a second. `now` by this machine's clock. */
+  tick(now: number): void {
+    if (this.#ended !== undefined) return;
+    const left = this.subscriber.tokenExpiresAt - now;
+    // One tick early and a little more, since the next would be too late, and comes a little late itself: a stream
+    // never outlives its token.
+    if (left <= 1_500) {
+      this.end('token-expired', jittered(this.node.config.STREAM_RETRY_MS), left);
+      return;
+    }
+    if (!this.#warned && left <= this.node.config.TOKEN_EXPIRY_NOTICE_SECONDS * 1_000) {
+      this.#warned = true;
+      this.socket.write(expiringFrame(this.subscriber.tokenExpiresAt));
+    }
+    if (this.#isStalled(now)) {
+      this.#ended = 'stalled';
+      this.socket.destroy();
+      return;
+    }
+    this.#secondsToHeartbeat -= 1;
+    if (this.#secondsToHeartbeat <= 0) this.#beat();
+    if (!this.live) void this.readOn();
+  }
+
+  /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */
+  end(reason: ByeReason, retryAfterMs: number, withinMs: number = LINGER_MS): void {
+    if (this.#ended !== undefined) return;
+    this.#ended = reason;
+    // A write behind the end would destroy the socket with the `bye` in it, and be taken for sent.
+    this.fallBehind(this.position);
+    this.socket.end(byeFrame(reason, retryAfterMs));
+    setTimeout(() => this.socket.destroy(), Math.max(0, Math.min(withinMs, LINGER_MS))).unref();
+  }
+
+  takeInterval(): SentInterval | undefined {
+    const interval = this.#interval;
+    this.#interval = undefined;
+    return interval;
+  }
+
+  #isOpen(): boolean {
+    return this.#ended === undefined && this.socket.writable;
+  }
+
+  #isFull(): boolean {
+    return this.#isOpen() && this.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES;
+  }
+
+  #hasRoom(): boolean {
+    return this.#isOpen() && !this.#isFull();
+  }
+
+  /** False when the window begins later than the position. */
+  #readTail(): boolean {
+    const { tail } = this.hub;
+    const entries = tail.after(this.position, this.addresses);
+    if (entries === undefined) return false;
+    for (const entry of entries) {
+      if (!this.#hasRoom()) return true;
+      this.#write(entry, true);
+    }
+    this.position = asPosition(Math.max(this.position, tail.head));
+    if (this.position >= this.target) this.#goLive();
+    return true;
+  }
+
+  async #readLog(): Promise<void> {
+    const { tenantId, user, topics } = this.subscriber;
+    const page: Page = await this.node.backlog.read(tenantId, { user, topics, after: this.position });
+    if (this.#ended !== undefined) return;
+    if (page.floor > this.position) this.#announceGap(page.floor);
+    this.#page = { entries: page.entries, next: 0, upTo: page.upTo };
+  }
+
+  /** Keeps what does not fit for the next time. */
+  #writePage(page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position }): void {
+    for (; page.next < page.entries.length; page.next += 1) {
+      const entry = page.entries[page.next];
+      if (!this.#hasRoom()) return;
+      if (entry !== undefined) this.#write(entry, true);
+    }
+    this.position = asPosition(Math.max(this.position, page.upTo));
+    this.#page = undefined;
+  }
+
+  #goLive(): void {
+    this.live = true;
+    this.node.metrics.behind.dec();
+    if (this.#caughtUp) return;
+    this.#caughtUp = true;
+    this.#lastId = this.position;
+    this.socket.write(caughtUpFrame(this.position));
+  }
+
+  #announceGap(oldest: Position): void {
+    this.#endInterval();
+    this.node.metrics.gapsAnnounced.inc();
+    this.socket.write(gapFrame(this.position, oldest));
+    this.position = oldest;
+  }
+
+  #write(entry: Entry, replayed: boolean): void {
+    this.position = entry.position;
+    if (entry.expiresAt !== null && entry.expiresAt <= this.node.clock.now()) {
+      // An interval holds only what was really written.
+      this.#endInterval();
+      return;
+    }
+    this.socket.write(entry.frame);
+    this.#lastId = entry.position;
+    this.node.counts.delivered(replayed, entry.frame.length);
+    if (this.#interval !== undefined && this.#interval.replayed !== replayed) this.#endInterval();
+    if (this.#interval === undefined) {
+      this.#interval = {
+        from: asPosition(entry.position - 1),
+        to: entry.position,
+        at: this.node.clock.now(),
+        replayed,
+      };
+      this.node.ledger.written(this);
+    } else {
+      this.#interval.to = entry.position;
+      this.#interval.at = this.node.clock.now();
+    }
+  }
+
+  #endInterval(): void {
+    const interval = this.takeInterval();
+    if (interval !== undefined) this.node.ledger.sent(this.subscriber, interval);
+  }
+
+  #beat(): void {
+    this.#secondsToHeartbeat = this.node.config.HEARTBEAT_SECONDS;
+    // Bytes that still wait show that the stream is alive once they are read; more of them help nobody.
+    if (this.socket.writableLength > 0) return;
+    const settled = this.hub.settled;
+    if (this.live && settled > this.#lastId) {
+      this.#lastId = settled;
+      this.position = asPosition(Math.max(this.position, settled));
+      this.socket.write(positionFrame(settled));
+    } else {
+      this.socket.write(HEARTBEAT);
+    }
+  }
+
+  #isStalled(now: number): boolean {
+    const taken = this.socket.bytesWritten - this.socket.writableLength;
+    if (taken !== this.#taken || this.socket.writableLength === 0) {
+      this.#taken = taken;
+      this.#takenAt = now;
+    }
+    return now - this.#takenAt > this.node.config.STREAM_STALL_SECONDS * 1_000;
+  }
+
+  #closed(): void {
+    this.#ended ??= 'client';
+    this.#endInterval();
+    if (!this.live) this.node.metrics.behind.dec();
+    this.live = false;
+    this.#page = undefined;
+    this.hub.leave(this);
+    this.node.closed(this.subscriber, this.position, this.#ended);
+  }
+}

@@ -1,0 +1,28 @@
+import { Catch, Inject, Logger, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
+import type { FastifyReply } from 'fastify';
+import { CONFIG, type Config } from '../config.ts';
+import { sendProblem, toProblem } from '../problem.filter.ts';
+import { byeFrame, jittered } from './frames.ts';
+import { openEventStream } from './socket.ts';
+
+/**
+ * Errors on the way to a stream. Trouble that passes by itself (503: the key server does not answer) is said in the
+ * stream, since after any status but 200 an EventSource gives up for ever.
+ */
+@Catch()
+export class PassingTroubleFilter implements ExceptionFilter {
+  readonly #logger = new Logger(PassingTroubleFilter.name);
+
+  constructor(@Inject(CONFIG) private readonly config: Config) {}
+
+  catch(error: unknown, host: ArgumentsHost): void {
+    const reply = host.switchToHttp().getResponse<FastifyReply>();
+    const problem = toProblem(error, this.#logger);
+    if (problem.status !== 503) {
+      sendProblem(reply, problem);
+      return;
+    }
+    const socket = openEventStream(reply, jittered(this.config.STREAM_RETRY_MS));
+    socket?.end(byeFrame('unavailable', jittered(this.config.STREAM_RETRY_MS)));
+  }
+}

@@ -1,0 +1,50 @@
+import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import type { FastifyReply } from 'fastify';
+import { greeting } from './frames.ts';
+
+/**
+ * Takes a socket away from the HTTP server, so that a stream holds neither parser, request nor response, and bytes are
+ * written without chunks. `connection: close` in the head tells the client that the end of
+ * the body is the end of the connection (RFC 9112 § 6.3).
+ */
+function takeSocket(response: ServerResponse): Socket | undefined {
+  const { socket } = response;
+  if (socket === null || socket.destroyed) return undefined;
+  response.detachSocket(socket);
+  // Listening for data takes the handle back from the parser. A second request on this connection would otherwise be
+  // answered in the midst of the stream. What a client sends from here on is dropped.
+  socket.removeAllListeners('data');
+  socket.on('data', () => undefined);
+  for (const event of ['end', 'drain', 'timeout', 'error'] as const) socket.removeAllListeners(event);
+  socket.setTimeout(0);
+  socket.setNoDelay(true);
+  socket.setKeepAlive(true, 60_000);
+  // The socket is half-open by Node's choice for HTTP: without this a client's FIN would leave it open for ever.
+  socket.on('end', () => socket.destroy());
+  // `close` follows every error, and is where a stream ends.
+  socket.on('error', () => undefined);
+  socket.resume();
+  return socket;
+}
+
+/** `no-transform`: a proxy that gzips a stream holds its events back (RFC 9111 § 5.2.2.6). `x-accel-buffering` says the same to nginx. */
+export const STREAM_HEADERS = {
+  'content-type': 'text/event-stream',
+  'cache-control': 'no-store, no-transform',
+  'x-accel-buffering': 'no',
+  connection: 'close',
+};
+
+/** Answers 200 with an event stream and gives the socket for its events; undefined when the client has gone. */
+export function openEventStream(reply: FastifyReply, retryMs: number): Socket | undefined {
+  reply.hijack();
+  const socket = takeSocket(reply.raw);
+  // Hooks have put CORS and the request id on the reply, checked for CR and LF; they go out here or never.
+  const headers = { ...reply.getHeaders(), ...STREAM_HEADERS, date: new Date().toUTCString() };
+  const lines = Object.entries(headers).flatMap(([name, value]) =>
+    value === undefined ? [] : [`${name}: ${String(value)}\r\n`],
+  );
+  socket?.write(`HTTP/1.1 200 OK\r\n${lines.join('')}\r\n${greeting(retryMs)}`);
+  return socket;
+}

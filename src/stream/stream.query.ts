@@ -1,0 +1,27 @@
+import { z } from 'zod';
+import { deviceIdSchema } from '../identifiers.ts';
+
+/** The query of GET /v1/stream. Nothing in it says whose stream it is: that is in the token. */
+export const streamQuerySchema = z
+  .strictObject({
+    device: deviceIdSchema.optional().meta({
+      description:
+        "Which of the user's devices this is; `default` if absent. A `device` claim in the token wins.",
+    }),
+    from: z
+      .enum(['undelivered', 'latest', 'earliest'])
+      .default('undelivered')
+      .meta({ description: 'Where to start without a position.' }),
+    ack: z
+      .enum(['explicit', 'auto'])
+      .default('explicit')
+      .meta({ description: '`auto`: the cursor follows what was written, and nothing becomes `delivered`.' }),
+    // Any text: a bad position is never a 4xx, which would make an EventSource give up for ever.
+    lastEventId: z.string().optional().meta({
+      description:
+        'The last id that was seen, for a reloaded page, which cannot set `Last-Event-ID`. The header wins.',
+    }),
+  })
+  .meta({ id: 'StreamQuery' });
+
+export type StreamQuery = z.infer<typeof streamQuerySchema>;

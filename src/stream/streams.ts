@@ -1,0 +1,258 @@
+import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
+import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
+import type { Subscription } from 'rxjs';
+import { CONFIG, type Config } from '../config.ts';
+import { DatabaseClock } from '../database/clock.ts';
+import { Draining } from '../health/draining.ts';
+import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
+import type { Arrived, StartFrom } from '../ledger/arrivals.store.ts';
+import { Ledger } from '../ledger/ledger.ts';
+import { NodesStore } from '../ledger/nodes.store.ts';
+import { Ingest } from '../log/ingest.ts';
+import type { Position } from '../log/position.ts';
+import { ReadStore } from '../log/read.store.ts';
+import { Metrics } from '../metrics/metrics.ts';
+import { Arrivals } from './arrivals.ts';
+import { Backlog } from './backlog.ts';
+import { Connection } from './connection.ts';
+import { byeFrame, jittered, syncFrame, type ByeReason } from './frames.ts';
+import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';
+import type { Tail } from './tail.ts';
+import { TenantHub } from './tenant-hub.ts';
+
+/** A client that asks for its stream: who it is by its token, and what it wants. */
+export interface StreamRequest {
+  readonly tenantId: TenantId;
+  readonly user: UserId;
+  readonly device: DeviceId;
+  readonly topics: readonly Topic[];
+  readonly tokenExpiresAt: number;
+  readonly autoAck: boolean;
+  readonly from: StartFrom;
+  readonly resume: Position | undefined;
+  readonly malformed: boolean;
+}
+
+/** Heartbeats, ends of tokens and dead sockets are looked after this often, by one timer for all. */
+export const TICK_MS = 1_000;
+
+/** How many rows a tail reads at once to close a hole; a larger hole is left to the connections. */
+const HOLE_ROWS = 5_000;
+
+/** Every open stream of this node: opens and ends them, feeds them from the log, and looks after them once a second. */
+@Injectable()
+export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
+  readonly counts = new DeliveryCounts();
+  readonly clock = new DatabaseClock();
+  readonly #hubs = new Map<TenantId, TenantHub<Connection>>();
+  readonly #logger = new Logger(Streams.name);
+  #open = 0;
+  #tailWeight = 0;
+  #timers: NodeJS.Timeout[] = [];
+  #committed: Subscription | undefined;
+  #polling = false;
+  #databaseAway = false;
+  #allClosed: (() => void) | undefined;
+
+  constructor(
+    readonly ledger: Ledger,
+    readonly backlog: Backlog,
+    readonly metrics: Metrics,
+    private readonly arrivals: Arrivals,
+    private readonly ingest: Ingest,
+    private readonly reads: ReadStore,
+    private readonly nodes: NodesStore,
+    private readonly draining: Draining,
+    @Inject(CONFIG) readonly config: Config,
+  ) {}
+
+  async onModuleInit(): Promise<void> {
+    this.#committed = this.ingest.committed.subscribe((batch) =>
+      this.#hubs.get(batch.tenantId)?.offer(batch),
+    );
+    await this.nodes.started(this.config.NODE_NAME);
+    this.#timers = [
+      setInterval(() => this.#tick(), TICK_MS),
+      setInterval(() => void this.poll(), this.config.LOG_POLL_MS),
+    ];
+    await this.poll();
+  }
+
+  /**
+   * Serves a stream on a socket that was taken from HTTP and greeted. What is in the way and will pass (a limit,
+   * shutdown, the database) is said with `bye`: a status other than 200 would make an EventSource give up for ever.
+   */
+  async open(request: StreamRequest, socket: Socket): Promise<void> {
+    if (this.draining.active) return this.#refuse(socket, 'shutdown');
+    if (this.#open >= this.config.MAX_CONNECTIONS) return this.#refuse(socket, 'over-limit');
+    this.#open += 1;
+    try {
+      const arrived = await this.arrivals.arrive(request.tenantId, request);
+      if (socket.destroyed) return;
+      if (this.draining.active) return this.#refuse(socket, 'shutdown');
+      // The database may have taken longer than the token had left.
+      if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(socket, 'token-expired');
+      this.#begin(request, arrived, socket);
+    } catch (error) {
+      this.databaseTrouble(error);
+      this.#refuse(socket, 'unavailable');
+    } finally {
+      this.#left();
+    }
+  }
+
+  readAfter(tenantId: TenantId, position: Position) {
+    return this.reads.allAfter(tenantId, position, {
+      rows: HOLE_ROWS,
+      bytes: this.config.TAIL_BYTES_PER_TENANT,
+    });
+  }
+
+  trim(tail: Tail): void {
+    tail.trim(this.config.TAIL_BYTES_PER_TENANT);
+    // The sum is taken once a second; between two ticks the tenant that grows pays for what it adds.
+    if (this.#tailWeight > this.config.TAIL_BYTES) tail.trim(this.config.TAIL_BYTES_PER_TENANT / 8);
+  }
+
+  databaseTrouble(error: unknown): void {
+    if (!this.#databaseAway)
+      this.#logger.warn(
+        `the log cannot be read, streams wait: ${error instanceof Error ? error.message : 'unknown error'}`,
+      );
+    this.#databaseAway = true;
+  }
+
+  closed(subscriber: Subscriber, position: Position, reason: EndReason): void {
+    this.ledger.ended(subscriber, this.clock.now(), position, reason);
+    this.metrics.streamsEnded.inc({ reason });
+    const hub = this.#hubs.get(subscriber.tenantId);
+    if (hub?.connections.size === 0) this.#hubs.delete(subscriber.tenantId);
+    this.#left();
+  }
+
+  /** Compares the heads of the tenants that are served here with the database, and heals what was missed. */
+  async poll(): Promise<void> {
+    if (this.#polling) return;
+    this.#polling = true;
+    const known = new Map([...this.#hubs.values()].map((hub) => [hub, hub.tail.head]));
+    const askedAt = Date.now();
+    try {
+      // Also without tenants: the answer tells the database's time.
+      const [now, states] = await Promise.all([
+        this.reads.now(),
+        this.reads.states([...known.keys()].map(({ tenantId }) => tenantId)),
+        this.nodes.seen(this.config.NODE_NAME),
+      ]);
+      this.clock.observe(askedAt, now);
+      if (this.#databaseAway) this.#logger.log('the log can be read again');
+      this.#databaseAway = false;
+      const heads = new Map(states.map(({ tenantId, head }) => [tenantId, head]));
+      for (const [hub, before] of known) {
+        const head = heads.get(hub.tenantId);
+        // Below what was known before the question: the database lost a part of the log that streams have seen.
+        if (head === undefined || head < before) this.#restartTenant(hub);
+        else await hub.reach(head);
+      }
+    } catch (error) {
+      this.databaseTrouble(error);
+    } finally {
+      this.#polling = false;
+    }
+  }
+
+  /** Ends every stream with `bye` `shutdown`, spread over time, and writes the last of the ledger (P12). */
+  async onModuleDestroy(): Promise<void> {
+    this.draining.begin();
+    for (const timer of this.#timers) clearInterval(timer);
+    this.#committed?.unsubscribe();
+    await this.ingest.settled();
+    const closed = new Promise<void>((resolve) => {
+      this.#allClosed = resolve;
+    });
+    const all = [...this.#hubs.values()].flatMap((hub) => [...hub.connections]);
+    const spread = this.config.SHUTDOWN_SPREAD_SECONDS * 1_000;
+    const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
+    all.forEach((connection, index) =>
+      connection.end(
+        'shutdown',
+        jittered(this.config.STREAM_RETRY_MS) + Math.round((spread * index) / all.length),
+        patience,
+      ),
+    );
+    if (this.#open > 0) await closed;
+    await this.ledger.close();
+    this.counts.publish(this.metrics);
+  }
+
+  #begin(request: StreamRequest, arrived: Arrived, socket: Socket): void {
+    const { tenantId, user, device, topics, tokenExpiresAt, autoAck } = request;
+    const { start, head, outcome, requested } = arrived;
+    const subscriber: Subscriber = {
+      connectionId: randomUUID(),
+      tenantId,
+      user,
+      device,
+      topics,
+      tokenExpiresAt,
+      autoAck,
+    };
+    let hub = this.#hubs.get(tenantId);
+    if (hub === undefined) {
+      hub = new TenantHub(tenantId, head, this);
+      this.#hubs.set(tenantId, hub);
+    }
+    const connection = new Connection(subscriber, start, head, socket, hub, this);
+    hub.join(connection);
+    this.#open += 1;
+    this.metrics.behind.inc();
+    this.metrics.connections.set(this.#open);
+    this.metrics.streamsOpened.inc({ resume: outcome });
+    if (requested !== undefined) this.metrics.gapsAnnounced.inc();
+    this.ledger.opened(subscriber, this.clock.now(), start);
+    const gap =
+      requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
+    socket.write(
+      syncFrame({
+        connectionId: subscriber.connectionId,
+        device,
+        resume: outcome,
+        head,
+        tokenExpiresAt,
+        ...gap,
+      }),
+    );
+    // The first tick reads on, unless the token is about to end.
+    connection.tick(Date.now());
+  }
+
+  #left(): void {
+    this.#open -= 1;
+    this.metrics.connections.set(this.#open);
+    if (this.#open === 0) this.#allClosed?.();
+  }
+
+  #refuse(socket: Socket, reason: ByeReason): void {
+    this.metrics.streamsEnded.inc({ reason });
+    socket.end(byeFrame(reason, jittered(this.config.STREAM_RETRY_MS)));
+    setTimeout(() => socket.destroy(), 5_000).unref();
+  }
+
+  #restartTenant(hub: TenantHub<Connection>): void {
+    this.#logger.warn(`the log of tenant ${hub.tenantId} went back: its streams start anew`);
+    this.#hubs.delete(hub.tenantId);
+    for (const connection of hub.connections)
+      connection.end('unavailable', jittered(this.config.STREAM_RETRY_MS));
+  }
+
+  #tick(): void {
+    const now = Date.now();
+    this.#tailWeight = 0;
+    for (const hub of this.#hubs.values()) {
+      this.#tailWeight += hub.tail.weight;
+      for (const connection of hub.connections) connection.tick(now);
+    }
+    this.metrics.tailBytes.set(this.#tailWeight);
+    this.counts.publish(this.metrics);
+  }
+}

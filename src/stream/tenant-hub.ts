@@ -1,0 +1,133 @@
+import { setImmediate } from 'node:timers/promises';
+import type { TenantId } from '../identifiers.ts';
+import type { Batch } from '../log/notification.ts';
+import { asPosition, type Position } from '../log/position.ts';
+import type { StreamNode } from './stream-node.ts';
+import { Tail, type Address, type Entry } from './tail.ts';
+
+/** A connection as its hub sees it. */
+export interface HubMember {
+  readonly addresses: readonly Address[];
+  /** Takes an entry that it has not seen, if it is live. */
+  deliver(entry: Entry): void;
+  fallBehind(position: Position): void;
+  readOn(): Promise<void>;
+}
+
+/** Writes to this many sockets, then lets the event loop serve the others: a broadcast must not hold up single users. */
+const WRITES_PER_TURN = 1_000;
+
+/** The streams of one tenant on this node, and the tail of the log that they live from. It exists while there is one. */
+export class TenantHub<Member extends HubMember> {
+  readonly tail: Tail;
+  /** Every live connection was offered everything up to here. */
+  settled: Position;
+  readonly connections = new Set<Member>();
+  readonly #recipients = new Map<Address, Set<Member>>();
+  readonly #queue: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
+  #dispatching = false;
+  #healing: Promise<void> | undefined;
+
+  constructor(
+    readonly tenantId: TenantId,
+    head: Position,
+    private readonly node: StreamNode,
+  ) {
+    this.tail = new Tail(head);
+    this.settled = head;
+  }
+
+  join(connection: Member): void {
+    this.connections.add(connection);
+    for (const address of connection.addresses) {
+      const known = this.#recipients.get(address);
+      if (known === undefined) this.#recipients.set(address, new Set([connection]));
+      else known.add(connection);
+    }
+  }
+
+  leave(connection: Member): void {
+    this.connections.delete(connection);
+    for (const address of connection.addresses) {
+      const known = this.#recipients.get(address);
+      known?.delete(connection);
+      if (known?.size === 0) this.#recipients.delete(address);
+    }
+  }
+
+  /** A batch was committed. If it does not follow the tail, the log is read between. */
+  offer(batch: Omit<Batch, 'tenantId'>): void {
+    const entries = this.tail.append(batch);
+    if (entries === 'known') return;
+    if (entries === 'hole') {
+      this.node.metrics.tailHoles.inc();
+      void this.reach(batch.head).catch((error: unknown) => this.node.databaseTrouble(error));
+      return;
+    }
+    this.node.trim(this.tail);
+    this.#queue.push({ entries, head: batch.head, committedAt: batch.committedAt });
+    void this.#dispatch();
+  }
+
+  /** Reads the log until the tail reaches `position`. Throws when the database cannot be read or its log ends before; the next poll tries again. */
+  async reach(position: Position): Promise<void> {
+    while (this.tail.head < position) {
+      const before = this.tail.head;
+      this.#healing ??= this.#heal().finally(() => {
+        this.#healing = undefined;
+      });
+      await this.#healing;
+      // The log went back under us: asking again at once would only ask again.
+      if (this.tail.head === before) throw new Error('the log ends before a position that was seen in it');
+    }
+  }
+
+  async #heal(): Promise<void> {
+    const run = await this.node.readAfter(this.tenantId, this.tail.head);
+    if (run.upTo < run.head) {
+      // More than a window holds: the connections read it for themselves, each as fast as it can.
+      this.#restart(run.head);
+      return;
+    }
+    const previous = this.tail.head;
+    const notifications = run.notifications.filter((notification) => notification.position > previous);
+    this.offer({
+      previous,
+      head: asPosition(Math.max(run.head, previous)),
+      notifications,
+      committedAt: performance.now(),
+    });
+  }
+
+  #restart(head: Position): void {
+    if (head <= this.tail.head) return;
+    this.tail.restart(head);
+    for (const connection of this.connections) {
+      connection.fallBehind(this.settled);
+      void connection.readOn();
+    }
+    this.#queue.length = 0;
+    this.settled = head;
+  }
+
+  async #dispatch(): Promise<void> {
+    if (this.#dispatching) return;
+    this.#dispatching = true;
+    let writes = 0;
+    for (let batch = this.#queue.shift(); batch !== undefined; batch = this.#queue.shift()) {
+      for (const entry of batch.entries) {
+        const connections = this.#recipients.get(entry.address);
+        if (connections === undefined) continue;
+        // Whoever joins or becomes live while this waits is visited too, and knows by its position what it has.
+        for (const connection of connections) {
+          connection.deliver(entry);
+          writes += 1;
+          if (writes % WRITES_PER_TURN === 0) await setImmediate();
+        }
+        this.node.metrics.commitToSocketSeconds.observe((performance.now() - batch.committedAt) / 1_000);
+      }
+      this.settled = asPosition(Math.max(this.settled, batch.head));
+    }
+    this.#dispatching = false;
+  }
+}
