@@ -1,0 +1,41 @@
+import { LEVEL_WIDTHS } from '../ledger/intervals.ts';
+
+/* Pieces of SQL that the questions to the ledger share. `$1` is the tenant. */
+
+const LEVELS = LEVEL_WIDTHS.map((width, level) => `(${level}::smallint, ${width}::bigint)`).join(', ');
+
+/** The tenant's head, for `covering`. */
+export const STREAM = `(select head from streams where tenant_id = $1) as stream`;
+
+/**
+ * The intervals of `table` that cover position `x`: in each width class those that end within its width of `x`
+ * (ledger/intervals.ts), each class a short index range. Nothing reaches beyond the head, and nothing is wider than
+ * it. `offset 0` keeps the planner from turning the ranges into one join over everything.
+ *
+ * @param x SQL of a bigint
+ * @param columns of `i`, the interval
+ * @param target a further condition on `i`, which begins with `and`
+ */
+export const covering = (table: 'sends' | 'acks', x: string, columns: string, target = ''): string => `(
+  select i.* from (values ${LEVELS}) as l (level, width)
+  cross join lateral (
+    select ${columns} from ${table} i
+    where i.tenant_id = $1 ${target} and i.level = l.level
+      and i.to_position >= ${x} and i.to_position < least(${x} + l.width, stream.head + 1) and i.from_position < ${x}
+    offset 0
+  ) i
+  where l.level = 0 or l.width / 4 < stream.head)`;
+
+/**
+ * The acknowledgement of a device that may cover position `x`, if its `from_position` is below: those of a device do
+ * not overlap, so the first that ends at or after `x` is the only one that can.
+ */
+export const ackOf = (user: string, device: string, x: string): string => `
+  select a.at, a.from_position, a.topics from acks a
+  where a.tenant_id = $1 and a.user_id = ${user} and a.device_id = ${device} and a.to_position >= ${x}
+  order by a.to_position limit 1`;
+
+/** Whether a connection had a topic. What was sent to it was addressed to its token's topics, not to the device's of today. */
+export const hadTopic = (connection: string, topic: string): string => `exists (
+  select from connections c
+  where c.tenant_id = $1 and c.connection_id = ${connection} and ${topic} = any(c.topics))`;

@@ -1,0 +1,26 @@
+import { Readable } from 'node:stream';
+
+/**
+ * Lines of JSON (application/x-ndjson), produced page by page: a page is asked for when the socket has room, each by
+ * a statement of its own, so that neither a slow reader nor a long selection holds a snapshot open. When the reader
+ * goes away no further page is asked for. When a page fails the response is destroyed before its end, which every
+ * client sees; a list that silently ends early would look complete.
+ *
+ * @param pages each the text of some whole lines, or empty
+ */
+export function streamLines(pages: AsyncIterable<string>): Readable {
+  return Readable.from(notEmpty(pages), { objectMode: false, highWaterMark: 1 });
+}
+
+/** To a stream an empty chunk is nothing, and a reader of it would wait for the next. */
+async function* notEmpty(pages: AsyncIterable<string>): AsyncGenerator<Buffer> {
+  for await (const page of pages) if (page !== '') yield Buffer.from(page);
+}
+
+/** Whether the caller asked for lines: the type is named in `Accept` and not refused by `q=0` (RFC 9110 §12.5.1). */
+export function wantsLines(accept: string | undefined): boolean {
+  return (accept ?? '').split(',').some((range) => {
+    const [type, ...parameters] = range.split(';').map((part) => part.trim().toLowerCase());
+    return type === 'application/x-ndjson' && !parameters.some((parameter) => /^q=0(?:\.0*)?$/.test(parameter));
+  });
+}
