@@ -1,0 +1,175 @@
+import { Inject, Injectable, Logger, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
+import { CONFIG, type Config } from '../config.ts';
+import { MaintenancePool } from '../database/maintenance-pool.ts';
+import { isConnectionLoss, type Pool, type Statement } from '../database/pool.ts';
+import { PARTITIONED } from '../log/partition-range.ts';
+import { PartitionsStore } from '../log/partitions.store.ts';
+import { Partitions } from '../log/partitions.ts';
+import { POSITIONS_PER_MS } from '../log/position.ts';
+import { Metrics } from '../metrics/metrics.ts';
+import { Retention } from './retention.ts';
+import { RetentionStore } from './retention.store.ts';
+import type { Step, StepName } from './step.ts';
+import { Sweep } from './sweep.ts';
+import { SweepStore } from './sweep.store.ts';
+import { WatchStore } from './watch.store.ts';
+
+/** What a round did. */
+export interface MaintenanceReport {
+  /** False: another node was at it. */
+  worked: boolean;
+  floorsRaised: number;
+  partitionsDropped: number;
+  idempotencyKeysForgotten: number;
+  devicesForgotten: number;
+  connectionsForgotten: number;
+  connectionsEnded: number;
+  nodesForgotten: number;
+  /** Steps that failed, in order; the log says why. */
+  failed: StepName[];
+}
+
+/** The first round waits until the service has started, and nodes that start together do not meet. */
+const FIRST_ROUND_MS = 2_000;
+
+/** Any number will do, as long as every node takes the same one. */
+const ROUND_LOCK = 7_469_003;
+const TRY_LOCK: Statement = {
+  name: 'try_round_lock',
+  text: `select pg_try_advisory_lock(${ROUND_LOCK}) as locked, pg_backend_pid() as pid`,
+};
+const UNLOCK: Statement = { name: 'round_unlock', text: `select pg_advisory_unlock(${ROUND_LOCK})` };
+
+/**
+ * Keeps the database in shape beside the traffic: partitions ahead, retention, sweeps. One node works at a time;
+ * the others skip their round. Every piece may fail and be tried again in the next round.
+ */
+@Injectable()
+export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
+  readonly #logger = new Logger(Maintenance.name);
+  #timer: NodeJS.Timeout | undefined;
+  #running: Promise<MaintenanceReport> | undefined;
+  #pid: number | undefined;
+  #stopping = false;
+
+  constructor(
+    private readonly pool: MaintenancePool,
+    private readonly partitions: Partitions,
+    private readonly partitionsStore: PartitionsStore,
+    private readonly watch: WatchStore,
+    private readonly metrics: Metrics,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  onApplicationBootstrap(): void {
+    this.#schedule(FIRST_ROUND_MS * (0.5 + Math.random()));
+  }
+
+  /** Breaks off a round that is under way: the statement that it waits for is cancelled, and no other one begins. */
+  async onModuleDestroy(): Promise<void> {
+    this.#stopping = true;
+    clearTimeout(this.#timer);
+    if (this.#pid !== undefined) await this.watch.cancel(this.#pid).catch(() => undefined);
+    await this.#running;
+  }
+
+  /** One round, now. A round that is under way on this node is joined. Does not throw. */
+  async runOnce(): Promise<MaintenanceReport> {
+    this.#running ??= this.#round().finally(() => {
+      this.#running = undefined;
+    });
+    return await this.#running;
+  }
+
+  #schedule(ms: number): void {
+    this.#timer = setTimeout(() => {
+      void this.runOnce().then(() => {
+        if (!this.#stopping) this.#schedule(this.config.MAINTENANCE_INTERVAL_SECONDS * 1000);
+      });
+    }, ms).unref();
+  }
+
+  async #round(): Promise<MaintenanceReport> {
+    const report: MaintenanceReport = {
+      worked: false,
+      floorsRaised: 0,
+      partitionsDropped: 0,
+      idempotencyKeysForgotten: 0,
+      devicesForgotten: 0,
+      connectionsForgotten: 0,
+      connectionsEnded: 0,
+      nodesForgotten: 0,
+      failed: [],
+    };
+    const attempt = (name: StepName, work: () => Promise<void>) => this.#attempt(report, name, work);
+    await attempt('lock', () => this.pool.session((run) => this.#underLock(run, report, attempt))).catch(() => undefined);
+    // Gauges are each node's own: one that skips its round has to show them all the same.
+    await attempt('watch', () => this.#measure()).catch(() => undefined);
+    return report;
+  }
+
+  async #underLock(run: Pool['rows'], report: MaintenanceReport, attempt: Step['attempt']): Promise<void> {
+    const [lock] = await run<{ locked: boolean; pid: number }>(TRY_LOCK);
+    if (lock?.locked !== true) return;
+    this.#pid = lock.pid;
+    try {
+      report.worked = true;
+      await this.#work(run, report, attempt);
+      await run(UNLOCK);
+    } finally {
+      this.#pid = undefined;
+    }
+  }
+
+  async #work(run: Pool['rows'], report: MaintenanceReport, attempt: Step['attempt']): Promise<void> {
+    const isStopping = () => this.#stopping;
+    const step: Step = {
+      run,
+      attempt,
+      get stopping() {
+        return isStopping();
+      },
+    };
+    const retention = new Retention(new RetentionStore(run), this.partitionsStore, this.config, step);
+    const sweep = new Sweep(new SweepStore(run), this.config, step);
+    await attempt('partitions', () => this.partitions.ensureAhead());
+    await attempt('floor', async () => void (report.floorsRaised = await retention.raiseFloors()));
+    await attempt('drop', async () => void (report.partitionsDropped = await retention.dropPartitions()));
+    await attempt('sweep', async () => void (report.idempotencyKeysForgotten = await sweep.idempotencyKeys()));
+    await attempt('sweep', async () => void (report.connectionsEnded = await sweep.lostConnections()));
+    await attempt('sweep', async () => void (report.connectionsForgotten = await sweep.endedConnections()));
+    await attempt('sweep', async () => void (report.devicesForgotten = await sweep.devices()));
+    await attempt('sweep', async () => void (report.nodesForgotten = await sweep.nodes()));
+  }
+
+  async #attempt(report: MaintenanceReport, name: StepName, work: () => Promise<void>): Promise<boolean> {
+    if (this.#stopping) return false;
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      // Broken off by the shutdown, and not a failure.
+      if (this.#stopping) return false;
+      // Counted and logged where it happened; here it passes through the steps around that one.
+      if (error instanceof RoundBroken) throw error;
+      report.failed.push(name);
+      this.metrics.maintenanceFailures.inc({ step: name });
+      this.#logger.warn(`maintenance step '${name}' failed and will be tried again: ${error instanceof Error ? error.message : String(error)}`);
+      if (isConnectionLoss(error)) throw new RoundBroken('the connection is lost', { cause: error });
+      return false;
+    }
+  }
+
+  async #measure(): Promise<void> {
+    const { now, head } = await this.partitionsStore.newest();
+    const attached = await this.partitionsStore.attached();
+    const ahead = PARTITIONED.map(
+      (table) => attached.filter((partition) => partition.table === table && !partition.detaching && partition.from > Math.max(now, head)).length,
+    );
+    this.metrics.partitionsAhead.set(Math.min(...ahead));
+    this.metrics.headAheadOfClock.set(Math.max(0, head - now) / POSITIONS_PER_MS / 1000);
+    this.metrics.oldestSnapshot.set(await this.watch.oldestSnapshot());
+  }
+}
+
+class RoundBroken extends Error {}

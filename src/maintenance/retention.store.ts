@@ -1,0 +1,144 @@
+import type { Pool, Statement } from '../database/pool.ts';
+import type { TenantId } from '../identifiers.ts';
+import { DOOMED, NOW_AS_POSITION, type Partition } from '../log/partitions.store.ts';
+import { PARTITIONED } from '../log/partition-range.ts';
+import { POSITIONS_PER_MS, type Position } from '../log/position.ts';
+
+/** A tenant whose floor can rise, and to where. */
+export interface Floor {
+  readonly tenantId: TenantId;
+  readonly floor: Position;
+}
+
+const POSITIONS_PER_DAY = 86_400_000 * POSITIONS_PER_MS;
+
+/*
+ * Maintenance works across tenants; so do the statements of this file, in pages of tenants by key.
+ *
+ * The new floor is the newest notification that the tenant loses, not the cutoff itself: whoever has seen that one
+ * has missed nothing and must not be told of a gap, and a tenant that loses nothing keeps its floor.
+ * `statement_timestamp()` (in NOW_AS_POSITION) is stable, so that the range is searched in the index.
+ */
+const DUE: Statement = {
+  name: 'floors_due',
+  text: `
+select s.tenant_id as "tenantId", gone.position as floor
+from (select tenant_id, floor from streams where tenant_id > $1 order by tenant_id limit $2) s
+left join tenants t on t.tenant_id = s.tenant_id
+cross join lateral (
+  select max(n.position) as position from notifications n
+  where n.tenant_id = s.tenant_id and n.position > s.floor
+    and n.position <= ${NOW_AS_POSITION} - coalesce(t.kept_days, $3::int) * ${POSITIONS_PER_DAY}::bigint
+) gone
+order by s.tenant_id`,
+};
+
+/*
+ * The stream row is what every publish of its tenant waits for. A batch takes the rows that are free, in key order,
+ * and never waits for one while it holds others; those that were busy are raised one by one.
+ */
+const raise = (busy: 'skip locked' | '') => `
+update streams s set floor = due.floor
+from (
+  select s.tenant_id, d.floor
+  from unnest($1::text[], $2::bigint[]) as d (tenant_id, floor)
+  join streams s on s.tenant_id = d.tenant_id and s.floor < d.floor
+  order by s.tenant_id
+  for update of s ${busy}
+) due
+where s.tenant_id = due.tenant_id
+returning s.tenant_id as "tenantId"`;
+const RAISE_FREE: Statement = { name: 'raise_free_floors', text: raise('skip locked') };
+const RAISE_ONE: Statement = { name: 'raise_one_floor', text: raise('') };
+
+/* Partitions hold all tenants, so they go with the tenant that keeps longest. */
+const CUTOFF: Statement = {
+  name: 'retention_cutoff',
+  text: `
+select ${NOW_AS_POSITION} - greatest($1::int, max(kept_days)) * ${POSITIONS_PER_DAY}::bigint as position
+from tenants`,
+};
+
+/* Detached by an earlier round that ended before the drop. */
+const LEFT_BEHIND: Statement = {
+  name: 'partitions_left_behind',
+  text: `
+select c.relname as name from pg_class c
+where c.relnamespace = any (select relnamespace from pg_class where oid = any ($1::text[]::regclass[]))
+  and c.relkind = 'r' and not c.relispartition and obj_description(c.oid, 'pg_class') = '${DOOMED}'`,
+};
+
+const MARKED: Statement = {
+  name: 'partition_is_marked',
+  text: `select from pg_class where oid = to_regclass($1) and obj_description(oid, 'pg_class') = '${DOOMED}'`,
+};
+
+/** The SQL of retention, on the connection of a round. Names of partitions come from the catalogue. */
+export class RetentionStore {
+  constructor(private readonly run: Pool['rows']) {}
+
+  /** A page of tenants by key, each with what its floor can rise to: null where nothing is lost. */
+  async due(after: string, limit: number, keptDays: number): Promise<{ tenantId: TenantId; floor: Position | null }[]> {
+    return await this.run(DUE, [after, limit, keptDays]);
+  }
+
+  /** Raises floors without waiting. Returns the tenants that were raised; the others were busy. */
+  async raiseFree(floors: readonly Floor[]): Promise<ReadonlySet<TenantId>> {
+    return new Set(await this.#raise(RAISE_FREE, floors));
+  }
+
+  /** Raises one floor. Throws 55P03 if the stream row stays locked. */
+  async raiseOne(floor: Floor): Promise<void> {
+    await this.#raise(RAISE_ONE, [floor]);
+  }
+
+  /** What is at or below this position is kept by nobody. */
+  async cutoff(keptDays: number): Promise<Position> {
+    const [row] = await this.run<{ position: Position }>(CUTOFF, [keptDays]);
+    if (row === undefined) throw new Error('an aggregate without groups has one row');
+    return row.position;
+  }
+
+  /** A tenant with a row in the partition that readers may still ask for. `limit 1` keeps it one index probe per tenant. */
+  async keeper({ name }: Partition): Promise<TenantId | undefined> {
+    const text = `
+select s.tenant_id as "tenantId" from streams s
+cross join lateral (select from ${name} p where p.tenant_id = s.tenant_id and p.position > s.floor limit 1) kept
+limit 1`;
+    const [row] = await this.run<{ tenantId: TenantId }>({ name: 'partition_keeper', text });
+    return row?.tenantId;
+  }
+
+  async isMarked({ name }: Partition): Promise<boolean> {
+    const rows = await this.run(MARKED, [name]);
+    return rows.length > 0;
+  }
+
+  /** Says on the partition itself that it may be dropped, for a round that has to finish what another began. */
+  async mark({ name }: Partition): Promise<void> {
+    await this.run({ name: 'mark_partition', text: `comment on table ${name} is '${DOOMED}'` });
+  }
+
+  /**
+   * Takes the partition from its table without a lock that anybody waits for. Until all older transactions have
+   * ended it is half detached, and `finalize` is what ends that when the wait was cut short.
+   */
+  async detach({ table, name, detaching }: Partition): Promise<void> {
+    const text = `alter table ${table} detach partition ${name} ${detaching ? 'finalize' : 'concurrently'}`;
+    await this.run({ name: 'detach_partition', text });
+  }
+
+  async leftBehind(): Promise<string[]> {
+    const rows = await this.run<{ name: string }>(LEFT_BEHIND, [PARTITIONED]);
+    return rows.map(({ name }) => name);
+  }
+
+  async drop(name: string): Promise<void> {
+    await this.run({ name: 'drop_partition', text: `drop table ${name}` });
+  }
+
+  async #raise(statement: Statement, floors: readonly Floor[]): Promise<TenantId[]> {
+    const rows = await this.run<{ tenantId: TenantId }>(statement, [floors.map(({ tenantId }) => tenantId), floors.map(({ floor }) => floor)]);
+    return rows.map(({ tenantId }) => tenantId);
+  }
+}

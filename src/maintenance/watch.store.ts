@@ -1,0 +1,31 @@
+import { Injectable } from '@nestjs/common';
+import { MaintenancePool } from '../database/maintenance-pool.ts';
+import type { Statement } from '../database/pool.ts';
+
+/* Of the database, across tenants. Of other users' sessions PostgreSQL tells only those that it trusts with them. */
+const OLDEST_SNAPSHOT: Statement = {
+  name: 'oldest_snapshot',
+  text: `
+select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float8 as seconds
+from pg_stat_activity
+where backend_xmin is not null and backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()`,
+};
+
+const CANCEL: Statement = { name: 'cancel_statement', text: `select pg_cancel_backend($1)` };
+
+/** The SQL that looks at sessions of the database. */
+@Injectable()
+export class WatchStore {
+  constructor(private readonly pool: MaintenancePool) {}
+
+  /** Age of the oldest snapshot that the database still serves, in seconds. */
+  async oldestSnapshot(): Promise<number> {
+    const [row] = await this.pool.rows<{ seconds: number }>(OLDEST_SNAPSHOT);
+    return row?.seconds ?? 0;
+  }
+
+  /** Ends the statement that a session is running, if it is. */
+  async cancel(pid: number): Promise<void> {
+    await this.pool.rows(CANCEL, [pid]);
+  }
+}
