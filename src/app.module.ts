@@ -1,0 +1,52 @@
+import { Global, Module, type DynamicModule } from '@nestjs/common';
+import { APP_FILTER } from '@nestjs/core';
+import type { DestinationStream } from 'pino';
+import { AuthModule } from './auth/auth.module.ts';
+import { CONFIG, type Config } from './config.ts';
+import { DatabaseModule } from './database/database.module.ts';
+import { DocsModule } from './docs/docs.module.ts';
+import { HealthModule } from './health/health.module.ts';
+import { LedgerModule } from './ledger/ledger.module.ts';
+import { LogModule } from './log/log.module.ts';
+import { LoggingModule } from './logging/logging.module.ts';
+import { MaintenanceModule } from './maintenance/maintenance.module.ts';
+import { MetricsModule } from './metrics/metrics.module.ts';
+import { HistoryModule } from './notifications/history.module.ts';
+import { NotificationsModule } from './notifications/notifications.module.ts';
+import { ProblemFilter } from './problem.filter.ts';
+import { StreamModule } from './stream/stream.module.ts';
+
+@Global()
+@Module({})
+class ConfigModule {}
+
+/** The whole service: every feature once. */
+@Module({})
+export class AppModule {
+  static with(config: Config, logs?: DestinationStream): DynamicModule {
+    const settings: DynamicModule = {
+      module: ConfigModule,
+      providers: [{ provide: CONFIG, useValue: config }],
+      exports: [CONFIG],
+    };
+    return {
+      module: AppModule,
+      imports: [
+        settings,
+        LoggingModule.writingTo(logs),
+        MetricsModule,
+        HealthModule,
+        DatabaseModule,
+        AuthModule,
+        LogModule,
+        LedgerModule,
+        NotificationsModule,
+        HistoryModule,
+        StreamModule,
+        MaintenanceModule,
+        DocsModule,
+      ],
+      providers: [{ provide: APP_FILTER, useClass: ProblemFilter }],
+    };
+  }
+}

@@ -1,0 +1,27 @@
+import { z } from 'zod';
+
+export const liveSchema = z
+  .strictObject({ status: z.literal('live') })
+  .meta({ id: 'Liveness', description: 'The process answers.' });
+
+export const readySchema = z
+  .strictObject({
+    status: z.enum(['ready', 'draining', 'not-migrated']),
+    node: z.string().meta({ description: 'The name of the node that answered.' }),
+    database: z
+      .strictObject({
+        reachable: z.boolean(),
+        milliseconds: z
+          .number()
+          .nonnegative()
+          .meta({ description: 'How long the database took to answer, or to fail.' }),
+        error: z
+          .string()
+          .optional()
+          .meta({ description: 'The SQLSTATE or system code of the failure, if it has one.' }),
+      })
+      .meta({ description: 'At most a second old.' }),
+  })
+  .meta({ id: 'Readiness', description: 'Whether this node takes work, and what it depends on.' });
+
+export type Ready = z.infer<typeof readySchema>;
