@@ -1,0 +1,186 @@
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { publish, type StoredAnswer } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
+import { eventually } from '../support/eventually.ts';
+import { SameOriginProxy, type Route } from '../support/same-origin-proxy.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+const client = readFileSync(new URL('../../docs/examples/tidings-client.js', import.meta.url), 'utf8');
+
+/* `hold` keeps the page busy with what it gets. */
+const PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title><script type="module">
+  import { openTidings } from '/tidings-client.js';
+  window.got = [];
+  window.gaps = [];
+  window.ends = [];
+  openTidings({
+    key: 'alice',
+    device: 'laptop',
+    onNotification: ({ id, data }) => {
+      got.push(id);
+      return data.hold ? new Promise(() => {}) : undefined;
+    },
+    renew: () => fetch('/renew'),
+    onGap: (gap) => gaps.push(gap.resume ?? 'gap'),
+    onEnd: (reason) => ends.push(reason),
+    open: (address) => (window.source = new EventSource(address)),
+  });
+</script>`;
+
+const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: '100' };
+const PATIENCE = { within: 25_000, every: 50 };
+
+describeInBrowsers((installed) => {
+  let service: Service;
+  let browser: Browser;
+  beforeAll(async () => {
+    [service, browser] = await Promise.all([startService(SETTINGS), installed.start()]);
+  }, 60_000);
+  afterAll(async () => {
+    await browser.close();
+    await service.close();
+  });
+
+  let proxy: SameOriginProxy;
+  let page: Page;
+  let user: string;
+  let users = 0;
+  let renewals = 0;
+  beforeEach(async () => {
+    users += 1;
+    user = `user-${users}`;
+    const routes: Record<string, Route> = {
+      '/': () => ({ type: 'text/html', body: PAGE }),
+      '/tidings-client.js': () => ({ type: 'text/javascript', body: client }),
+      '/renew': () => {
+        renewals += 1;
+        proxy.token = userToken({ user });
+        return { type: 'text/plain', body: '' };
+      },
+    };
+    renewals = 0;
+    proxy = await SameOriginProxy.start(service.url, userToken({ user }), routes);
+  });
+  afterEach(async () => {
+    await page.close();
+    await proxy.close();
+  });
+
+  const open = async () => {
+    page = await browser.open(proxy.url);
+  };
+  const send = (data: Record<string, unknown> = {}) =>
+    publish(service.url, serviceToken(), { to: { user }, type: 't', data });
+  const stored = () => page.evaluate<string | null>("sessionStorage.getItem('alice')");
+
+  /** The page has exactly these, in this order. */
+  async function expectGot(sent: readonly StoredAnswer[]): Promise<void> {
+    const ids = sent.map(({ id }) => id);
+    await eventually(async () => expect(await page.evaluate('window.got')).toEqual(ids), PATIENCE);
+  }
+  const expectStored = (position: string | undefined) =>
+    eventually(async () => expect(await stored()).toBe(position), PATIENCE);
+
+  test('comes back after answers that end an EventSource for good, and misses nothing', async () => {
+    await open();
+    const sent = [await send()];
+    await expectGot(sent);
+    proxy.status = 502;
+    proxy.cut();
+    sent.push(await send(), await send());
+    await eventually(
+      () => expect(proxy.streams.filter(({ status }) => status === 502).length).toBeGreaterThan(1),
+      PATIENCE,
+    );
+    expect(await page.evaluate('source.readyState')).toBe(2);
+    proxy.status = undefined;
+    await expectGot(sent);
+    expect(proxy.streams.at(-1)?.query.get('lastEventId')).toBe(sent[0]?.position);
+    expect(await page.evaluate('window.gaps')).toEqual([]);
+  });
+
+  test('goes on after a reload where the page was', async () => {
+    await open();
+    const before = [await send(), await send()];
+    await expectGot(before);
+    await expectStored(before.at(-1)?.position);
+    const after = [await send()];
+    await expectGot([...before, ...after]);
+    await expectStored(after.at(-1)?.position);
+    await page.reload();
+    const later = [await send()];
+    await expectGot(later);
+    expect(proxy.streams.at(-1)?.query.get('lastEventId')).toBe(after.at(-1)?.position);
+  });
+
+  test('gets after a reload what it had not handled', async () => {
+    await open();
+    const handled = await send();
+    const held = [await send({ hold: true }), await send()];
+    await eventually(async () => expect(await page.evaluate('window.got')).toHaveLength(2), PATIENCE);
+    expect(await stored()).toBe(handled.position);
+    await page.reload();
+    await eventually(async () => expect(await page.evaluate('window.got')).toEqual([held[0]?.id]), PATIENCE);
+  });
+
+  test('confirms what it has handled, many at once', async () => {
+    await open();
+    const sent: StoredAnswer[] = [];
+    for (let i = 0; i < 20; i += 1) sent.push(await send());
+    const last = sent.at(-1)?.position;
+    await eventually(async () => {
+      const devices = await service.database.query<{ cursor: number }>(
+        'select cursor from devices where tenant_id = $1 and user_id = $2 and device_id = $3',
+        ['acme', user, 'laptop'],
+      );
+      expect(devices).toEqual([{ cursor: Number(last) }]);
+    }, PATIENCE);
+    expect(proxy.acks.length).toBeLessThan(10);
+    expect(JSON.parse(proxy.acks.at(-1) ?? '')).toEqual({ device: 'laptop', upTo: last });
+  });
+
+  test('gets itself a new token before the old one ends', async () => {
+    proxy.token = userToken({ user, expiresInSeconds: 8 });
+    await open();
+    const sent = [await send()];
+    await expectGot(sent);
+    await eventually(() => expect(proxy.streams.length).toBeGreaterThan(1), PATIENCE);
+    sent.push(await send());
+    await expectGot(sent);
+    expect(renewals).toBeGreaterThan(0);
+    expect(proxy.streams[0]?.text).not.toContain('token-expired');
+    expect(proxy.streams[1]?.query.get('lastEventId')).toBe(sent[0]?.position);
+  });
+
+  test('stays away when it is told to', async () => {
+    const farewell = createServer((_, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      response.end(
+        'retry: 100\n\nevent: bye\ndata: {"reason":"revoked","reconnect":false,"retryAfterMs":100}\n\n',
+      );
+    });
+    await new Promise<void>((resolve) => farewell.listen(0, '127.0.0.1', resolve));
+    try {
+      proxy.target = `http://127.0.0.1:${(farewell.address() as AddressInfo).port}`;
+      await open();
+      await eventually(async () => expect(await page.evaluate('window.ends')).toEqual(['revoked']), PATIENCE);
+      expect(await page.evaluate('source.readyState')).toBe(2);
+      expect(proxy.streams).toHaveLength(1);
+    } finally {
+      farewell.closeAllConnections();
+      farewell.close();
+    }
+  });
+
+  test('tells the page when its position cannot be used', async () => {
+    await open();
+    await expectGot([await send()]);
+    await page.evaluate("sessionStorage.setItem('alice', '9007199254740991')");
+    await page.reload();
+    await eventually(async () => expect(await page.evaluate('window.gaps')).toEqual(['reset']), PATIENCE);
+  });
+});

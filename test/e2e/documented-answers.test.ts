@@ -1,0 +1,181 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { problemsOf } from '../../src/docs/openapi.ts';
+import { operations } from '../../src/docs/operations/operations.ts';
+import { problemSchema } from '../../src/docs/problem.schema.ts';
+import { streamEvents } from '../../src/docs/stream-events.ts';
+import { startService, type Service } from '../support/app.ts';
+import { publish } from '../support/api.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+/* What the service answers, held against what its documentation says that it answers. */
+
+const PUBLISH = '/v1/notifications';
+const item = { to: { user: 'alice' }, type: 'order.shipped', data: { n: 1 } };
+const publisher = serviceToken();
+const operator = serviceToken({ client: 'ops', scope: 'history:read' });
+const user = userToken();
+
+let service: Service;
+beforeAll(async () => {
+  service = await startService({ TOKEN_EXPIRY_NOTICE_SECONDS: '3000' });
+});
+afterAll(() => service.close());
+
+interface Call {
+  readonly method?: string;
+  readonly token?: string;
+  readonly headers?: Record<string, string>;
+  readonly body?: unknown;
+  /** In place of the parameters of the path, and the query. */
+  readonly url?: string;
+}
+
+/** Calls a route of the documentation and checks status, headers and body against what it says. */
+async function call(path: string, { method = 'get', token, headers = {}, body, url = path }: Call = {}) {
+  const operation = operations.find((each) => each.path === path && each.method === method);
+  if (operation === undefined) throw new Error(`${method} ${path} is not documented`);
+  const response = await fetch(`${service.url}${url}`, {
+    method,
+    headers: {
+      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      ...headers,
+    },
+    ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+  });
+  const { status } = response;
+  const text = await response.text();
+  expect(response.headers.get('x-request-id')).not.toBeNull();
+  const mediaType = response.headers.get('content-type')?.split(';')[0];
+  if (mediaType === 'application/problem+json') {
+    const problem = problemSchema.parse(JSON.parse(text));
+    expect({ ...problem, status }).toEqual(problem);
+    expect(problemsOf(operation)).toContain(problem.code);
+    if (status === 401) expect(response.headers.get('www-authenticate')).toMatch(/^Bearer /);
+    if (status === 503) expect(Number(response.headers.get('retry-after'))).toBeGreaterThanOrEqual(0);
+    return { status, headers: response.headers, code: problem.code, text };
+  }
+  const answer = operation.answers.find((each) => each.status === status);
+  if (answer === undefined)
+    throw new Error(`${method} ${path} answered ${status}, which is not documented: ${text}`);
+  const content = answer.content?.find((each) => each.mediaType === mediaType);
+  if (text !== '' && content === undefined)
+    throw new Error(`${method} ${path} answered ${mediaType}, which is not documented`);
+  if (content !== undefined && 'schema' in content) content.schema.parse(JSON.parse(text));
+  return { status, headers: response.headers, code: undefined, text };
+}
+
+describe('an answer that went well is as documented', () => {
+  test.each([
+    ['one user', item],
+    ['several users', { ...item, to: { users: ['a', 'b'] } }],
+    ['a topic', { ...item, to: { topic: 'team:blue' }, ttlSeconds: 60 }],
+    ['everyone', { ...item, to: { everyone: true } }],
+  ])('to a publish for %s', async (_, body) => {
+    const { status, headers } = await call(PUBLISH, { method: 'post', token: publisher, body });
+    expect(status).toBe(201);
+    if (!('users' in body.to))
+      expect(headers.get('location')).toMatch(/^\/v1\/notifications\/[0-9a-f-]{36}$/);
+  });
+
+  test('to a batch, and to one that is repeated', async () => {
+    const again = {
+      method: 'post',
+      token: publisher,
+      headers: { 'idempotency-key': 'twice' },
+      body: { notifications: [item, { ...item, to: { topic: 't' } }] },
+    };
+    const first = await call(`${PUBLISH}/batch`, again);
+    expect([first.status, first.headers.get('idempotency-replayed')]).toEqual([201, null]);
+    const second = await call(`${PUBLISH}/batch`, again);
+    expect([second.status, second.headers.get('idempotency-replayed')]).toEqual([201, 'true']);
+    expect(second.text).toBe(first.text);
+  });
+
+  test('to an acknowledgement', async () => {
+    const stream = await StreamClient.open(service.url, user, { query: { device: 'acker' } });
+    await stream.untilEvent('caught-up');
+    await stream.cut();
+    const { position } = await publish(service.url, publisher, item);
+    const { status, text } = await call('/v1/acks', {
+      method: 'post',
+      token: user,
+      body: { upTo: position, device: 'acker' },
+    });
+    expect([status, text]).toEqual([204, '']);
+  });
+
+  test.each(
+    operations
+      .filter(({ access, path }) => access === 'public' && !path.includes('{'))
+      .map(({ path }) => [path]),
+  )('to GET %s', async (path) => {
+    expect((await call(path)).status).toBe(200);
+  });
+});
+
+describe('an error is as documented', () => {
+  const post = { method: 'post', token: publisher, body: item };
+
+  test.each<[string, string, Call, number]>([
+    ['token_missing', PUBLISH, { method: 'post', body: item }, 401],
+    ['token_invalid', PUBLISH, { ...post, token: `${publisher}x` }, 401],
+    ['scope_missing', PUBLISH, { ...post, token: operator }, 403],
+    ['scope_missing', `${PUBLISH}/batch`, { ...post, token: user }, 403],
+    ['token_in_query', PUBLISH, { ...post, url: `${PUBLISH}?access_token=x` }, 400],
+    ['token_in_query', '/health/live', { url: '/health/live?token=x' }, 400],
+    ['malformed_json', PUBLISH, { ...post, body: '{' }, 400],
+    ['validation_failed', PUBLISH, { ...post, body: { ...item, extra: 1 } }, 400],
+    ['validation_failed', `${PUBLISH}/batch`, { ...post, body: { notifications: [] } }, 400],
+    ['unsupported_media_type', PUBLISH, { ...post, headers: { 'content-type': 'text/plain' } }, 415],
+    ['body_too_large', PUBLISH, { ...post, body: { ...item, data: 'x'.repeat(9 * 1024 * 1024) } }, 413],
+    ['not_for_services', '/v1/stream', { token: publisher }, 403],
+    ['validation_failed', '/v1/stream', { token: user, url: '/v1/stream?from=nowhere' }, 400],
+    [
+      'position_unknown',
+      '/v1/acks',
+      { method: 'post', token: user, body: { upTo: '9007199254740991' } },
+      400,
+    ],
+    [
+      'device_unknown',
+      '/v1/acks',
+      { method: 'post', token: user, body: { upTo: '0', device: 'never-seen' } },
+      404,
+    ],
+    ['not_found', '/docs/assets/{name}', { url: '/docs/assets/none' }, 404],
+  ])('%s of %s', async (code, path, options, status) => {
+    expect(await call(path, options)).toMatchObject({ code, status });
+  });
+
+  test('idempotency_mismatch of a publish', async () => {
+    const headers = { 'idempotency-key': 'once' };
+    await call(PUBLISH, { ...post, headers });
+    const other = { ...item, data: 'other' };
+    expect(await call(PUBLISH, { ...post, headers, body: other })).toMatchObject({
+      code: 'idempotency_mismatch',
+      status: 422,
+    });
+  });
+});
+
+test('the events of a stream are as documented, each of them known', async () => {
+  const reader = userToken({ user: 'reader', topics: ['team:blue'] });
+  await publish(service.url, publisher, { ...item, to: { user: 'reader' }, ttlSeconds: 600 });
+  const stream = await StreamClient.open(service.url, reader);
+  await publish(service.url, publisher, { ...item, to: { topic: 'team:blue' }, data: null });
+  await publish(service.url, publisher, { ...item, to: { everyone: true }, data: [1, 'a', { b: null }] });
+  await stream.untilNotifications(3);
+  const closing = await StreamClient.open(service.url, userToken({ user: 'short', expiresInSeconds: 2 }));
+  await closing.untilEvent('bye');
+  const seen = new Set<string>();
+  for (const { event = 'message', data } of [...stream.events, ...closing.events]) {
+    const schema = new Map(Object.entries(streamEvents)).get(event);
+    if (schema === undefined) throw new Error(`the event ${event} is not documented`);
+    schema.parse(JSON.parse(data));
+    seen.add(event);
+  }
+  expect([...seen]).toEqual(expect.arrayContaining(['message', 'sync', 'caught-up', 'bye']));
+  await stream.cut();
+});

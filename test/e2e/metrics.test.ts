@@ -1,0 +1,63 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { startService, type Service } from '../support/app.ts';
+import { publish } from '../support/api.ts';
+import { serviceToken } from '../support/tokens.ts';
+
+describe('GET /metrics', () => {
+  let service: Service;
+  let other: Service;
+  beforeAll(async () => {
+    service = await startService();
+    other = await startService({}, { database: service.database });
+  });
+  afterAll(async () => {
+    await other.close();
+    await service.close();
+  });
+
+  const read = async ({ url }: Service) => (await fetch(`${url}/metrics`)).text();
+  const valueOf = (text: string, sample: string) =>
+    Number(
+      text
+        .split('\n')
+        .find((line) => line.startsWith(`${sample} `))
+        ?.slice(sample.length + 1),
+    );
+
+  test('answers in the text format of Prometheus, each metric with its meaning', async () => {
+    const response = await fetch(`${service.url}/metrics`);
+    expect(response.status).toBe(200);
+    expect(response.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
+    const text = await response.text();
+    const typed = [...text.matchAll(/^# TYPE (tidings_\w+) (?:counter|gauge|histogram)$/gm)].map(
+      ([, name]) => name,
+    );
+    expect(typed.length).toBeGreaterThan(25);
+    for (const name of typed) expect(text).toMatch(new RegExp(`^# HELP ${name} [A-Z].{10,}\\.$`, 'm'));
+    expect(text).toContain('nodejs_eventloop_lag_seconds');
+  });
+
+  test('counts what this node published, and not what another did', async () => {
+    const before = valueOf(await read(service), 'tidings_published_total');
+    const elsewhere = valueOf(await read(other), 'tidings_published_total');
+    const token = serviceToken();
+    await publish(service.url, token, { to: { users: ['u-1', 'u-2'] }, type: 'a', data: 1 });
+    await publish(service.url, token, { to: { everyone: true }, type: 'a', data: 1 });
+    expect(valueOf(await read(service), 'tidings_published_total')).toBe(before + 3);
+    expect(valueOf(await read(other), 'tidings_published_total')).toBe(elsewhere);
+    expect(valueOf(await read(service), 'tidings_publish_requests_total{result="stored"}')).toBe(2);
+  });
+
+  test('names routes by their pattern, and no tenant, user or path of a caller', async () => {
+    const token = serviceToken({ tenant: 'seen-tenant', client: 'seen-client' });
+    await publish(service.url, token, { to: { user: 'seen-user' }, type: 'seen-type', data: 'seen-data' });
+    await fetch(`${service.url}/seen-path?seen=query`);
+    await fetch(`${service.url}/docs/assets/seen-name`);
+    const text = await read(service);
+    expect(
+      valueOf(text, 'tidings_http_request_seconds_count{method="GET",route="unmatched",status="404"}'),
+    ).toBe(1);
+    expect(text).toContain('route="/docs/assets/:name"');
+    expect(text).not.toMatch(/seen/);
+  });
+});

@@ -1,0 +1,385 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { START } from '../../src/log/position.ts';
+import { arrival, ack, LedgerBench, type LedgerNode } from '../support/ledger.ts';
+
+let bench: LedgerBench;
+let node: LedgerNode;
+
+beforeAll(async () => {
+  bench = await LedgerBench.open();
+  node = bench.node();
+  await node.partitions.ensureCovering(START);
+});
+afterAll(async () => {
+  await bench.close();
+});
+
+describe('a device that connects for the first time', () => {
+  test('starts at the oldest kept', async () => {
+    const tenant = await bench.tenant({ head: 100, floor: 10 });
+    expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
+      { cursor: 10, head: 100, floor: 10, start: 10, outcome: 'undelivered' },
+    ]);
+    expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(10);
+  });
+
+  test('starts where the furthest acknowledgement of the user is, not where a cursor skipped to', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [
+      arrival({ device: 'phone' }),
+      arrival({ device: 'tablet' }),
+      arrival({ device: 'watch' }),
+    ]);
+    await node.acks.acknowledge(tenant, [
+      ack(40, { device: 'phone' }),
+      ack(60, { device: 'tablet' }),
+      ack(30, { device: 'tablet' }),
+    ]);
+    await node.arrivals.arrive(tenant, [arrival({ device: 'watch', from: 'latest' })]);
+    const [laptop] = await node.arrivals.arrive(tenant, [arrival({ device: 'laptop' })]);
+    expect(laptop).toMatchObject({ cursor: 60, start: 60, outcome: 'undelivered' });
+  });
+
+  test('learns nothing from another user, and nothing from the same user of another tenant', async () => {
+    const [tenant, other] = [await bench.tenant(), await bench.tenant()];
+    await node.arrivals.arrive(tenant, [arrival({ user: 'bob' })]);
+    await node.arrivals.arrive(other, [arrival()]);
+    await node.acks.acknowledge(tenant, [ack(50, { user: 'bob' })]);
+    await node.acks.acknowledge(other, [ack(70)]);
+    expect((await node.arrivals.arrive(tenant, [arrival({ device: 'laptop' })]))[0]).toMatchObject({
+      cursor: 0,
+    });
+    expect(await bench.cursor(other, 'alice', 'phone')).toBe(70);
+  });
+
+  test('confirms from where it would have started when it brings a position', async () => {
+    const tenant = await bench.tenant({ floor: 10 });
+    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 30 })]))[0]).toMatchObject({
+      cursor: 30,
+      start: 30,
+      outcome: 'exact',
+    });
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[10, 30]]);
+  });
+});
+
+describe('a resume', () => {
+  test('continues after the position and confirms up to it, with the topics of the token', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [arrival()]);
+    const [arrived] = await node.arrivals.arrive(tenant, [
+      arrival({ resume: 42, topics: ['news', 'a "b" {c}, \\d'] }),
+    ]);
+    expect(arrived).toEqual({ cursor: 42, head: 100, floor: 0, start: 42, outcome: 'exact' });
+    expect(
+      await bench.database.query(
+        'select from_position, to_position, by_resume, topics from acks where tenant_id = $1',
+        [tenant],
+      ),
+    ).toEqual([{ from_position: 0, to_position: 42, by_resume: true, topics: ['news', 'a "b" {c}, \\d'] }]);
+  });
+
+  test('behind the cursor continues there and moves nothing back', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [arrival({ resume: 50 })]);
+    const [arrived] = await node.arrivals.arrive(tenant, [arrival({ resume: 20 })]);
+    expect(arrived).toMatchObject({ cursor: 50, start: 20, outcome: 'exact' });
+    expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(50);
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[0, 50]]);
+  });
+
+  test('at the head is exact', async () => {
+    const tenant = await bench.tenant({ head: 100 });
+    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 100 })]))[0]).toMatchObject({
+      cursor: 100,
+      start: 100,
+      outcome: 'exact',
+    });
+  });
+
+  test.each(['undelivered', 'latest', 'earliest'] as const)('wins over from=%s', async (from) => {
+    const tenant = await bench.tenant();
+    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 42, from })]))[0]).toMatchObject({
+      cursor: 42,
+      start: 42,
+      outcome: 'exact',
+    });
+  });
+
+  test('at the floor is no gap, since what follows it is kept', async () => {
+    const tenant = await bench.tenant({ floor: 30 });
+    const [arrived] = await node.arrivals.arrive(tenant, [arrival({ resume: 30 })]);
+    expect(arrived).toEqual({ cursor: 30, head: 100, floor: 30, start: 30, outcome: 'exact' });
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
+  });
+
+  test('below the floor is a gap; it moves the cursor but never back, and confirms nothing that is kept', async () => {
+    const tenant = await bench.tenant({ floor: 30 });
+    await bench.setCursor(tenant, 'alice', 'phone', 10);
+    expect(await node.arrivals.arrive(tenant, [arrival({ resume: 29 })])).toEqual([
+      { cursor: 29, head: 100, floor: 30, start: 30, outcome: 'gap', requested: 29 },
+    ]);
+    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 20 })]))[0]).toMatchObject({
+      cursor: 29,
+      start: 30,
+      outcome: 'gap',
+      requested: 20,
+    });
+    expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(29);
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
+  });
+});
+
+describe('a position that cannot be', () => {
+  test.each([
+    ['ahead of the head', { resume: 101 }],
+    ['malformed', { malformed: true }],
+  ])('%s is treated as absent and confirms nothing', async (_, position) => {
+    const tenant = await bench.tenant({ floor: 5 });
+    await bench.setCursor(tenant, 'alice', 'phone', 20);
+    const arrive = async (from: 'undelivered' | 'earliest' | 'latest') =>
+      (await node.arrivals.arrive(tenant, [arrival({ ...position, from })]))[0];
+    expect(await arrive('undelivered')).toEqual({
+      cursor: 20,
+      head: 100,
+      floor: 5,
+      start: 20,
+      outcome: 'reset',
+    });
+    expect(await arrive('earliest')).toEqual({ cursor: 20, head: 100, floor: 5, start: 5, outcome: 'reset' });
+    expect(await arrive('latest')).toEqual({
+      cursor: 100,
+      head: 100,
+      floor: 5,
+      start: 100,
+      outcome: 'reset',
+    });
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
+  });
+
+  test('says also what is missing when the cursor is below the floor', async () => {
+    const tenant = await bench.tenant({ floor: 30 });
+    await bench.setCursor(tenant, 'alice', 'phone', 20);
+    expect((await node.arrivals.arrive(tenant, [arrival({ malformed: true })]))[0]).toMatchObject({
+      start: 30,
+      outcome: 'reset',
+      requested: 20,
+    });
+  });
+});
+
+describe('a stream without a position', () => {
+  test('from=undelivered starts at the cursor', async () => {
+    const tenant = await bench.tenant({ floor: 20 });
+    await bench.setCursor(tenant, 'alice', 'phone', 20);
+    expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
+      { cursor: 20, head: 100, floor: 20, start: 20, outcome: 'undelivered' },
+    ]);
+  });
+
+  test('from=undelivered is a gap when retention overtook the cursor', async () => {
+    const tenant = await bench.tenant({ floor: 21 });
+    await bench.setCursor(tenant, 'alice', 'phone', 20);
+    expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
+      { cursor: 20, head: 100, floor: 21, start: 21, outcome: 'gap', requested: 20 },
+    ]);
+  });
+
+  test('from=latest moves the cursor to the head, and what it skipped is never confirmed', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [arrival({ resume: 10 })]);
+    expect(await node.arrivals.arrive(tenant, [arrival({ from: 'latest' })])).toEqual([
+      { cursor: 100, head: 100, floor: 0, start: 100, outcome: 'latest' },
+    ]);
+    await bench.setStream(tenant, { head: 200 });
+    await node.acks.acknowledge(tenant, [ack(90), ack(150)]);
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([
+      [0, 10],
+      [100, 150],
+    ]);
+  });
+
+  test('from=earliest starts at the oldest kept and leaves the cursor alone', async () => {
+    const tenant = await bench.tenant({ floor: 10 });
+    await bench.setCursor(tenant, 'alice', 'phone', 50);
+    expect(await node.arrivals.arrive(tenant, [arrival({ from: 'earliest' })])).toEqual([
+      { cursor: 50, head: 100, floor: 10, start: 10, outcome: 'earliest' },
+    ]);
+  });
+});
+
+test('every connect stores the topics of its token and when the device was seen', async () => {
+  const tenant = await bench.tenant();
+  await node.arrivals.arrive(tenant, [arrival({ topics: ['a'] })]);
+  await bench.database.query(`update devices set last_seen_at = '2020-01-01' where tenant_id = $1`, [tenant]);
+  await node.arrivals.arrive(tenant, [arrival({ topics: ['b', 'ü'] })]);
+  expect(
+    await bench.database.query(
+      `select topics, now() - last_seen_at < '1 minute' as recent from devices where tenant_id = $1`,
+      [tenant],
+    ),
+  ).toEqual([{ topics: ['b', 'ü'], recent: true }]);
+});
+
+test('a tenant without a stream row is an error and not an empty answer', async () => {
+  const tenant = await bench.tenant();
+  await bench.database.query('delete from streams where tenant_id = $1', [tenant]);
+  await expect(node.arrivals.arrive(tenant, [arrival()])).rejects.toThrow(
+    `no stream row for tenant ${tenant}`,
+  );
+  expect(await node.arrivals.arrive(tenant, [])).toEqual([]);
+});
+
+describe('many that arrive together', () => {
+  test('are one statement, known and new, and answered in their order', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [
+      arrival({ user: 'u-3', resume: 33 }),
+      arrival({ user: 'u-1', resume: 11 }),
+    ]);
+    const before = node.pool.ran.length;
+    const arrived = await node.arrivals.arrive(
+      tenant,
+      ['u-4', 'u-3', 'u-2', 'u-1'].map((user) => arrival({ user })),
+    );
+    expect(node.pool.ran.length - before).toBe(1);
+    expect(arrived.map(({ start }) => start)).toEqual([0, 33, 0, 11]);
+  });
+
+  test('as tabs of one device walk on from one another and confirm nothing twice', async () => {
+    const tenant = await bench.tenant();
+    for (const device of ['known', 'new']) {
+      if (device === 'known') await node.arrivals.arrive(tenant, [arrival({ device })]);
+      const before = node.pool.ran.length;
+      const arrived = await node.arrivals.arrive(tenant, [
+        arrival({ device, resume: 20, topics: ['first'] }),
+        arrival({ device, resume: 10 }),
+        arrival({ device }),
+        arrival({ device, resume: 50 }),
+        arrival({ device, resume: 40, topics: ['last'] }),
+      ]);
+      expect(node.pool.ran.length - before).toBe(1);
+      expect(arrived.map(({ start, cursor }) => [start, cursor])).toEqual([
+        [20, 20],
+        [10, 20],
+        [20, 20],
+        [50, 50],
+        [40, 50],
+      ]);
+      expect(await bench.confirmed(tenant, 'alice', device)).toEqual([
+        [0, 20],
+        [20, 50],
+      ]);
+      expect(await bench.cursor(tenant, 'alice', device)).toBe(50);
+      await bench.database.query('delete from acks where tenant_id = $1', [tenant]);
+    }
+    expect(await bench.database.query('select topics from devices where tenant_id = $1', [tenant])).toEqual([
+      { topics: ['last'] },
+      { topics: ['last'] },
+    ]);
+  });
+
+  test('on two nodes, in opposite orders, half of them new: nobody deadlocks and everybody is answered', async () => {
+    const other = bench.node();
+    const tenant = await bench.tenant();
+    for (let round = 0; round < 5; round += 1) {
+      const crowd = Array.from({ length: 100 * (round + 1) }, (_, n) =>
+        arrival({ user: `u-${n}`, resume: round * 10 + 1 + (n % 7) }),
+      );
+      const [left, right] = await Promise.all([
+        node.arrivals.arrive(tenant, crowd),
+        other.arrivals.arrive(tenant, crowd.toReversed()),
+      ]);
+      expect([...left, ...right].filter(({ outcome }) => outcome !== 'exact')).toEqual([]);
+      expect([left.length, right.length]).toEqual([crowd.length, crowd.length]);
+    }
+    const overlapping = await bench.database.query(
+      `select 1 from acks a join acks b on b.tenant_id = a.tenant_id and b.user_id = a.user_id and b.device_id = a.device_id
+       and b.to_position > a.to_position and b.from_position < a.to_position where a.tenant_id = $1`,
+      [tenant],
+    );
+    expect(overlapping).toEqual([]);
+  });
+});
+
+describe('crowds of the same devices on two nodes, in opposite orders', () => {
+  const crowd = ['a', 'b', 'c'].map((user) => arrival({ user, resume: 30 }));
+
+  test.each([
+    ['known', `select from devices where tenant_id = $1 and user_id = 'b' for update`],
+    ['new', `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, 'b', 'phone', 0)`],
+  ])('that are %s wait for one another and do not deadlock', async (kind, holding) => {
+    const tenant = await bench.tenant();
+    if (kind === 'known')
+      await node.arrivals.arrive(
+        tenant,
+        crowd.map((one) => ({ ...one, resume: undefined })),
+      );
+    // Both stop half-way. Had one of them begun at the other end, each would then hold what the other needs next.
+    const held = await bench.hold(holding, [tenant]);
+    const arriving = [
+      node.arrivals.arrive(tenant, crowd),
+      bench.node().arrivals.arrive(tenant, crowd.toReversed()),
+    ];
+    await held.waiting(2);
+    await held.commit();
+    for (const arrived of await Promise.all(arriving))
+      expect(arrived.map(({ cursor }) => cursor)).toEqual([30, 30, 30]);
+  });
+});
+
+describe('a twin on another node', () => {
+  test('that creates the device at the same moment is waited for, and its cursor counts', async () => {
+    const tenant = await bench.tenant();
+    const before = node.pool.ran.length;
+    const arrived = await bench.whileHolding(
+      `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, 'alice', 'phone', 50)`,
+      [tenant],
+      () => node.arrivals.arrive(tenant, [arrival({ user: 'aaron', resume: 70 }), arrival({ resume: 70 })]),
+    );
+    expect(arrived).toMatchObject([
+      { cursor: 70, outcome: 'exact' },
+      { cursor: 70, outcome: 'exact' },
+    ]);
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[50, 70]]);
+    expect(await bench.confirmed(tenant, 'aaron', 'phone')).toEqual([[0, 70]]);
+    expect(node.pool.ran.length - before).toBe(2);
+  });
+
+  test('that moves the cursor at the same moment is waited for, and no interval overlaps its own', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [arrival()]);
+    const [arrived] = await bench.whileHolding(
+      `with moved as (update devices set cursor = 60 where tenant_id = $1)
+       insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume) values ($1, 'alice', 'phone', 0, 60, 0, false)`,
+      [tenant],
+      () => node.arrivals.arrive(tenant, [arrival({ resume: 80 })]),
+    );
+    expect(arrived).toMatchObject({ cursor: 80, start: 80 });
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([
+      [0, 60],
+      [60, 80],
+    ]);
+  });
+
+  test('that moves the cursor past the head we know does not make the head smaller than the start', async () => {
+    const tenant = await bench.tenant({ head: 100 });
+    await node.arrivals.arrive(tenant, [arrival()]);
+    const [arrived] = await bench.whileHolding(
+      `with published as (update streams set head = 150 where tenant_id = $1) update devices set cursor = 140 where tenant_id = $1`,
+      [tenant],
+      () => node.arrivals.arrive(tenant, [arrival()]),
+    );
+    expect(arrived).toEqual({ cursor: 140, head: 140, floor: 0, start: 140, outcome: 'undelivered' });
+  });
+
+  test('that deletes an idle device at the same moment leaves a device that begins anew', async () => {
+    const tenant = await bench.tenant({ floor: 30 });
+    await bench.setCursor(tenant, 'alice', 'phone', 10);
+    const [arrived] = await bench.whileHolding(`delete from devices where tenant_id = $1`, [tenant], () =>
+      node.arrivals.arrive(tenant, [arrival()]),
+    );
+    expect(arrived).toMatchObject({ cursor: 30, start: 30, outcome: 'undelivered' });
+    expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
+  });
+});

@@ -1,0 +1,243 @@
+import { createPublicKey } from 'node:crypto';
+import type { RequestListener } from 'node:http';
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { KEY_SET_TIMING, RemoteKeys } from '../../src/auth/signing-keys.ts';
+import { eventually } from '../support/eventually.ts';
+import { startGuarded, type GuardedApp } from '../support/guarded-app.ts';
+import { issue, issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';
+import { sign } from '../support/tokens.ts';
+
+let rsa: IssuerKey;
+let rsaOther: IssuerKey;
+let elliptic: IssuerKey;
+let pss: IssuerKey;
+let server: KeyServer;
+
+beforeAll(async () => {
+  [rsa, rsaOther, elliptic, pss] = await Promise.all([
+    issuerKey('RS256', 'rsa'),
+    issuerKey('RS256', 'rsa-other'),
+    issuerKey('ES256', 'elliptic'),
+    issuerKey('PS256', 'pss'),
+  ]);
+});
+beforeEach(async () => {
+  server = await startKeyServer([rsa.jwk, elliptic.jwk, pss.jwk]);
+});
+afterEach(async () => {
+  await server.close();
+});
+
+const silent: RequestListener = () => undefined;
+const answering =
+  (status: number, body = '', headers: Record<string, string> = {}): RequestListener =>
+  (_, response) =>
+    response.writeHead(status, headers).end(body);
+
+describe('an application with JWKS_URL', () => {
+  let service: GuardedApp;
+  beforeEach(async () => {
+    service = await startGuarded({ JWKS_URL: server.url, JWKS_ALGORITHMS: 'RS256,ES256,PS256' });
+  });
+  afterEach(async () => {
+    await service.close();
+  });
+
+  async function call(token: string, { url } = service) {
+    const response = await fetch(`${url}/stream`, { headers: { authorization: `Bearer ${token}` } });
+    const body: Record<string, unknown> = JSON.parse(await response.text());
+    return {
+      status: response.status,
+      code: body['code'],
+      detail: body['detail'],
+      headers: response.headers,
+      body,
+    };
+  }
+
+  test('accepts the keys of its issuer, and asks for them once', async () => {
+    for (const key of [rsa, elliptic, pss]) {
+      const { status, body } = await call(await issue(key));
+      expect({ status, body }).toMatchObject({ status: 200, body: { tenant: 'acme', subject: 'alice' } });
+    }
+    expect(server.asked).toEqual(['/keys']);
+  });
+
+  test('asks nobody before the first token, and nobody for a token whose algorithm is not accepted', async () => {
+    const narrow = await startGuarded({ JWKS_URL: server.url });
+    try {
+      expect(server.asked).toEqual([]);
+      expect(await call(await issue(elliptic), narrow)).toMatchObject({ status: 401, code: 'token_invalid' });
+      expect(server.asked).toEqual([]);
+      expect(await call(await issue(rsa), narrow)).toMatchObject({ status: 200 });
+    } finally {
+      await narrow.close();
+    }
+  });
+
+  test('is not led to take a public key for a shared secret', async () => {
+    const publicKey = createPublicKey({ key: { ...rsa.jwk }, format: 'jwk' });
+    const pems = (['spki', 'pkcs1'] as const).map((type) =>
+      publicKey.export({ type, format: 'pem' }).toString(),
+    );
+    const payload = JSON.parse(Buffer.from((await issue(rsa)).split('.')[1] ?? '', 'base64url').toString());
+    for (const secret of [
+      ...pems,
+      ...pems.map((pem) => pem.trim()),
+      JSON.stringify(rsa.jwk),
+      rsa.jwk.n ?? '',
+    ]) {
+      const answer = await call(sign(payload, { alg: 'HS256', kid: 'rsa' }, secret));
+      expect(answer).toMatchObject({
+        status: 401,
+        code: 'token_invalid',
+        detail: expect.stringContaining('`alg`'),
+      });
+    }
+    const unsigned = sign(payload, { alg: 'none', kid: 'rsa' }, '');
+    expect(await call(unsigned)).toMatchObject({ status: 401, detail: expect.stringContaining('`alg`') });
+  });
+
+  test.each<[string, () => Promise<string>, string]>([
+    ['of a key that the issuer does not have', () => issue(rsaOther), '`kid`'],
+    ['that claims the name of another key', () => issue(rsaOther, 'rsa'), 'signature'],
+    ['that claims a key of another kind', () => issue(elliptic, 'rsa'), '`kid`'],
+    ['that takes the key for another algorithm', () => issue(pss, 'rsa'), '`kid`'],
+  ])('refuses a token %s', async (_, make, check) => {
+    expect(await call(await make())).toMatchObject({
+      status: 401,
+      code: 'token_invalid',
+      detail: expect.stringContaining(check),
+    });
+  });
+
+  test('needs no `kid` where only one key fits, and needs it where several do', async () => {
+    const token = await issue(rsa, null);
+    expect(await call(token)).toMatchObject({ status: 200 });
+    server.keys = [rsa.jwk, rsaOther.jwk];
+    const second = await startGuarded({ JWKS_URL: server.url });
+    try {
+      expect(await call(token, second)).toMatchObject({
+        status: 401,
+        detail: expect.stringContaining('several keys'),
+      });
+    } finally {
+      await second.close();
+    }
+  });
+
+  test('does not take a key that is there to encrypt', async () => {
+    server.keys = [{ ...rsa.jwk, use: 'enc' }];
+    expect(await call(await issue(rsa))).toMatchObject({ status: 401 });
+  });
+
+  test.each<[string, RequestListener]>([
+    ['is broken', answering(500)],
+    ['knows no such page', answering(404)],
+    ['sends elsewhere', answering(302, '', { location: '/elsewhere' })],
+    ['answers with something else', answering(200, '<html>')],
+    ['answers with JSON of another kind', answering(200, '{"error":"later"}')],
+    ['answers without end', answering(200, JSON.stringify({ keys: [], padding: 'x'.repeat(300 * 1024) }))],
+    ['hangs up', (request) => request.socket.destroy()],
+    ['publishes a key that is none', answering(200, '{"keys":[{"kty":"RSA","kid":"rsa","alg":"RS256"}]}')],
+  ])('says that it passes, and not that the token is wrong, when the key server %s', async (_, fault) => {
+    server.fault = fault;
+    const answer = await call(await issue(rsa));
+    expect(answer).toMatchObject({ status: 503, code: 'keys_unavailable' });
+    expect(answer.headers.get('retry-after')).toMatch(/^[1-9]\d*$/);
+    expect(answer.headers.get('www-authenticate')).toBeNull();
+    expect(server.asked).not.toContain('/elsewhere');
+  });
+
+  test('works again soon after the key server does', async () => {
+    server.fault = answering(500);
+    const token = await issue(rsa);
+    expect(await call(token)).toMatchObject({ status: 503 });
+    server.fault = undefined;
+    await eventually(async () => expect(await call(token)).toMatchObject({ status: 200 }));
+  });
+});
+
+describe('the keys of an issuer', () => {
+  const keysOf = (timing: Partial<typeof KEY_SET_TIMING> = {}, warn?: (message: string) => void) =>
+    new RemoteKeys(server.url, ['RS256', 'ES256'], { ...KEY_SET_TIMING, ...timing }, warn);
+  const header = ({ alg, kid }: IssuerKey) => ({ alg, kid });
+
+  test('are asked for once by a crowd', async () => {
+    const keys = keysOf();
+    await Promise.all(Array.from({ length: 50 }, () => keys.keyFor(header(rsa))));
+    expect(server.asked).toHaveLength(1);
+    expect(await keys.keyFor(header(rsa))).toBe(await keys.keyFor(header(rsa)));
+  });
+
+  test('are fetched anew for a key that was added', async () => {
+    const keys = keysOf({ cooldown: 0 });
+    await keys.keyFor(header(rsa));
+    server.keys = [rsa.jwk, rsaOther.jwk];
+    expect((await keys.keyFor(header(rsaOther))).type).toBe('public');
+    expect(server.asked).toHaveLength(2);
+  });
+
+  test('are not fetched anew each time that someone makes up a name', async () => {
+    const keys = keysOf();
+    await keys.keyFor(header(rsa));
+    for (const kid of ['a', 'b', 'c']) {
+      await expect(keys.keyFor({ alg: 'RS256', kid })).rejects.toMatchObject({ code: 'token_invalid' });
+    }
+    expect(server.asked).toHaveLength(1);
+  });
+
+  test('lose a key that was withdrawn at the next refresh, for which nobody waits', async () => {
+    const keys = keysOf({ refreshAfter: 0 });
+    await keys.keyFor(header(rsa));
+    server.keys = [elliptic.jwk];
+    await keys.keyFor(header(rsa));
+    await eventually(() => expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ code: 'token_invalid' }));
+  });
+
+  test('serve on while the key server is away, and the operator hears of it', async () => {
+    const warnings: string[] = [];
+    const keys = keysOf({ refreshAfter: 0, rest: 0 }, (message) => warnings.push(message));
+    await keys.keyFor(header(rsa));
+    server.fault = answering(500);
+    expect((await keys.keyFor(header(rsa))).type).toBe('public');
+    await eventually(() => expect(warnings.join()).toContain('answered 500'));
+    expect((await keys.keyFor(header(rsa))).type).toBe('public');
+  });
+
+  test('do not serve for ever', async () => {
+    const keys = keysOf({ maxAge: 0 });
+    await keys.keyFor(header(rsa));
+    server.fault = answering(500);
+    await expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ code: 'keys_unavailable' });
+  });
+
+  test.each<[string, RequestListener]>([
+    ['fails', answering(500)],
+    ['answers with something else', answering(200, '{"error":"later"}')],
+  ])('leave a key server that %s alone for a while', async (_, fault) => {
+    server.fault = fault;
+    const keys = keysOf({ rest: 60_000 });
+    for (let i = 0; i < 3; i++) {
+      await expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ code: 'keys_unavailable' });
+    }
+    expect(server.asked).toHaveLength(1);
+  });
+
+  test.each<[string, RequestListener]>([
+    ['no word', silent],
+    ['half an answer', (_, response) => response.writeHead(200).write('{"keys":[')],
+  ])('are not waited for longer than agreed when %s comes', async (_, fault) => {
+    server.fault = fault;
+    const started = performance.now();
+    await expect(keysOf({ timeout: 100 }).keyFor(header(rsa))).rejects.toMatchObject({
+      code: 'keys_unavailable',
+    });
+    expect(performance.now() - started).toBeLessThan(2_000);
+  });
+
+  test('are unavailable when nobody listens', async () => {
+    await server.close();
+    await expect(keysOf().keyFor(header(rsa))).rejects.toMatchObject({ code: 'keys_unavailable' });
+  });
+});

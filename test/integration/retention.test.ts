@@ -1,0 +1,240 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { LOCK_TIMEOUT_MS } from '../../src/database/maintenance-pool.ts';
+import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partition-range.ts';
+import { asPosition } from '../../src/log/position.ts';
+import { daysAgo, OldLog } from '../support/maintenance.ts';
+
+let log: OldLog;
+beforeEach(async () => {
+  log = await OldLog.open();
+});
+afterEach(async () => {
+  await log.close();
+});
+
+const named = (days: number, table: 'notifications' | 'sends' | 'acks' = 'notifications') => partitionName(table, rangeCovering(daysAgo(days), 24));
+
+async function partitionsFor(...days: number[]): Promise<void> {
+  const { partitions } = log.node();
+  for (const day of days) await partitions.ensureCovering(daysAgo(day));
+}
+
+describe('the floor', () => {
+  test('is the newest notification that its tenant lost, by its own kept days, and stays where nothing is lost', async () => {
+    const ages = [70, 50, 40, 35, 30.01, 29.99, 20, 5];
+    const positions = new Map(ages.map((days) => [days, daysAgo(days)]));
+    await partitionsFor(...ages);
+    await log.tenant('default');
+    await log.tenant('short', { keptDays: 10 });
+    await log.tenant('long', { keptDays: 60 });
+    await log.tenant('recent');
+    for (const position of positions.values()) {
+      for (const tenant of ['default', 'short', 'long']) await log.notification(tenant, position);
+    }
+    await log.notification('recent', daysAgo(29.99));
+
+    expect(await log.node().maintenance.runOnce()).toMatchObject({ floorsRaised: 3, failed: [] });
+    expect(await log.floor('default')).toBe(positions.get(30.01));
+    expect(await log.floor('short')).toBe(positions.get(20));
+    expect(await log.floor('long')).toBe(positions.get(70));
+    expect(await log.floor('recent')).toBe(0);
+    // Nothing that the tenant that keeps longest may still read is gone.
+    expect(await log.database.query(`select from notifications where tenant_id = 'long'`)).toHaveLength(ages.length - 1);
+  });
+
+  test('is not lowered when a tenant keeps longer from now on, and a second round finds nothing to do', async () => {
+    await partitionsFor(40, 35);
+    await log.tenant('acme');
+    const lost = daysAgo(35);
+    await log.notification('acme', daysAgo(40));
+    await log.notification('acme', lost);
+    const { maintenance } = log.node();
+    expect(await maintenance.runOnce()).toMatchObject({ worked: true, floorsRaised: 1, failed: [] });
+    await log.database.query('update tenants set kept_days = 38');
+    expect(await maintenance.runOnce()).toMatchObject({ worked: true, floorsRaised: 0, failed: [] });
+    expect(await log.floor('acme')).toBe(lost);
+  });
+
+  test('rises for every tenant, also when there are more than one statement takes', async () => {
+    await partitionsFor(40);
+    const position = daysAgo(40);
+    await log.database.query(
+      `with t as (insert into streams (tenant_id, head) select 't' || n, $1 from generate_series(1, 1203) n returning tenant_id)
+       insert into notifications (tenant_id, position, id, type, data, size, publisher)
+       select tenant_id, $1, gen_random_uuid(), 'x', '1', 1, 'p' from t`,
+      [position],
+    );
+    expect(await log.node().maintenance.runOnce()).toMatchObject({ floorsRaised: 1203, failed: [] });
+    expect(await log.database.query('select from streams where floor <> $1', [position])).toEqual([]);
+    expect(await log.partitionsOf('notifications')).not.toContain(named(40));
+  });
+
+  test('of a busy stream is waited for without holding up any other, and its partition stays until it has risen', async () => {
+    await partitionsFor(40);
+    for (const tenant of ['a', 'b', 'c']) {
+      await log.tenant(tenant);
+      await log.notification(tenant, daysAgo(40));
+    }
+    const publisher = await log.client();
+    await publisher.query('begin');
+    await publisher.query(`select from streams where tenant_id = 'b' for update`);
+    const { maintenance } = log.node();
+    const round = maintenance.runOnce();
+    await log.waiting('streams s set floor');
+    await log.database.query(`set lock_timeout = 100; update streams set head = head + 1 where tenant_id in ('a', 'c')`);
+    expect(await round).toMatchObject({ floorsRaised: 2, failed: ['floor', 'drop'] });
+    expect(await log.partitionsOf('notifications')).toContain(named(40));
+
+    await publisher.query('rollback');
+    expect(await maintenance.runOnce()).toMatchObject({ floorsRaised: 1, failed: [] });
+    expect(await log.partitionsOf('notifications')).not.toContain(named(40));
+  });
+});
+
+describe('partitions below every retention', () => {
+  test('go, of all three tables, and those that hold anything younger stay', async () => {
+    await partitionsFor(40, 31.5, 30, 29, 0);
+    expect(await log.node({ PARTITIONS_AHEAD: '1' }).maintenance.runOnce()).toMatchObject({ partitionsDropped: 6, failed: [] });
+    for (const table of PARTITIONED) {
+      expect(await log.partitionsOf(table)).toEqual([30, 29, 0, -1].map((days) => named(days, table)));
+      expect(await log.hasTable(named(40, table))).toBe(false);
+    }
+  });
+
+  test('stay as long as one tenant keeps them', async () => {
+    await partitionsFor(40, 70);
+    await log.tenant('long', { keptDays: 60 });
+    await log.tenant('default');
+    await log.notification('long', daysAgo(40));
+    await log.notification('default', daysAgo(40));
+    await log.node().maintenance.runOnce();
+    expect(await log.partitionsOf('notifications')).toContain(named(40));
+    expect(await log.partitionsOf('notifications')).not.toContain(named(70));
+    expect(await log.floor('long')).toBe(0);
+    expect(await log.floor('default')).toBeGreaterThan(0);
+  });
+
+  test('stay when all tenants keep shorter than the setting', async () => {
+    await partitionsFor(20);
+    await log.tenant('short', { keptDays: 5 });
+    await log.node().maintenance.runOnce();
+    expect(await log.partitionsOf('notifications')).toContain(named(20));
+  });
+});
+
+describe('what an earlier round left', () => {
+  test('a detach that was interrupted is finalized, and the partition dropped', async () => {
+    await partitionsFor(40, 41);
+    await log.tenant('acme');
+    const [reader, worker] = [await log.client(), await log.client()];
+    await reader.query('begin isolation level repeatable read');
+    await reader.query('select count(*) from notifications');
+    const detach = worker.query(`alter table notifications detach partition ${named(40)} concurrently`);
+    const interrupted = expect(detach).rejects.toThrow(/cancel/);
+    await log.database.query('select pg_cancel_backend($1)', [await log.waiting('detach partition')]);
+    await interrupted;
+    await reader.query('rollback');
+    expect(await log.database.query('select from pg_inherits where inhdetachpending')).toHaveLength(1);
+
+    expect(await log.node().maintenance.runOnce()).toMatchObject({ partitionsDropped: 6, failed: [] });
+    expect(await log.hasTable(named(40))).toBe(false);
+    expect(await log.hasTable(named(41))).toBe(false);
+  });
+
+  test('a partition that is half detached and that somebody keeps is left alone', async () => {
+    await partitionsFor(10);
+    const [reader, worker] = [await log.client(), await log.client()];
+    await reader.query('begin isolation level repeatable read');
+    await reader.query('select count(*) from notifications');
+    const detach = worker.query(`alter table notifications detach partition ${named(10)} concurrently`);
+    const interrupted = expect(detach).rejects.toThrow(/cancel/);
+    await log.database.query('select pg_cancel_backend($1)', [await log.waiting('detach partition')]);
+    await interrupted;
+    await reader.query('rollback');
+    expect(await log.node().maintenance.runOnce()).toMatchObject({ partitionsDropped: 0, failed: [] });
+    expect(await log.hasTable(named(10))).toBe(true);
+  });
+
+  test('a partition that was detached and not dropped is dropped; one that an operator detached stays', async () => {
+    await partitionsFor(40, 45);
+    const { maintenance } = log.node();
+    await log.database.query(`alter table acks detach partition ${named(45, 'acks')}`);
+    await log.database.query(`alter table notifications detach partition ${named(40)}`);
+    await log.database.query(`comment on table ${named(40)} is 'below the retention of every tenant: is being dropped'`);
+    expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 5, failed: [] });
+    expect(await log.hasTable(named(40))).toBe(false);
+    expect(await log.hasTable(named(45, 'acks'))).toBe(true);
+  });
+});
+
+describe('beside traffic', () => {
+  test('publishes go on while retention waits for a reader that stays open, and the next round finishes', async () => {
+    await partitionsFor(40, 0);
+    await log.tenant('acme');
+    const reader = await log.client();
+    await reader.query('begin isolation level repeatable read');
+    await reader.query('select count(*) from notifications');
+    const { maintenance, metrics } = log.node();
+    let round = true;
+    const done = maintenance.runOnce().finally(() => {
+      round = false;
+    });
+    let slowest = 0;
+    let published = 0;
+    for (let position = daysAgo(0); round; position = asPosition(position + 1)) {
+      const started = performance.now();
+      await log.notification('acme', position);
+      slowest = Math.max(slowest, performance.now() - started);
+      published += 1;
+    }
+    expect(await done).toMatchObject({ worked: true, failed: ['drop'] });
+    expect(published).toBeGreaterThan(10);
+    expect(slowest).toBeLessThan(LOCK_TIMEOUT_MS / 2);
+    expect(await metrics.registry.getSingleMetricAsString('tidings_maintenance_failures_total')).toContain('step="drop"} 1');
+
+    await reader.query('rollback');
+    expect(await maintenance.runOnce()).toMatchObject({ failed: [] });
+    expect(await log.hasTable(named(40))).toBe(false);
+    expect(await log.database.query('select count(*) as n from notifications')).toEqual([{ n: published }]);
+  });
+
+  test('a round is skipped while another node is at it, and its gauges are set all the same', async () => {
+    const other = await log.client();
+    await other.query('select pg_advisory_lock(7469003)');
+    await partitionsFor(0, -1, -2, 40);
+    await log.database.query(`insert into streams (tenant_id, head) values ('acme', $1)`, [daysAgo(-1)]);
+    const { maintenance, metrics } = log.node();
+    expect(await maintenance.runOnce()).toMatchObject({ worked: false, partitionsDropped: 0, failed: [] });
+    expect(await log.partitionsOf('notifications')).toContain(named(40));
+    const value = async (name: string) => Number((await metrics.registry.getSingleMetricAsString(name)).split(' ').at(-1));
+    expect(await value('tidings_partitions_ahead')).toBe(1);
+    expect(await value('tidings_head_ahead_of_clock_seconds')).toBeGreaterThan(86_000);
+    await other.query('select pg_advisory_unlock(7469003)');
+    expect(await maintenance.runOnce()).toMatchObject({ worked: true, partitionsDropped: 3 });
+  });
+
+  test('the age of the oldest snapshot is seen', async () => {
+    const reader = await log.client();
+    await reader.query('begin isolation level repeatable read');
+    await reader.query('select 1');
+    await reader.query('select pg_sleep(0.3)');
+    const { maintenance, metrics } = log.node();
+    await maintenance.runOnce();
+    const { values } = await metrics.oldestSnapshot.get();
+    expect(values[0]?.value).toBeGreaterThan(0.3);
+  });
+
+  test('a shutdown breaks off a round that waits, and counts no failure', async () => {
+    await partitionsFor(40);
+    const reader = await log.client();
+    await reader.query('begin isolation level repeatable read');
+    await reader.query('select count(*) from notifications');
+    const { maintenance } = log.node();
+    const round = maintenance.runOnce();
+    await log.waiting('detach partition');
+    const started = performance.now();
+    await maintenance.onModuleDestroy();
+    expect(performance.now() - started).toBeLessThan(500);
+    expect(await round).toMatchObject({ worked: true, failed: [] });
+  });
+});

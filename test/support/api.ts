@@ -1,0 +1,57 @@
+/** One answer of the service: its status, headers and body. */
+export interface Answer<Body = Record<string, unknown>> {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: Body;
+}
+
+export interface StoredAnswer {
+  readonly id: string;
+  readonly position: string;
+  readonly createdAt: string;
+}
+
+async function answerOf<Body>(response: Response): Promise<Answer<Body>> {
+  const text = await response.text();
+  return {
+    status: response.status,
+    headers: response.headers,
+    body: (text === '' ? {} : JSON.parse(text)) as Body,
+  };
+}
+
+/** POSTs JSON: a value, or text that goes out as it is. */
+export async function post<Body = Record<string, unknown>>(
+  url: string,
+  token: string,
+  body: unknown,
+  headers: Record<string, string> = {},
+): Promise<Answer<Body>> {
+  const response = await fetch(url, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
+    body: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body),
+  });
+  return await answerOf<Body>(response);
+}
+
+export async function get<Body = Record<string, unknown>>(
+  url: string,
+  token: string,
+  headers: Record<string, string> = {},
+): Promise<Answer<Body>> {
+  return await answerOf<Body>(
+    await fetch(url, { headers: { authorization: `Bearer ${token}`, ...headers } }),
+  );
+}
+
+/** Publishes one notification and expects it to be stored. */
+export async function publish(
+  url: string,
+  token: string,
+  notification: Record<string, unknown>,
+): Promise<StoredAnswer> {
+  const { status, body } = await post<StoredAnswer>(`${url}/v1/notifications`, token, notification);
+  if (status !== 201) throw new Error(`publish was answered ${status}: ${JSON.stringify(body)}`);
+  return body;
+}

@@ -1,0 +1,48 @@
+import type { AddressInfo } from 'node:net';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { DestinationStream } from 'pino';
+import { createApp } from '../../src/app.ts';
+import { readConfig, type Config } from '../../src/config.ts';
+import { createDatabase, type TestDatabase } from './database.ts';
+import { TEST_SECRET } from './tokens.ts';
+
+export interface Service {
+  readonly url: string;
+  readonly config: Config;
+  readonly app: NestFastifyApplication;
+  readonly database: TestDatabase;
+  /** Stops the service; drops the database if it was made here. */
+  close(): Promise<void>;
+}
+
+interface Options {
+  /** A database to use instead of a new one; it is not dropped. */
+  database?: TestDatabase;
+  /** Where log lines go. */
+  logs?: DestinationStream;
+}
+
+/** Starts the whole service in this process, on a free port, with a database of its own. */
+export async function startService(
+  settings: Record<string, string> = {},
+  options: Options = {},
+): Promise<Service> {
+  const database = options.database ?? (await createDatabase());
+  const config = readConfig({
+    HOST: '127.0.0.1',
+    PORT: '0',
+    LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
+    DATABASE_URL: database.url,
+    ...('JWKS_URL' in settings ? {} : { JWT_SECRET: TEST_SECRET }),
+    SHUTDOWN_SPREAD_SECONDS: '1',
+    ...settings,
+  });
+  const app = await createApp(config, options.logs);
+  await app.listen(config.PORT, '127.0.0.1');
+  const { port } = app.getHttpServer().address() as AddressInfo;
+  const close = async () => {
+    await app.close();
+    if (options.database === undefined) await database.drop();
+  };
+  return { url: `http://127.0.0.1:${port}`, config, app, database, close };
+}

@@ -1,0 +1,50 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+
+/** A migrated, empty database that belongs to one test file. */
+export interface TestDatabase {
+  readonly url: string;
+  /** Runs SQL past the service: to look at what it stored, or to put something in its way. `bigint` comes as number. */
+  query<Row extends pg.QueryResultRow = pg.QueryResultRow>(
+    sql: string,
+    values?: readonly unknown[],
+  ): Promise<Row[]>;
+  /** Ends every session in it and removes it. */
+  drop(): Promise<void>;
+}
+
+const types = new pg.TypeOverrides();
+types.setTypeParser(pg.types.builtins.INT8, Number);
+
+/** Copies the template of this run under a name of its own. */
+export async function createDatabase(): Promise<TestDatabase> {
+  const server = process.env['TIDINGS_TEST_SERVER'];
+  if (server === undefined) throw new Error('The global setup of the tests has not run.');
+  const name = `test_${randomBytes(8).toString('hex')}`;
+  await administer(server, `create database ${name} template tidings_template`);
+  const url = new URL(server);
+  url.pathname = `/${name}`;
+  const pool = new pg.Pool({ connectionString: url.href, max: 4, types });
+  pool.on('error', () => undefined);
+  return {
+    url: url.href,
+    async query<Row extends pg.QueryResultRow>(sql: string, values: readonly unknown[] = []) {
+      const { rows } = await pool.query<Row>(sql, [...values]);
+      return rows;
+    },
+    async drop() {
+      await pool.end();
+      await administer(server, `drop database ${name} with (force)`);
+    },
+  };
+}
+
+async function administer(server: string, sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: server });
+  await client.connect();
+  try {
+    await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}

@@ -1,0 +1,20 @@
+import pg from 'pg';
+import { migrate } from '../../src/database/migrate.ts';
+import { createScratchServer, type ScratchServer } from './scratch-server.ts';
+
+/** The server of this run, for the teardown, which Jest runs in the same process. */
+export const run: { server?: ScratchServer } = {};
+
+/** One durable PostgreSQL for the whole run, with a migrated database that every test's own is copied from. */
+export default async function setUp(): Promise<void> {
+  const server = await createScratchServer({ max_connections: '400' });
+  run.server = server;
+  const admin = new pg.Client({ connectionString: server.url('postgres') });
+  await admin.connect();
+  await admin.query('create database tidings_template');
+  await migrate(server.url('tidings_template'));
+  // A database that someone is connected to cannot be copied.
+  await admin.query('alter database tidings_template allow_connections false is_template true');
+  await admin.end();
+  process.env['TIDINGS_TEST_SERVER'] = server.url('postgres');
+}

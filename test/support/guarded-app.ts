@@ -1,0 +1,97 @@
+import { Body, Controller, Get, Global, Module, Post, type DynamicModule } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import { CurrentPrincipal, Public, RequireScope, UserOnly } from '../../src/auth/access.decorator.ts';
+import { AuthModule } from '../../src/auth/auth.module.ts';
+import type { Principal } from '../../src/auth/principal.ts';
+import { CONFIG, readConfig, type Config } from '../../src/config.ts';
+import { ProblemFilter } from '../../src/problem.filter.ts';
+import { TEST_SECRET } from './tokens.ts';
+
+/** What the guarded routes answer: who the service thinks is calling. */
+export interface Caller {
+  tenant: string;
+  subject: string;
+  topics: string[];
+  device: string | null;
+}
+
+const callerOf = ({ tenantId, subject, topics, device }: Principal): Caller => ({
+  tenant: tenantId,
+  subject,
+  topics: [...topics],
+  device: device ?? null,
+});
+
+/** One route of each kind, and nothing behind them. */
+@Controller()
+export class GuardedController {
+  @Get('public')
+  @Public()
+  open(): string {
+    return 'open';
+  }
+
+  @Post('publish')
+  @RequireScope('notifications:publish')
+  publish(@CurrentPrincipal() principal: Principal): Caller {
+    return callerOf(principal);
+  }
+
+  @Get('lookup')
+  @RequireScope('notifications:publish', 'history:read')
+  lookup(@CurrentPrincipal() principal: Principal): Caller {
+    return callerOf(principal);
+  }
+
+  @Get('stream')
+  @UserOnly({ clockTolerance: false })
+  stream(@CurrentPrincipal() principal: Principal): Caller {
+    return callerOf(principal);
+  }
+
+  @Post('acks')
+  @UserOnly()
+  acknowledge(@CurrentPrincipal() principal: Principal, @Body() _body: unknown): Caller {
+    return callerOf(principal);
+  }
+}
+
+@Global()
+@Module({})
+class ConfigModule {}
+
+const configured = (config: Config): DynamicModule => ({
+  module: ConfigModule,
+  providers: [{ provide: CONFIG, useValue: config }],
+  exports: [CONFIG],
+});
+
+@Module({})
+class GuardedModule {}
+
+export interface GuardedApp {
+  readonly url: string;
+  readonly app: NestFastifyApplication;
+  close(): Promise<void>;
+}
+
+/** The guard in an application without a database: for what can be seen before any handler runs. */
+export async function startGuarded(
+  settings: Record<string, string> = { JWT_SECRET: TEST_SECRET },
+  controllers: DynamicModule['controllers'] = [GuardedController],
+): Promise<GuardedApp> {
+  const root: DynamicModule = {
+    module: GuardedModule,
+    imports: [configured(readConfig(settings)), AuthModule],
+    controllers: controllers ?? [],
+  };
+  const app = await NestFactory.create<NestFastifyApplication>(root, new FastifyAdapter(), {
+    logger: false,
+    abortOnError: false,
+  });
+  app.useGlobalFilters(new ProblemFilter());
+  app.enableCors({ origin: 'https://app.example', exposedHeaders: ['www-authenticate'] });
+  await app.listen(0, '127.0.0.1');
+  return { url: await app.getUrl(), app, close: () => app.close() };
+}

@@ -1,0 +1,222 @@
+import pg from 'pg';
+import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
+import { AppendPool, type Pool, type Statement } from '../../src/database/pool.ts';
+import {
+  deviceIdSchema,
+  tenantIdSchema,
+  topicSchema,
+  userIdSchema,
+  type DeviceId,
+  type TenantId,
+  type UserId,
+} from '../../src/identifiers.ts';
+import { AcksStore, type Ack } from '../../src/ledger/acks.store.ts';
+import { ArrivalsStore, type Arrival } from '../../src/ledger/arrivals.store.ts';
+import { LedgerStore } from '../../src/ledger/ledger.store.ts';
+import { PartitionsStore } from '../../src/log/partitions.store.ts';
+import { Partitions } from '../../src/log/partitions.ts';
+import { asPosition } from '../../src/log/position.ts';
+import { createDatabase, type TestDatabase } from './database.ts';
+import { eventually } from './eventually.ts';
+
+/** A pool that remembers what it ran. */
+class RecordingPool extends AppendPool {
+  readonly ran: { statement: Statement; values: readonly unknown[] }[] = [];
+
+  override async rows<Row extends pg.QueryResultRow>(
+    statement: Statement,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
+    this.ran.push({ statement, values });
+    return await super.rows<Row>(statement, values);
+  }
+}
+
+/** The stores as one node has them. */
+export interface LedgerNode {
+  readonly pool: RecordingPool;
+  readonly partitions: Partitions;
+  readonly arrivals: ArrivalsStore;
+  readonly acks: AcksStore;
+  readonly ledger: LedgerStore;
+}
+
+export const userId = (text: string): UserId => userIdSchema.parse(text);
+export const deviceId = (text: string): DeviceId => deviceIdSchema.parse(text);
+export const topic = (text: string) => topicSchema.parse(text);
+
+/** A transaction that is open. */
+export interface Held {
+  /** Resolves when this many statements wait, for it or for one another, to the processes that run them. */
+  waiting(count?: number): Promise<number[]>;
+  commit(): Promise<void>;
+}
+
+/** A database with stores on it, and shorthands in plain numbers. */
+export class LedgerBench {
+  readonly #pools = new Set<Pool>();
+  #tenants = 0;
+
+  private constructor(readonly database: TestDatabase) {}
+
+  static async open(): Promise<LedgerBench> {
+    return new LedgerBench(await createDatabase());
+  }
+
+  node(connections = 4): LedgerNode {
+    const pool = new RecordingPool({
+      url: this.database.url,
+      name: 'test',
+      connections,
+      connectTimeoutMs: 5_000,
+      statementTimeoutMs: 15_000,
+      preparedStatements: true,
+    });
+    const maintenance = new MaintenancePool({
+      DATABASE_URL: this.database.url,
+      DATABASE_CONNECT_TIMEOUT_MS: 5_000,
+    });
+    this.#pools.add(pool).add(maintenance);
+    const partitions = new Partitions(new PartitionsStore(maintenance), {
+      PARTITION_HOURS: 24,
+      PARTITIONS_AHEAD: 1,
+    });
+    return {
+      pool,
+      partitions,
+      arrivals: new ArrivalsStore(pool, partitions),
+      acks: new AcksStore(pool, partitions),
+      ledger: new LedgerStore(pool, partitions),
+    };
+  }
+
+  async tenant({ head = 100, floor = 0 } = {}): Promise<TenantId> {
+    this.#tenants += 1;
+    const tenantId = tenantIdSchema.parse(`tenant-${this.#tenants}`);
+    await this.database.query('insert into streams (tenant_id, head, floor) values ($1, $2, $3)', [
+      tenantId,
+      head,
+      floor,
+    ]);
+    return tenantId;
+  }
+
+  async setStream(tenantId: TenantId, { head, floor }: { head?: number; floor?: number }): Promise<void> {
+    await this.database.query(
+      'update streams set head = coalesce($2, head), floor = coalesce($3, floor) where tenant_id = $1',
+      [tenantId, head ?? null, floor ?? null],
+    );
+  }
+
+  async setCursor(tenantId: TenantId, user: string, device: string, cursor: number): Promise<void> {
+    await this.database.query(
+      `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, $2, $3, $4)
+       on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.cursor`,
+      [tenantId, user, device, cursor],
+    );
+  }
+
+  async cursor(tenantId: TenantId, user: string, device: string): Promise<number | undefined> {
+    const [row] = await this.database.query<{ cursor: number }>(
+      'select cursor from devices where tenant_id = $1 and user_id = $2 and device_id = $3',
+      [tenantId, user, device],
+    );
+    return row?.cursor;
+  }
+
+  /** The acknowledgement intervals of a device, in order. */
+  async confirmed(tenantId: TenantId, user: string, device: string): Promise<[from: number, to: number][]> {
+    const rows = await this.database.query<{ from_position: number; to_position: number }>(
+      'select from_position, to_position from acks where tenant_id = $1 and user_id = $2 and device_id = $3 order by to_position',
+      [tenantId, user, device],
+    );
+    return rows.map((row) => [row.from_position, row.to_position]);
+  }
+
+  /** Runs SQL in a transaction that stays open. */
+  async hold(sql: string, values: readonly unknown[]): Promise<Held> {
+    const holder = new pg.Client({ connectionString: this.database.url });
+    await holder.connect();
+    await holder.query('begin');
+    await holder.query(sql, [...values]);
+    return {
+      waiting: async (count = 1) =>
+        await eventually(async () => {
+          const rows = await this.database.query<{ pid: number }>(
+            `select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+          );
+          if (rows.length < count) throw new Error(`${rows.length} statements wait`);
+          return rows.map(({ pid }) => pid);
+        }),
+      async commit() {
+        await holder.query('commit');
+        await holder.end();
+      },
+    };
+  }
+
+  /** Runs SQL in a transaction that is committed as soon as `meanwhile` waits for it. */
+  async whileHolding<Result>(
+    sql: string,
+    values: readonly unknown[],
+    meanwhile: () => Promise<Result>,
+  ): Promise<Result> {
+    const held = await this.hold(sql, values);
+    const result = meanwhile();
+    try {
+      await held.waiting();
+    } finally {
+      await held.commit();
+    }
+    return await result;
+  }
+
+  /** Takes the database away from a node. */
+  async cut(node: LedgerNode): Promise<void> {
+    this.#pools.delete(node.pool);
+    await node.pool.end();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#pools].map((pool) => pool.end()));
+    await this.database.drop();
+  }
+}
+
+interface ArrivalInNumbers {
+  user?: string;
+  device?: string;
+  topics?: string[];
+  resume?: number | undefined;
+  malformed?: boolean;
+  from?: Arrival['from'];
+}
+
+export function arrival({
+  user = 'alice',
+  device = 'phone',
+  topics = [],
+  resume,
+  malformed = false,
+  from = 'undelivered',
+}: ArrivalInNumbers = {}): Arrival {
+  return {
+    user: userId(user),
+    device: deviceId(device),
+    topics: topics.map(topic),
+    resume: resume === undefined ? undefined : asPosition(resume),
+    malformed,
+    from,
+  };
+}
+
+export function ack(
+  upTo: number,
+  {
+    user = 'alice',
+    device = 'phone',
+    topics = [],
+  }: { user?: string; device?: string; topics?: string[] } = {},
+): Ack {
+  return { user: userId(user), device: deviceId(device), upTo: asPosition(upTo), topics: topics.map(topic) };
+}

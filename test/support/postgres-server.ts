@@ -1,0 +1,35 @@
+import pg from 'pg';
+import { migrate } from '../../src/database/migrate.ts';
+import { createScratchServer } from './scratch-server.ts';
+
+/** A PostgreSQL that one test may take away. `url` stays the same over stops and starts; the database is migrated. */
+export interface PostgresServer {
+  readonly url: string;
+  /** Starts it again on the same port. */
+  start(): Promise<void>;
+  /** A clean stop that ends all sessions. */
+  stop(): Promise<void>;
+  /** SIGKILL: what was not on disk is gone. */
+  kill(): Promise<void>;
+  /** For the end of the test: stops it and removes its files. */
+  remove(): Promise<void>;
+}
+
+export async function startPostgres(
+  parameters: Readonly<Record<string, string>> = {},
+): Promise<PostgresServer> {
+  const server = await createScratchServer(parameters);
+  const admin = new pg.Client({ connectionString: server.url('postgres') });
+  await admin.connect();
+  await admin.query('create database tidings');
+  await admin.end();
+  const url = server.url('tidings');
+  await migrate(url);
+  return {
+    url,
+    start: () => server.start(),
+    stop: () => server.stop(),
+    kill: () => server.kill(),
+    remove: () => server.remove(),
+  };
+}

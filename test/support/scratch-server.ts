@@ -1,0 +1,79 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createCluster, give } from '../../src/database/create-cluster.ts';
+import { binariesIn, findServerBinaries } from '../../src/database/server-binaries.ts';
+import { reachableBinaries } from '../../src/database/server-home.ts';
+import { freePort, ServerProcess, serverUrl, type ServerOptions } from '../../src/database/server-process.ts';
+import { findServerUser } from '../../src/database/server-user.ts';
+
+/** Where the first server of a run, which outlives the others, has its programs: they may have been copied. */
+const PROGRAMS = 'TIDINGS_TEST_PROGRAMS';
+
+/** A server with real durability in a folder that goes with it. */
+export interface ScratchServer {
+  url(database: string): string;
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  kill(): Promise<void>;
+  /** Stops the server if it runs and removes its folder. */
+  remove(): Promise<void>;
+}
+
+/** Makes a cluster in a temporary folder and starts it on a free port, which it keeps. */
+export async function createScratchServer(
+  parameters: Readonly<Record<string, string>>,
+): Promise<ScratchServer> {
+  const home = await mkdtemp(join(tmpdir(), 'tidings-test-'));
+  const dismissGuard = guard(home);
+  const user = await findServerUser();
+  const password = randomBytes(16).toString('hex');
+  await chmod(home, 0o755);
+  await give(home, user);
+  const copied = process.env[PROGRAMS];
+  const binaries =
+    copied === undefined ? await reachableBinaries(home, findServerBinaries(), user) : binariesIn(copied);
+  process.env[PROGRAMS] = binaries.root;
+  await createCluster({ home, name: 'cluster', password, binaries, user });
+  const files = { cluster: join(home, 'cluster'), logFile: join(home, 'server.log') };
+  const options: ServerOptions = { ...files, port: await freePort(), password, parameters, binaries, user };
+  let server: ServerProcess | undefined = await ServerProcess.start(options);
+  const end = async (how: 'stop' | 'kill') => {
+    await server?.[how]();
+    server = undefined;
+  };
+  return {
+    url: (database) => serverUrl(options, database),
+    start: async () => {
+      server ??= await ServerProcess.start(options);
+    },
+    stop: () => end('stop'),
+    kill: () => end('kill'),
+    remove: async () => {
+      await end('stop');
+      dismissGuard();
+      await rm(home, { recursive: true, force: true, maxRetries: 5 });
+    },
+  };
+}
+
+/**
+ * A test run that is interrupted runs no teardown. This shell outlives it by a moment: its input ends when we end,
+ * in whatever way, and then it takes the server and the folder away.
+ */
+function guard(home: string): () => void {
+  const script =
+    'trap "" INT TERM HUP; cat >/dev/null; kill -QUIT "$(head -n 1 "$1/cluster/postmaster.pid")" 2>/dev/null && sleep 1; rm -rf "$1"';
+  const shell = spawn('/bin/sh', ['-c', script, 'sh', home], {
+    detached: true,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  shell.unref();
+  if ('unref' in shell.stdin && typeof shell.stdin.unref === 'function') shell.stdin.unref();
+  return () => {
+    shell.kill('SIGKILL');
+    shell.stdin.destroy();
+  };
+}

@@ -1,0 +1,72 @@
+import { describe, expect, test } from '@jest/globals';
+import { ConfigError, readConfig } from '../../src/config.ts';
+
+const SECRET = 'x'.repeat(32);
+
+function faultsOf(environment: Record<string, string>): string {
+  try {
+    readConfig(environment);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message;
+    throw error;
+  }
+  throw new Error('the settings were taken');
+}
+
+test('nothing has to be set', () => {
+  expect(readConfig({})).toMatchObject({ PORT: 3000, DATA_DIR: '.data', JWT_ISSUER: 'tidings', JWT_AUDIENCE: 'tidings', CORS_ORIGINS: [], HEARTBEAT_SECONDS: 15, MAX_DATA_BYTES: 65_536 });
+});
+
+test('what is read cannot be changed', () => {
+  const config = readConfig({});
+  expect(Object.isFrozen(config)).toBe(true);
+});
+
+test('an empty value counts as unset', () => {
+  expect(readConfig({ PORT: '', DATABASE_URL: '', JWT_SECRET: '' })).toMatchObject({ PORT: 3000 });
+});
+
+test('what belongs to others in the environment is left alone', () => {
+  expect(readConfig({ PATH: '/bin', HOME: '/home/x' })).not.toHaveProperty('PATH');
+});
+
+test('one message names every setting that is wrong', () => {
+  const message = faultsOf({ PORT: 'http', JWT_SECRET: 'short', DATABASE_URL: 'mysql://x', HEARTBEAT_SECONDS: '0', LOG_LEVEL: 'loud' });
+  for (const name of ['PORT', 'JWT_SECRET', 'DATABASE_URL', 'HEARTBEAT_SECONDS', 'LOG_LEVEL']) expect(message).toContain(`- ${name}`);
+});
+
+test('a message repeats no secret', () => {
+  expect(faultsOf({ JWT_SECRET: 'hunter2' })).not.toContain('hunter2');
+});
+
+describe('settings that do not go together', () => {
+  test.each([
+    ['two sources of keys', { JWT_SECRET: SECRET, JWKS_URL: 'https://id.example/keys' }, 'JWT_SECRET and JWKS_URL'],
+    ['a database without a key', { DATABASE_URL: 'postgres://db/tidings' }, 'JWT_SECRET or JWKS_URL'],
+    ['keys over plain http from elsewhere', { JWKS_URL: 'http://id.example/keys' }, 'JWKS_URL'],
+    ['keys over plain http from a name that only begins like loopback', { JWKS_URL: 'http://127.0.0.1.evil.example/keys' }, 'JWKS_URL'],
+  ])('%s', (_, environment, named) => {
+    expect(faultsOf(environment)).toContain(named);
+  });
+
+  test.each([
+    { DATABASE_URL: 'postgres://db/tidings', JWT_SECRET: SECRET },
+    { DATABASE_URL: 'postgresql://db/tidings', JWKS_URL: 'https://id.example/keys' },
+    { JWKS_URL: 'http://127.0.0.1:8080/keys' },
+    { JWKS_URL: 'http://[::1]:8080/keys' },
+    { JWKS_URL: 'http://localhost/keys' },
+  ])('%j is fine', (environment) => {
+    expect(() => readConfig(environment)).not.toThrow();
+  });
+});
+
+describe('a secret is counted in bytes', () => {
+  test('31 are too few, 32 are enough, whatever the script', () => {
+    expect(faultsOf({ JWT_SECRET: 'x'.repeat(31) })).toContain('JWT_SECRET');
+    expect(readConfig({ JWT_SECRET: 'é'.repeat(16) }).JWT_SECRET).toHaveLength(16);
+  });
+});
+
+test('lists are split at commas', () => {
+  expect(readConfig({ CORS_ORIGINS: 'https://a.example, https://b.example,' }).CORS_ORIGINS).toEqual(['https://a.example', 'https://b.example']);
+});

@@ -1,0 +1,112 @@
+import { describe, expect, test } from '@jest/globals';
+import { createParser, type EventSourceMessage } from 'eventsource-parser';
+import fc from 'fast-check';
+import { deviceIdSchema, topicSchema, userIdSchema } from '../../src/identifiers.ts';
+import type { Recipient } from '../../src/log/notification.ts';
+import { asPosition, createdAt } from '../../src/log/position.ts';
+import { compact } from '../../src/raw-json.ts';
+import {
+  BYES,
+  byeFrame,
+  caughtUpFrame,
+  expiringFrame,
+  gapFrame,
+  greeting,
+  HEARTBEAT,
+  jittered,
+  notificationFrame,
+  positionFrame,
+  syncFrame,
+  type ByeReason,
+} from '../../src/stream/frames.ts';
+
+/** What an EventSource makes of these bytes, cut into pieces of `chunk` bytes on their way. */
+function parse(bytes: string | Buffer, chunk = Infinity) {
+  const events: EventSourceMessage[] = [];
+  const comments: string[] = [];
+  const retries: number[] = [];
+  const parser = createParser({
+    onEvent: (event) => events.push(event),
+    onComment: (comment) => comments.push(comment),
+    onRetry: (retry) => retries.push(retry),
+  });
+  const decoder = new TextDecoder();
+  const all = Buffer.from(bytes);
+  for (let i = 0; i < all.length; i += chunk) parser.feed(decoder.decode(all.subarray(i, i + chunk), { stream: true }));
+  return { events, comments, retries };
+}
+
+const P = asPosition(1_790_000_000_000_001);
+const id = (text: string) => text.isWellFormed() && [...text].length <= 256 && !/\p{Cc}/u.test(text);
+const names = fc.string({ unit: 'binary', minLength: 1, maxLength: 40 }).filter(id);
+const recipients: fc.Arbitrary<Recipient> = fc.oneof(
+  names.map((name) => ({ user: userIdSchema.parse(name) })),
+  names.map((name) => ({ topic: topicSchema.parse(name) })),
+  fc.constant<Recipient>({ everyone: true }),
+);
+
+describe('a notification', () => {
+  test('is one nameless event with its position as id, whatever is in it and however it is cut on the way', () => {
+    fc.assert(
+      fc.property(recipients, fc.json({ stringUnit: 'binary' }), fc.option(fc.date({ noInvalidDate: true, min: new Date(0), max: new Date('9999-01-01') })), fc.integer({ min: 1, max: 60 }), (to, json, expires, chunk) => {
+        const { text: data } = compact(json);
+        const frame = notificationFrame({ position: P, id: 'an-id', to, type: 'order.shipped', data, size: 1, expiresAt: expires?.getTime() ?? null, trace: null });
+        const { events } = parse(frame, chunk);
+        expect(events.map(({ id: position, event }) => ({ position, event }))).toEqual([{ position: String(P), event: undefined }]);
+        expect(JSON.parse(events[0]?.data ?? '')).toEqual({
+          id: 'an-id',
+          type: 'order.shipped',
+          to,
+          data: JSON.parse(data),
+          createdAt: createdAt(P),
+          expiresAt: expires?.toISOString() ?? null,
+        });
+      }),
+    );
+  });
+
+  test('carries data as it was written', () => {
+    const data = '{"n":9223372036854775808,"e":"\\u00e9","a":1,"a":2}';
+    const frame = notificationFrame({ position: P, id: 'i', to: { everyone: true }, type: 't', data, size: data.length, expiresAt: null, trace: null });
+    expect(frame.toString()).toContain(`"data":${data},`);
+  });
+});
+
+describe('the other events', () => {
+  test('sync says where the stream starts and moves no id; `oldest` is there only at a gap', () => {
+    const sync = { connectionId: 'c', device: deviceIdSchema.parse('phone'), resume: 'exact', from: P, head: P, oldest: undefined, tokenExpiresAt: 0 } as const;
+    const [event] = parse(syncFrame(sync)).events;
+    expect(event).toMatchObject({ event: 'sync', id: undefined });
+    expect(JSON.parse(event?.data ?? '')).toEqual({ connectionId: 'c', device: 'phone', resume: 'exact', from: String(P), head: String(P), tokenExpiresAt: '1970-01-01T00:00:00.000Z' });
+    const [gap] = parse(syncFrame({ ...sync, resume: 'gap', oldest: P })).events;
+    expect(JSON.parse(gap?.data ?? '')).toMatchObject({ resume: 'gap', oldest: String(P) });
+  });
+
+  test('caught-up and position carry a position as id, gap and expiring do not', () => {
+    const stream = caughtUpFrame(P) + positionFrame(P) + gapFrame(asPosition(1), P) + expiringFrame(0);
+    expect(parse(stream).events).toEqual([
+      { event: 'caught-up', id: String(P), data: `{"position":"${P}"}` },
+      { event: 'position', id: String(P), data: `{"position":"${P}"}` },
+      { event: 'gap', id: undefined, data: `{"from":"1","oldest":"${P}"}` },
+      { event: 'expiring', id: undefined, data: '{"at":"1970-01-01T00:00:00.000Z"}' },
+    ]);
+  });
+
+  test.each(Object.keys(BYES) as ByeReason[])('bye %s tells those that know it and those that know only retry', (reason) => {
+    const { events, retries } = parse(byeFrame(reason, 1234));
+    expect(retries).toEqual([1234]);
+    expect(events.map(({ event, id: moved }) => [event, moved])).toEqual([['bye', undefined]]);
+    expect(JSON.parse(events[0]?.data ?? '')).toEqual({ reason, reconnect: BYES[reason].reconnect, retryAfterMs: 1234 });
+  });
+
+  test('greeting and heartbeat are no events', () => {
+    expect(parse(greeting(3000) + HEARTBEAT.toString())).toEqual({ events: [], comments: ['', ''], retries: [3000] });
+  });
+});
+
+test('jitter stays between half and one and a half, and is not always the same', () => {
+  const values = Array.from({ length: 500 }, () => jittered(3_000));
+  expect(Math.min(...values)).toBeGreaterThanOrEqual(1_500);
+  expect(Math.max(...values)).toBeLessThanOrEqual(4_500);
+  expect(new Set(values).size).toBeGreaterThan(100);
+});

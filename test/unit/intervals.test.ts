@@ -1,0 +1,31 @@
+import { expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { LEVEL_WIDTHS, levelOf } from '../../src/ledger/intervals.ts';
+import { asPosition } from '../../src/log/position.ts';
+
+const position = fc.maxSafeNat().map(asPosition);
+
+test('every interval has a level, and only those of its width class that end close behind a position can cover it', () => {
+  fc.assert(
+    fc.property(position, position, position, (a, b, x) => {
+      const [from, to] = a < b ? [a, b] : [b, a];
+      fc.pre(from < to);
+      const level = levelOf(from, to);
+      const width = LEVEL_WIDTHS[level];
+      if (width === undefined) throw new Error(`no level for (${from}, ${to}]`);
+      // What history relies on when it looks for the intervals over x.
+      if (from < x && x <= to) expect(to - x).toBeLessThan(width);
+    }),
+  );
+});
+
+test('a level is the narrowest that fits', () => {
+  for (const [level, width] of LEVEL_WIDTHS.entries()) {
+    expect(levelOf(asPosition(0), asPosition(Math.min(width, Number.MAX_SAFE_INTEGER)))).toBe(level);
+    if (level > 0) expect(levelOf(asPosition(0), asPosition((LEVEL_WIDTHS[level - 1] ?? 0) + 1))).toBe(level);
+  }
+});
+
+test('levels reach as far as positions do', () => {
+  expect(LEVEL_WIDTHS.at(-1)).toBeGreaterThanOrEqual(Number.MAX_SAFE_INTEGER);
+});
