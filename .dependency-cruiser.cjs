@@ -11,7 +11,7 @@ const ALLOWED = {
   log: ['database', 'metrics'],
   ledger: ['auth', 'database', 'log', 'metrics'],
   stream: ['auth', 'database', 'health', 'ledger', 'log', 'metrics'],
-  notifications: ['auth', 'database', 'health', 'ledger', 'log', 'metrics'],
+  notifications: ['auth', 'database', 'health', 'ledger', 'log', 'logging', 'metrics'],
   maintenance: ['database', 'log', 'metrics'],
 };
 

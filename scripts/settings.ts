@@ -44,7 +44,10 @@ function fallbackOf(name: string, schema: z.ZodType): string {
   // The host's own.
   if (name === 'NODE_NAME') return '';
   const { data } = schema.safeParse(undefined);
-  return data === undefined ? '' : String(data);
+  if (Array.isArray(data)) return data.join(',');
+  return typeof data === 'string' || typeof data === 'number' || typeof data === 'boolean'
+    ? String(data)
+    : '';
 }
 
 export function envExample(): string {

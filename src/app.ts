@@ -1,12 +1,14 @@
 import 'reflect-metadata';
-import { Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import { Logger as PinoLogger } from 'nestjs-pino';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { Params, PARAMS_PROVIDER_TOKEN, PinoLogger } from 'nestjs-pino';
 import type { DestinationStream } from 'pino';
 import { AppModule } from './app.module.ts';
 import type { Config } from './config.ts';
 import { acceptJson } from './json-body.ts';
+import { REQUEST_ID_HEADER } from './logging/request-id.ts';
+import { ServiceLogger } from './logging/service-logger.ts';
 import { sendProblem, toProblem } from './problem.filter.ts';
 
 /**
@@ -21,15 +23,17 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
     // Logging is ours (src/logging), and so is the request id.
     logger: false,
     // What Fastify refuses before any route is found; no filter of ours would hear of it.
-    frameworkErrors: (error, _request, reply) => sendProblem(reply, toProblem(error, new Logger('fastify'))),
+    frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) =>
+      sendProblem(reply.header(REQUEST_ID_HEADER, request.id), toProblem(error, request.id)),
   });
   const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config, logs), adapter, {
     bodyParser: false,
     bufferLogs: true,
     abortOnError: false,
   });
-  app.useLogger(app.get(PinoLogger));
+  app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
   acceptJson(adapter.getInstance());
+  endSilentConnections(adapter.getInstance(), config);
   if (config.CORS_ORIGINS.length > 0) {
     app.enableCors({
       origin: config.CORS_ORIGINS,
@@ -48,4 +52,15 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
     });
   }
   return app;
+}
+
+/**
+ * A browser opens connections that it may need and says nothing on them, and a client may send half a request: neither
+ * is idle to Node, and both would hold a stop until its deadline. What is under way gets a quarter of it.
+ */
+function endSilentConnections(fastify: FastifyInstance, config: Config): void {
+  fastify.addHook('preClose', (done) => {
+    setTimeout(() => fastify.server.closeAllConnections(), config.SHUTDOWN_DEADLINE_SECONDS * 250).unref();
+    done();
+  });
 }

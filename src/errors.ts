@@ -59,11 +59,6 @@ export const ERRORS = {
     title: 'The path does not take this method',
     advice: 'See `Allow` and the API reference.',
   },
-  not_acceptable: {
-    status: 406,
-    title: 'None of the accepted media types is available',
-    advice: 'Accept `application/json` (or what the API reference lists for the path).',
-  },
   body_too_large: {
     status: 413,
     title: 'The body is too large',

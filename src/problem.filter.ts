@@ -22,11 +22,10 @@ const METHODS = ['GET', 'HEAD', 'POST', 'DELETE'] as const;
 /** Renders every error as RFC 9457. What is not a Problem is a fault of the service: logged with its cause, answered without it. */
 @Catch()
 export class ProblemFilter implements ExceptionFilter {
-  readonly #logger = new Logger(ProblemFilter.name);
-
   catch(error: unknown, host: ArgumentsHost): void {
     const http = host.switchToHttp();
-    const problem = otherMethod(error, http.getRequest()) ?? toProblem(error, this.#logger);
+    const request = http.getRequest<FastifyRequest>();
+    const problem = otherMethod(error, request) ?? toProblem(error, request.id);
     sendProblem(http.getResponse(), problem);
   }
 }
@@ -39,14 +38,15 @@ export function sendProblem(reply: FastifyReply, problem: Problem): void {
     .send(JSON.stringify(problem));
 }
 
-export function toProblem(error: unknown, logger: Logger): Problem {
+const logger = new Logger('ProblemFilter');
+
+/** `requestId`: what the log line of an unexpected error is found by. */
+export function toProblem(error: unknown, requestId: string): Problem {
   if (error instanceof Problem) return error;
   if (isUnavailable(error)) return databaseUnavailable(error);
   const known = FOREIGN[errorCode(fastifyError(error)) ?? ''] ?? FOREIGN[statusOf(error)];
   if (known !== undefined) return new Problem(known[0], known[1], { cause: error });
-  logger.error(
-    error instanceof Error ? (error.stack ?? error.message) : 'a value that is no Error was thrown',
-  );
+  logger.error({ msg: 'a request failed unexpectedly', requestId, err: error });
   return new Problem('internal', 'The service could not answer. Nothing in your request explains it.', {
     cause: error,
   });

@@ -72,7 +72,8 @@ async function advanceOn(config: Config, ahead: number): Promise<Advanced> {
 
 function secondsOf(text: string): number {
   const seconds = /^\d{1,8}$/.test(text) ? Number(text) : Number.NaN;
-  if (!(seconds <= MOST_AHEAD_SECONDS)) throw new Error('--ahead takes whole seconds, at most a year of them.');
+  if (!(seconds <= MOST_AHEAD_SECONDS))
+    throw new Error('--ahead takes whole seconds, at most a year of them.');
   return seconds;
 }
 

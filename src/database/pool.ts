@@ -75,8 +75,8 @@ export class Pool {
     try {
       await client.query('begin');
       const result = await work(
-        async <Row extends pg.QueryResultRow>(statement: Statement, values: readonly unknown[] = []) => {
-          const answer = await client.query<Row>(statement.text, [...values]);
+        async <Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]) => {
+          const answer = await client.query<Row>(statement.text, [...(values ?? [])]);
           return answer.rows;
         },
       );
@@ -104,8 +104,8 @@ export class Pool {
     let failed = true;
     try {
       const result = await work(
-        async <Row extends pg.QueryResultRow>(statement: Statement, values: readonly unknown[] = []) => {
-          const answer = await client.query<Row>(statement.text, [...values]);
+        async <Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]) => {
+          const answer = await client.query<Row>(statement.text, [...(values ?? [])]);
           return answer.rows;
         },
       );

@@ -1,9 +1,8 @@
-import type { z } from 'zod';
 import { SERVICE_SCOPES } from '../auth/principal.ts';
 import { ERRORS, Problem, type ErrorCode } from '../errors.ts';
 import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
 import { JsonSchemas } from './json-schema.ts';
-import { TAGS, type Answer, type Content, type Operation } from './operation.ts';
+import { TAGS, type Answer, type Content, type Fields, type Operation } from './operation.ts';
 import { operations } from './operations/operations.ts';
 import { problemSchema } from './problem.schema.ts';
 
@@ -18,6 +17,12 @@ Unknown fields and query parameters are refused. Errors are \`application/proble
 const TOKEN = `A JWT of the identity provider that this service was set up with: \`sub\`, \`tenant_id\`, \`iss\`, \`aud\`, \`exp\`,
 and \`scope\` (separated by spaces) for services and operators: ${SERVICE_SCOPES.map((scope) => `\`${scope}\``).join(', ')}.
 The token of a logged-in user has none of these scopes, and optionally \`topics\` and \`device\`.`;
+
+interface Response {
+  readonly description: string;
+  readonly headers: object;
+  readonly content?: object;
+}
 
 /** The OpenAPI 3.1 document of everything the service answers, from the schemas that it validates with. */
 export function openApiDocument(): Record<string, unknown> {
@@ -95,20 +100,20 @@ function parametersOf(operation: Operation, schemas: JsonSchemas): object[] {
   ];
 }
 
-function fieldsOf(object: z.ZodObject | undefined, place: 'path' | 'query', schemas: JsonSchemas): object[] {
+function fieldsOf(object: Fields | undefined, place: 'path' | 'query', schemas: JsonSchemas): object[] {
   if (object === undefined) return [];
   return Object.entries(object.shape).map(([name, field]) => {
-    const { description, ...schema } = schemas.convert(field as z.ZodType, 'input');
-    const required = !(field as z.ZodType).safeParse(undefined).success;
+    const { description, ...schema } = schemas.convert(field, 'input');
+    const required = !field.safeParse(undefined).success;
     return { name, in: place, required, ...(description === undefined ? {} : { description }), schema };
   });
 }
 
 function responsesOf(operation: Operation, schemas: JsonSchemas, problem: object): object {
-  const responses: Record<string, object> = {};
+  const responses: Record<string, Response> = {};
   for (const answer of operation.answers) responses[answer.status] = responseOf(answer, schemas);
   for (const [status, codes] of Map.groupBy(problemsOf(operation), (code) => ERRORS[code].status)) {
-    const { content, ...own } = (responses[status] as { content?: object; description?: string }) ?? {};
+    const { content, ...own } = responses[status] ?? {};
     responses[status] = {
       description: codes.map((code) => ERRORS[code].title).join('; '),
       headers: headersOf(headersOfProblem(codes)),
@@ -119,7 +124,7 @@ function responsesOf(operation: Operation, schemas: JsonSchemas, problem: object
   return responses;
 }
 
-function responseOf({ description, headers = [], content = [] }: Answer, schemas: JsonSchemas): object {
+function responseOf({ description, headers = [], content = [] }: Answer, schemas: JsonSchemas): Response {
   return {
     description,
     headers: headersOf(headers),

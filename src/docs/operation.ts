@@ -23,6 +23,9 @@ export interface Answer {
   readonly content?: readonly Content[];
 }
 
+/** Parameters by name. */
+export type Fields = z.ZodObject<Readonly<Record<string, z.ZodType>>>;
+
 /** One route as callers see it. What follows from `access` and `body` (401, 403, 413 ...) is added by openapi.ts. */
 export interface Operation {
   readonly method: 'get' | 'post';
@@ -35,8 +38,8 @@ export interface Operation {
   readonly description: string;
   /** `public`, a logged-in user, or a service with one of these scopes. */
   readonly access: 'public' | 'user' | readonly ServiceScope[];
-  readonly query?: z.ZodObject;
-  readonly pathParameters?: z.ZodObject;
+  readonly query?: Fields;
+  readonly pathParameters?: Fields;
   readonly headers?: readonly RequestHeaderName[];
   readonly body?: { readonly schema: z.ZodType; readonly examples: Examples };
   readonly answers: readonly Answer[];

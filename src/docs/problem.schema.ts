@@ -1,7 +1,5 @@
 import { z } from 'zod';
-import { ERRORS, type ErrorCode } from '../errors.ts';
-
-const codes = Object.keys(ERRORS) as [ErrorCode, ...ErrorCode[]];
+import { ERRORS } from '../errors.ts';
 
 /** What `Problem.toJSON` (errors.ts) makes of an error. */
 export const problemSchema = z
@@ -10,7 +8,7 @@ export const problemSchema = z
     title: z.string().meta({ description: 'What the error means, the same text each time.' }),
     status: z.number().int().min(400).max(599),
     detail: z.string().meta({ description: 'What was wrong this time.' }),
-    code: z.enum(codes).meta({ description: 'The stable name that programs may rely on.' }),
+    code: z.enum(Object.keys(ERRORS)).meta({ description: 'The stable name that programs may rely on.' }),
     errors: z
       .array(
         z.strictObject({

@@ -73,7 +73,15 @@ export class Ledger implements OnModuleInit {
 
   opened(reader: Reader, since: number, position: Position): void {
     const { connectionId, user, device, topics } = reader;
-    this.#of(reader.tenantId).opened.push({ connectionId, user, device, topics, node: this.config.NODE_NAME, since, position });
+    this.#of(reader.tenantId).opened.push({
+      connectionId,
+      user,
+      device,
+      topics,
+      node: this.config.NODE_NAME,
+      since,
+      position,
+    });
   }
 
   /** The connection has begun an interval. */
@@ -139,7 +147,10 @@ export class Ledger implements OnModuleInit {
       pending.ended = [];
       this.#failing = false;
     } catch (error) {
-      if (!this.#failing) this.#logger.warn(`the ledger cannot be written and waits: ${error instanceof Error ? error.message : 'unknown error'}`);
+      if (!this.#failing)
+        this.#logger.warn(
+          `the ledger cannot be written and waits: ${error instanceof Error ? error.message : 'unknown error'}`,
+        );
       this.#failing = true;
       this.#putBack(tenantId, pending);
     }

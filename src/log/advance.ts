@@ -35,7 +35,7 @@ export async function advance(
   // First, so that no publish meets a head without a partition.
   await partitions.ensureCovering(target);
   let lifted = 0;
-  for (let after: string | null = ''; after !== null; ) {
+  for (let after: string | null = ''; after !== null;) {
     const page = await patiently(store, after, target);
     lifted += page.lifted;
     after = page.last;

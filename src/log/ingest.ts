@@ -80,11 +80,14 @@ export class Ingest {
   async recall(tenantId: TenantId, { idempotency }: Publication): Promise<Stored | undefined> {
     if (idempotency === undefined) return undefined;
     const twin = this.#twinOf(tenantId, idempotency);
-    if (twin !== undefined) return await twin;
+    return twin === undefined ? await this.#remembered(tenantId, idempotency) : await twin;
+  }
+
+  async #remembered(tenantId: TenantId, key: IdempotencyKey): Promise<Stored | undefined> {
     try {
-      const remembered = await this.store.recall(tenantId, idempotency.publisher, idempotency.key);
+      const remembered = await this.store.recall(tenantId, key.publisher, key.key);
       if (remembered === undefined) return undefined;
-      if (!remembered.fingerprint.equals(idempotency.fingerprint)) throw mismatch();
+      if (!remembered.fingerprint.equals(key.fingerprint)) throw mismatch();
       return { first: remembered.first, ids: remembered.ids, replayed: true };
     } catch (error) {
       throw isUnavailable(error) ? databaseUnavailable(error) : error;
@@ -219,7 +222,8 @@ export class Ingest {
 
   async #answerTwin(tenantId: TenantId, { publication, resolve, reject }: Waiting): Promise<void> {
     try {
-      const stored = await this.recall(tenantId, publication);
+      const { idempotency } = publication;
+      const stored = idempotency && (await this.#remembered(tenantId, idempotency));
       // The twin's key was swept between the two statements: its window is over, and the caller may simply send again.
       if (stored === undefined)
         throw new Problem('overloaded', 'The Idempotency-Key just expired; send the request again.', {

@@ -39,25 +39,20 @@ export class RequestLog implements OnModuleInit {
     fastify.addHook('onRequest', (request, reply, done) => {
       const start = performance.now();
       reply.header(REQUEST_ID_HEADER, request.id);
-      reply.raw.once('close', () => {
-        const { writableFinished, writableEnded } = reply.raw;
-        const takenOver = reply.sent && !writableEnded;
-        if (!takenOver) this.#ended(request, reply, writableFinished, performance.now() - start);
-      });
+      reply.raw.once('close', () => this.#ended(request, reply, performance.now() - start));
       done();
     });
   }
 
-  #ended(request: FastifyRequest, reply: FastifyReply, complete: boolean, milliseconds: number): void {
+  #ended(request: FastifyRequest, reply: FastifyReply, milliseconds: number): void {
     const { url: route, config } = request.routeOptions;
-    const status = complete ? reply.raw.statusCode : undefined;
+    const status = reply.raw.writableFinished ? reply.raw.statusCode : undefined;
     this.metrics.httpRequests.observe(
       { method: request.method, route: route ?? 'unmatched', status: status ?? 'aborted' },
       milliseconds / 1_000,
     );
     const level = config.quiet === true ? 'debug' : levelOf(status);
     if (!this.logger.isLevelEnabled(level)) return;
-    const lastEventId = request.headers['last-event-id'];
     this.logger[level](
       {
         requestId: request.id,
@@ -68,7 +63,6 @@ export class RequestLog implements OnModuleInit {
         milliseconds: Math.round(milliseconds * 100) / 100,
         tenant: request.user?.tenantId,
         subject: request.user?.subject,
-        lastEventId: typeof lastEventId === 'string' ? lastEventId.slice(0, 32) : undefined,
       },
       'request',
     );

@@ -1,4 +1,10 @@
-import { Inject, Injectable, Logger, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnModuleDestroy,
+} from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
 import { MaintenancePool } from '../database/maintenance-pool.ts';
 import { isConnectionLoss, type Pool, type Statement } from '../database/pool.ts';
@@ -82,11 +88,12 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
   }
 
   #schedule(ms: number): void {
-    this.#timer = setTimeout(() => {
-      void this.runOnce().then(() => {
-        if (!this.#stopping) this.#schedule(this.config.MAINTENANCE_INTERVAL_SECONDS * 1000);
-      });
-    }, ms).unref();
+    this.#timer = setTimeout(() => void this.#roundAndNext(), ms).unref();
+  }
+
+  async #roundAndNext(): Promise<void> {
+    await this.runOnce();
+    if (!this.#stopping) this.#schedule(this.config.MAINTENANCE_INTERVAL_SECONDS * 1000);
   }
 
   async #round(): Promise<MaintenanceReport> {
@@ -102,7 +109,9 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       failed: [],
     };
     const attempt = (name: StepName, work: () => Promise<void>) => this.#attempt(report, name, work);
-    await attempt('lock', () => this.pool.session((run) => this.#underLock(run, report, attempt))).catch(() => undefined);
+    await attempt('lock', () => this.pool.session((run) => this.#underLock(run, report, attempt))).catch(
+      () => undefined,
+    );
     // Gauges are each node's own: one that skips its round has to show them all the same.
     await attempt('watch', () => this.#measure()).catch(() => undefined);
     return report;
@@ -135,7 +144,10 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     await attempt('partitions', () => this.partitions.ensureAhead());
     await attempt('floor', async () => void (report.floorsRaised = await retention.raiseFloors()));
     await attempt('drop', async () => void (report.partitionsDropped = await retention.dropPartitions()));
-    await attempt('sweep', async () => void (report.idempotencyKeysForgotten = await sweep.idempotencyKeys()));
+    await attempt(
+      'sweep',
+      async () => void (report.idempotencyKeysForgotten = await sweep.idempotencyKeys()),
+    );
     await attempt('sweep', async () => void (report.connectionsEnded = await sweep.lostConnections()));
     await attempt('sweep', async () => void (report.connectionsForgotten = await sweep.endedConnections()));
     await attempt('sweep', async () => void (report.devicesForgotten = await sweep.devices()));
@@ -154,7 +166,9 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       if (error instanceof RoundBroken) throw error;
       report.failed.push(name);
       this.metrics.maintenanceFailures.inc({ step: name });
-      this.#logger.warn(`maintenance step '${name}' failed and will be tried again: ${error instanceof Error ? error.message : String(error)}`);
+      this.#logger.warn(
+        `maintenance step '${name}' failed and will be tried again: ${error instanceof Error ? error.message : String(error)}`,
+      );
       if (isConnectionLoss(error)) throw new RoundBroken('the connection is lost', { cause: error });
       return false;
     }
@@ -164,7 +178,11 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     const { now, head } = await this.partitionsStore.newest();
     const attached = await this.partitionsStore.attached();
     const ahead = PARTITIONED.map(
-      (table) => attached.filter((partition) => partition.table === table && !partition.detaching && partition.from > Math.max(now, head)).length,
+      (table) =>
+        attached.filter(
+          (partition) =>
+            partition.table === table && !partition.detaching && partition.from > Math.max(now, head),
+        ).length,
     );
     this.metrics.partitionsAhead.set(Math.min(...ahead));
     this.metrics.headAheadOfClock.set(Math.max(0, head - now) / POSITIONS_PER_MS / 1000);

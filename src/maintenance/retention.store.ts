@@ -78,7 +78,11 @@ export class RetentionStore {
   constructor(private readonly run: Pool['rows']) {}
 
   /** A page of tenants by key, each with what its floor can rise to: null where nothing is lost. */
-  async due(after: string, limit: number, keptDays: number): Promise<{ tenantId: TenantId; floor: Position | null }[]> {
+  async due(
+    after: string,
+    limit: number,
+    keptDays: number,
+  ): Promise<{ tenantId: TenantId; floor: Position | null }[]> {
     return await this.run(DUE, [after, limit, keptDays]);
   }
 
@@ -138,7 +142,10 @@ limit 1`;
   }
 
   async #raise(statement: Statement, floors: readonly Floor[]): Promise<TenantId[]> {
-    const rows = await this.run<{ tenantId: TenantId }>(statement, [floors.map(({ tenantId }) => tenantId), floors.map(({ floor }) => floor)]);
+    const rows = await this.run<{ tenantId: TenantId }>(statement, [
+      floors.map(({ tenantId }) => tenantId),
+      floors.map(({ floor }) => floor),
+    ]);
     return rows.map(({ tenantId }) => tenantId);
   }
 }

@@ -24,10 +24,11 @@ export class Retention {
   /** Raises the floor of every tenant to the newest notification that its kept days have passed. */
   async raiseFloors(): Promise<number> {
     let raised = 0;
-    for (let after: string | undefined = ''; after !== undefined && !this.step.stopping; ) {
+    for (let after: string | undefined = ''; after !== undefined && !this.step.stopping;) {
       const page = await this.store.due(after, TENANTS, this.config.RETENTION_DAYS);
       const due = page.flatMap(({ tenantId, floor }) => (floor === null ? [] : [{ tenantId, floor }]));
-      for (let at = 0; at < due.length && !this.step.stopping; at += ROWS) raised += await this.#raise(due.slice(at, at + ROWS));
+      for (let at = 0; at < due.length && !this.step.stopping; at += ROWS)
+        raised += await this.#raise(due.slice(at, at + ROWS));
       after = page.length < TENANTS ? undefined : page.at(-1)?.tenantId;
     }
     return raised;
@@ -74,7 +75,8 @@ export class Retention {
 
   async #drop(partition: Partition): Promise<void> {
     const keeper = partition.table === 'notifications' ? await this.store.keeper(partition) : undefined;
-    if (keeper !== undefined) throw new Error(`${partition.name} still holds notifications above the floor of tenant ${keeper}`);
+    if (keeper !== undefined)
+      throw new Error(`${partition.name} still holds notifications above the floor of tenant ${keeper}`);
     await this.store.mark(partition);
     await this.store.detach(partition);
     await this.store.drop(partition.name);

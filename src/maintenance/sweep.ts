@@ -19,11 +19,15 @@ export class Sweep {
   }
 
   async devices(): Promise<number> {
-    return await this.#tenants((after) => this.store.devices(after, TENANTS, this.config.DEVICE_IDLE_DAYS, ROWS));
+    return await this.#tenants((after) =>
+      this.store.devices(after, TENANTS, this.config.DEVICE_IDLE_DAYS, ROWS),
+    );
   }
 
   async endedConnections(): Promise<number> {
-    return await this.#tenants((after) => this.store.endedConnections(after, TENANTS, this.config.RETENTION_DAYS, ROWS));
+    return await this.#tenants((after) =>
+      this.store.endedConnections(after, TENANTS, this.config.RETENTION_DAYS, ROWS),
+    );
   }
 
   async lostConnections(): Promise<number> {
@@ -43,7 +47,7 @@ export class Sweep {
   /** Goes on to the next page when no tenant of this one has more. */
   async #tenants(statement: (after: string) => Promise<Swept[]>): Promise<number> {
     let total = 0;
-    for (let after: string | undefined = ''; after !== undefined && !this.step.stopping; ) {
+    for (let after: string | undefined = ''; after !== undefined && !this.step.stopping;) {
       const page: Swept[] = await statement(after);
       total += page.reduce((sum, { gone }) => sum + gone, 0);
       if (page.some(({ gone }) => gone === ROWS)) continue;

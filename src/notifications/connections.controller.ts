@@ -22,7 +22,13 @@ export class ConnectionsController {
     @Query() rawQuery: unknown,
     @Res({ passthrough: true }) reply: FastifyReply,
   ) {
-    const { user, since, until, limit = DEFAULT_LIMIT, cursor } = parseQuery(connectionsQuerySchema, rawQuery);
+    const {
+      user,
+      since,
+      until,
+      limit = DEFAULT_LIMIT,
+      cursor,
+    } = parseQuery(connectionsQuerySchema, rawQuery);
     const listing: Listing = [tenantId, 'connections', user, since, until];
     const period = since === undefined && until === undefined ? 'now' : { since, until };
     const after = cursor === undefined ? undefined : readCursor(listing, cursor, connectionPlace);
@@ -34,6 +40,16 @@ export class ConnectionsController {
   }
 }
 
-function itemOf({ connectionId, user, device, node, since, until, position, reason, topics }: ConnectionRecord) {
+function itemOf({
+  connectionId,
+  user,
+  device,
+  node,
+  since,
+  until,
+  position,
+  reason,
+  topics,
+}: ConnectionRecord) {
   return { connectionId, user, device, node, since, until, position: String(position), reason, topics };
 }

@@ -37,6 +37,7 @@ const NODE_SILENCE = `interval '10 seconds'`;
 /*
  * `scan` connections are looked at, newest start first, whatever is left of them. A connection without an end is open
  * while its node lives: a node that died ended it when it was last seen, and one that started again, before that start.
+ * Ends are compared as they are shown, in milliseconds.
  */
 const connections = (name: string, which: string): Statement => ({
   name,
@@ -48,7 +49,7 @@ with scanned as materialized (
 )
 select s.connection_id as "connectionId", s.user_id as "user", s.device_id as device, s.node, s.since, s.position, s.topics,
   e.until, case when e.until is not null then coalesce(s.reason, 'node-lost') end as reason,
-  (e.until is null or e.until > $6::timestamptz) and ($7 or e.until is null) is true as shown,
+  (e.until is null or date_trunc('milliseconds', e.until) > $6::timestamptz) and ($7 or e.until is null) is true as shown,
   to_char(s.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as "sinceExact"
 from scanned s
 left join lateral (select n.started_at, n.seen_at from nodes n where n.node = s.node) n on true
@@ -103,7 +104,11 @@ export class ConnectionsStore {
       user === undefined
         ? await this.pool.rows<Row>(period === 'now' ? now : then, values)
         : await this.pool.rows<Row>(period === 'now' ? nowOfUser : thenOfUser, [...values, user]);
-    const records = rows.map(({ shown, sinceExact, ...row }) => ({ ...row, shown, place: [sinceExact, row.connectionId] as const }));
+    const records = rows.map(({ shown, sinceExact, ...row }) => ({
+      ...row,
+      shown,
+      place: [sinceExact, row.connectionId] as const,
+    }));
     return {
       items: records.filter(({ shown }) => shown),
       reached: rows.length < scan ? undefined : records.at(-1)?.place,

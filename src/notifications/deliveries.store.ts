@@ -3,7 +3,14 @@ import { HistoryPool, type Statement } from '../database/pool.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
 import type { Position } from '../log/position.ts';
 import { ackOf, covering, hadTopic, STREAM } from './covering.ts';
-import { inOrder, confirms, receiptsOf, type Counts, type LogEntry, type Receipt } from './delivery-status.ts';
+import {
+  inOrder,
+  confirms,
+  receiptsOf,
+  type Counts,
+  type LogEntry,
+  type Receipt,
+} from './delivery-status.ts';
 
 /** Devices of a broadcast are counted up to here. */
 const COUNTED_DEVICES = 10_000;
@@ -101,21 +108,41 @@ export class DeliveriesStore {
     if (own.length === 0) return new Map();
     const values = [tenantId, own.map(({ user }) => user), own.map(({ entry }) => entry.position)];
     // In this order: a late acknowledgement counts by what was sent before it.
-    const confirmed = await this.pool.rows<{ position: Position; user: UserId; device: DeviceId; at: Date }>(CONFIRMED_BY_USERS, values);
-    const sent = await this.pool.rows<{ position: Position } & Omit<Receipt, 'deliveredAt'>>(SENT_TO_USERS, values);
+    const confirmed = await this.pool.rows<{ position: Position; user: UserId; device: DeviceId; at: Date }>(
+      CONFIRMED_BY_USERS,
+      values,
+    );
+    const sent = await this.pool.rows<{ position: Position } & Omit<Receipt, 'deliveredAt'>>(
+      SENT_TO_USERS,
+      values,
+    );
     const confirmedAt = Map.groupBy(confirmed, ({ position }) => position);
     const sentAt = Map.groupBy(sent, ({ position }) => position);
     return new Map(
       own.map(({ entry }) => [
         entry.position,
-        receiptsOf(entry, (sentAt.get(entry.position) ?? []).map(withoutPosition), confirmedAt.get(entry.position) ?? []),
+        receiptsOf(
+          entry,
+          (sentAt.get(entry.position) ?? []).map(withoutPosition),
+          confirmedAt.get(entry.position) ?? [],
+        ),
       ]),
     );
   }
 
   /** Counts the devices of broadcasts, looking at no more than `limit` intervals of each kind for each. */
-  async counts(tenantId: TenantId, entries: readonly LogEntry[], limit: number): Promise<Map<Position, Counted>> {
-    interface Row { position: Position; sent: number; delivered: number; covered: number; confirmed: number }
+  async counts(
+    tenantId: TenantId,
+    entries: readonly LogEntry[],
+    limit: number,
+  ): Promise<Map<Position, Counted>> {
+    interface Row {
+      position: Position;
+      sent: number;
+      delivered: number;
+      covered: number;
+      confirmed: number;
+    }
     const rows = await this.pool.rows<Row>(COUNTS, [
       tenantId,
       entries.map(({ position }) => position),
@@ -137,7 +164,12 @@ export class DeliveriesStore {
   }
 
   /** Looks at the next `limit` devices after `after` that may have the notification. */
-  async devices(tenantId: TenantId, entry: LogEntry, after: readonly [user: string, device: string], limit: number): Promise<DevicePage> {
+  async devices(
+    tenantId: TenantId,
+    entry: LogEntry,
+    after: readonly [user: string, device: string],
+    limit: number,
+  ): Promise<DevicePage> {
     const { to, position } = entry;
     const values = [tenantId, position, 'topic' in to ? to.topic : null, limit, ...after];
     const rows =
@@ -145,13 +177,20 @@ export class DeliveriesStore {
         ? await this.pool.rows<Receipt>(DEVICES_OF_USER, [...values, to.user])
         : await this.pool.rows<Receipt>(DEVICES, values);
     const receipts = rows
-      .map((row) => (row.deliveredAt !== null && confirms(entry, row.deliveredAt, row.sends) ? row : { ...row, deliveredAt: null }))
+      .map((row) =>
+        row.deliveredAt !== null && confirms(entry, row.deliveredAt, row.sends)
+          ? row
+          : { ...row, deliveredAt: null },
+      )
       .filter(({ sends, deliveredAt }) => sends > 0 || deliveredAt !== null)
       .map((row) => inOrder(position, row));
     return { receipts, reached: rows.length < limit ? undefined : rows.at(-1) };
   }
 }
 
-function withoutPosition({ position: _, ...receipt }: { position: Position } & Omit<Receipt, 'deliveredAt'>): Omit<Receipt, 'deliveredAt'> {
+function withoutPosition({
+  position: _,
+  ...receipt
+}: { position: Position } & Omit<Receipt, 'deliveredAt'>): Omit<Receipt, 'deliveredAt'> {
   return receipt;
 }

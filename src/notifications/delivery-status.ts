@@ -37,7 +37,10 @@ export interface Counts {
   readonly more: boolean;
 }
 
-export function statusOf(expired: boolean, { sent, delivered }: { sent: boolean; delivered: boolean }): Status {
+export function statusOf(
+  expired: boolean,
+  { sent, delivered }: { sent: boolean; delivered: boolean },
+): Status {
   if (delivered) return 'delivered';
   if (expired) return 'expired';
   return sent ? 'sent' : 'queued';
@@ -86,7 +89,8 @@ export function receiptsOf(
  */
 export function inOrder(position: Position, receipt: Receipt): Receipt {
   const accepted = timeOfPosition(position);
-  const after = (time: Date | null, bound: number) => (time === null ? null : new Date(Math.max(time.getTime(), bound)));
+  const after = (time: Date | null, bound: number) =>
+    time === null ? null : new Date(Math.max(time.getTime(), bound));
   const deliveredAt = after(receipt.deliveredAt, accepted);
   const lastSentAt = after(receipt.lastSentAt, accepted);
   const sentAt = after(receipt.firstSentAt, accepted);
@@ -96,5 +100,8 @@ export function inOrder(position: Position, receipt: Receipt): Receipt {
 
 /** Bytewise, as the database compares ids: UTF-8 order is the order of code points, which UTF-16 is not. */
 export function byDevice(a: { user: string; device: string }, b: { user: string; device: string }): number {
-  return Buffer.compare(Buffer.from(a.user), Buffer.from(b.user)) || Buffer.compare(Buffer.from(a.device), Buffer.from(b.device));
+  return (
+    Buffer.compare(Buffer.from(a.user), Buffer.from(b.user)) ||
+    Buffer.compare(Buffer.from(a.device), Buffer.from(b.device))
+  );
 }

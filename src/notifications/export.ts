@@ -21,6 +21,8 @@ async function* notEmpty(pages: AsyncIterable<string>): AsyncGenerator<Buffer> {
 export function wantsLines(accept: string | undefined): boolean {
   return (accept ?? '').split(',').some((range) => {
     const [type, ...parameters] = range.split(';').map((part) => part.trim().toLowerCase());
-    return type === 'application/x-ndjson' && !parameters.some((parameter) => /^q=0(?:\.0*)?$/.test(parameter));
+    return (
+      type === 'application/x-ndjson' && !parameters.some((parameter) => /^q=0(?:\.0*)?$/.test(parameter))
+    );
   });
 }

@@ -9,7 +9,14 @@ import { asPosition, type Position } from '../log/position.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import type { LogEntry, Receipt } from './delivery-status.ts';
 import { streamLines, wantsLines } from './export.ts';
-import { devicePlace, positionPlace, readCursor, timelinePlace, writeCursor, type Listing } from './history.cursor.ts';
+import {
+  devicePlace,
+  positionPlace,
+  readCursor,
+  timelinePlace,
+  writeCursor,
+  type Listing,
+} from './history.cursor.ts';
 import { itemJson, pageJson } from './history-item.ts';
 import { DEFAULT_LIMIT, historyQuerySchema, isNotificationId, pageQuerySchema } from './history.query.ts';
 import { HistoryService, type Filters } from './history.service.ts';
@@ -46,7 +53,8 @@ export class HistoryController {
     const { limit, cursor, ...filters } = parseQuery(historyQuerySchema, rawQuery);
     const { user, topic, type, status, since, until } = filters;
     const listing: Listing = [tenantId, 'notifications', user, topic, type, status, since, until];
-    const before = cursor === undefined ? undefined : asPosition(readCursor(listing, cursor, positionPlace)[0]);
+    const before =
+      cursor === undefined ? undefined : asPosition(readCursor(listing, cursor, positionPlace)[0]);
     void reply.headers({ 'cache-control': 'no-store', vary: 'accept' });
     if (!wantsLines(accept)) {
       const { items, next } = await this.history.page(tenantId, filters, before, limit ?? DEFAULT_LIMIT);
@@ -87,7 +95,8 @@ export class HistoryController {
     const entry = await this.#find(principal, id);
     const deliveries = await this.timelines.deliveries(principal.tenantId, entry);
     const entries = timelineOf(entry, deliveries);
-    const rest = after === undefined ? entries : entries.filter((each) => compareKeys(keyOf(each), after) > 0);
+    const rest =
+      after === undefined ? entries : entries.filter((each) => compareKeys(keyOf(each), after) > 0);
     const items = rest.slice(0, limit);
     const last = items.at(-1);
     const nextCursor = rest.length > limit && last !== undefined ? writeCursor(listing, keyOf(last)) : null;
@@ -131,11 +140,17 @@ export class HistoryController {
     throw new Problem('not_found', 'There is no notification with this id.');
   }
 
-  async *#lines(tenantId: Principal['tenantId'], filters: Filters, before: Position | undefined, most: number) {
+  async *#lines(
+    tenantId: Principal['tenantId'],
+    filters: Filters,
+    before: Position | undefined,
+    most: number,
+  ) {
     let next = before;
     let left = most;
     do {
-      if (this.draining.active) throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
+      if (this.draining.active)
+        throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
       const page = await this.history.page(tenantId, filters, next, Math.min(left, MOST_PER_PAGE));
       left -= page.items.length;
       next = page.next;
@@ -145,7 +160,10 @@ export class HistoryController {
 }
 
 /** An iteration whose first step was already taken. */
-async function* resume<Value>(first: IteratorResult<Value, unknown>, rest: AsyncGenerator<Value>): AsyncGenerator<Value> {
+async function* resume<Value>(
+  first: IteratorResult<Value, unknown>,
+  rest: AsyncGenerator<Value>,
+): AsyncGenerator<Value> {
   if (first.done === true) return;
   try {
     yield first.value;

@@ -24,12 +24,21 @@ export function writeCursor(listing: Listing, place: readonly (string | number)[
 }
 
 /** The place that `writeCursor` was given, checked by `schema`. Throws Problem `validation_failed`. */
-export function readCursor<Place extends z.ZodType>(listing: Listing, cursor: string, schema: Place): z.infer<Place> {
+export function readCursor<Place extends z.ZodType>(
+  listing: Listing,
+  cursor: string,
+  schema: Place,
+): z.infer<Place> {
   const [binding, ...place] = decode(cursor);
   const parsed = schema.safeParse(place);
   if (parsed.success && binding === bindingOf(listing)) return parsed.data;
   throw new Problem('validation_failed', 'The query is not valid.', {
-    errors: [{ pointer: '/cursor', detail: 'is no cursor of this listing; send it with the filters that it came with' }],
+    errors: [
+      {
+        pointer: '/cursor',
+        detail: 'is no cursor of this listing; send it with the filters that it came with',
+      },
+    ],
   });
 }
 
@@ -44,7 +53,10 @@ function decode(cursor: string): unknown[] {
 
 export const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
 /** No NUL: it is no character of an id, and the database would refuse it. */
-const text = z.string().max(1_024).refine((value) => value.isWellFormed() && !value.includes('\u0000'));
+const text = z
+  .string()
+  .max(1_024)
+  .refine((value) => value.isWellFormed() && !value.includes('\u0000'));
 export const devicePlace = z.tuple([text, text]);
 export const timelinePlace = z.tuple([z.number().int(), z.number().int(), text, text, text]);
 export const connectionPlace = z.tuple([z.iso.datetime({ precision: 6 }), z.uuid()]);

@@ -49,7 +49,6 @@ export const connectionsQuerySchema = z.strictObject({
 });
 
 export type HistoryQuery = z.infer<typeof historyQuerySchema>;
-export type ConnectionsQuery = z.infer<typeof connectionsQuerySchema>;
 
 /** What is no UUID is no id of a notification. */
 export const isNotificationId = (text: string): boolean =>

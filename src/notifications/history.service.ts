@@ -1,8 +1,15 @@
 import { Injectable } from '@nestjs/common';
 import type { TenantId } from '../identifiers.ts';
-import { asPosition, positionOfTime, START, type Position } from '../log/position.ts';
+import { asPosition, positionOfTime, START, timeOfPosition, type Position } from '../log/position.ts';
 import { COUNTED_INTERVALS, DeliveriesStore, type Counted } from './deliveries.store.ts';
-import { statusOf, summaryOf, type Counts, type LogEntry, type Receipt, type Status } from './delivery-status.ts';
+import {
+  statusOf,
+  summaryOf,
+  type Counts,
+  type LogEntry,
+  type Receipt,
+  type Status,
+} from './delivery-status.ts';
 import type { HistoryItem } from './history-item.ts';
 import type { HistoryQuery } from './history.query.ts';
 import { HistoryStore, type Scan, type Selection } from './history.store.ts';
@@ -47,7 +54,12 @@ export class HistoryService {
   ) {}
 
   /** The next page below `before`, newest first. It may be short, even empty, while `next` is set. */
-  async page(tenantId: TenantId, filters: Filters, before: Position | undefined, limit: number): Promise<HistoryPage> {
+  async page(
+    tenantId: TenantId,
+    filters: Filters,
+    before: Position | undefined,
+    limit: number,
+  ): Promise<HistoryPage> {
     const { user, topic, type, status, since, until } = filters;
     // Nothing is addressed to both.
     if (user !== undefined && topic !== undefined) return { items: [], next: undefined };
@@ -55,8 +67,13 @@ export class HistoryService {
     const items: HistoryItem[] = [];
     const spent = { scanned: 0, judged: 0, intervals: 0, bytes: 0 };
     const within = () =>
-      spent.scanned < MOST_SCANNED && spent.judged < MOST_JUDGED && spent.intervals < MOST_INTERVALS && spent.bytes < MOST_BYTES;
-    let next: Position | undefined = asPosition(Math.min(before ?? END, until === undefined ? END : boundOf(until)));
+      spent.scanned < MOST_SCANNED &&
+      spent.judged < MOST_JUDGED &&
+      spent.intervals < MOST_INTERVALS &&
+      spent.bytes < MOST_BYTES;
+    let next: Position | undefined = asPosition(
+      Math.min(before ?? END, until === undefined ? END : boundOf(until)),
+    );
     let scan = FIRST_SCANNED / 4;
     do {
       const wanted = limit - items.length;
@@ -83,7 +100,12 @@ export class HistoryService {
   }
 
   /** Finds what became of entries, in their order, until `wanted` of the status that is asked for are found. */
-  async #judge(tenantId: TenantId, entries: readonly LogEntry[], status: Status | undefined, wanted: number): Promise<Judged> {
+  async #judge(
+    tenantId: TenantId,
+    entries: readonly LogEntry[],
+    status: Status | undefined,
+    wanted: number,
+  ): Promise<Judged> {
     const receipts = await this.deliveries.ofUsers(tenantId, entries);
     const excluded = await this.#excluded(tenantId, entries, status);
     const left = entries.filter(({ position }) => !excluded.has(position));
@@ -113,25 +135,39 @@ export class HistoryService {
    * Notifications to everyone that have another status than the one asked for. One interval of each kind tells, where
    * all devices were counted otherwise; with an expiry or a topic not every interval counts, so these are counted.
    */
-  async #excluded(tenantId: TenantId, entries: readonly LogEntry[], status: Status | undefined): Promise<ReadonlySet<Position>> {
+  async #excluded(
+    tenantId: TenantId,
+    entries: readonly LogEntry[],
+    status: Status | undefined,
+  ): Promise<ReadonlySet<Position>> {
     const plain = entries.filter((entry) => 'everyone' in entry.to && entry.expiresAt === null);
     if (status === undefined || plain.length === 0) return new Set();
     const counts = await this.deliveries.counts(tenantId, plain, 1);
     return new Set(
-      plain.map(({ position }) => position).filter((position) => statusOf(false, someOf(counts.get(position))) !== status),
+      plain
+        .map(({ position }) => position)
+        .filter((position) => statusOf(false, someOf(counts.get(position))) !== status),
     );
   }
 }
 
 const isBroadcast = ({ to }: LogEntry): boolean => !('user' in to);
 
-const someOf = (counts: Counts | undefined) => ({ sent: (counts?.sent ?? 0) > 0, delivered: (counts?.delivered ?? 0) > 0 });
+const someOf = (counts: Counts | undefined) => ({
+  sent: (counts?.sent ?? 0) > 0,
+  delivered: (counts?.delivered ?? 0) > 0,
+});
 
 function itemOf(entry: LogEntry, devices: readonly Receipt[], counted: Counted | undefined): HistoryItem {
-  if ('user' in entry.to) return { entry, status: statusOf(entry.expired, summaryOf(devices)), outcome: { devices } };
-  const counts = { sent: counted?.sent ?? 0, delivered: counted?.delivered ?? 0, more: counted?.more ?? false };
+  if ('user' in entry.to)
+    return { entry, status: statusOf(entry.expired, summaryOf(devices)), outcome: { devices } };
+  const counts = {
+    sent: counted?.sent ?? 0,
+    delivered: counted?.delivered ?? 0,
+    more: counted?.more ?? false,
+  };
   return { entry, status: statusOf(entry.expired, someOf(counts)), outcome: { counts } };
 }
 
 /** The first position of a millisecond; far years are further than positions go. */
-const boundOf = (ms: number): Position => asPosition(Math.min(positionOfTime(ms), END));
+const boundOf = (ms: number): Position => positionOfTime(Math.min(ms, timeOfPosition(END)));

@@ -104,8 +104,12 @@ export class HistoryStore {
     const { user, topic, type, first } = selection;
     const values = [tenantId, first, before, limits.scan, limits.rows, limits.bytes, type ?? null];
     const target = user ?? topic;
-    const statement = user !== undefined ? SELECT_OF_USER : topic !== undefined ? SELECT_OF_TOPIC : SELECT_ANY;
-    const rows = await this.pool.rows<ScanRow>(statement, target === undefined ? values : [...values, target]);
+    const statement =
+      user !== undefined ? SELECT_OF_USER : topic !== undefined ? SELECT_OF_TOPIC : SELECT_ANY;
+    const rows = await this.pool.rows<ScanRow>(
+      statement,
+      target === undefined ? values : [...values, target],
+    );
     const entries = rows.flatMap((row) => (row.position === null ? [] : [entryOf(row)]));
     const { scanned = 0, matched = 0, reached = null } = rows[0] ?? {};
     const cut = entries.length < matched;

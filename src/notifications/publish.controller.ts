@@ -6,14 +6,12 @@ import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
 import { Draining } from '../health/draining.ts';
 import { asJsonBody, refuseQuery } from '../json-body.ts';
+import { parseTraceparent } from '../logging/traceparent.ts';
 import { Ingest, type Stored } from '../log/ingest.ts';
 import { asPosition, createdAt } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { fingerprintOf, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
-
-/** The caller's traceparent (W3C Trace Context, version 00), to be found again beside the notification. */
-const TRACEPARENT = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/;
 
 @Controller('v1/notifications')
 export class PublishController {
@@ -67,8 +65,7 @@ export class PublishController {
       refuseQuery(request.query);
       const body = asJsonBody(rawBody);
       const key = readKey(headers['idempotency-key']);
-      const { traceparent } = headers;
-      const trace = traceparent !== undefined && TRACEPARENT.test(traceparent) ? traceparent : null;
+      const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
       const { drafts, users, refusal } = readPublication(route, body, trace, Date.now(), this.config);
       const { tenantId, subject: publisher } = principal;
       const idempotency =

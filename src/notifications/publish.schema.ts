@@ -40,7 +40,7 @@ const recipientSchema = z
       });
     }
   })
-  .meta({ id: 'Recipients' });
+  .meta({ id: 'Recipients', minProperties: 1, maxProperties: 1 });
 
 const LAST_MOMENT = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
 const TEN_YEARS_IN_SECONDS = 10 * 366 * 24 * 3600;
@@ -49,11 +49,9 @@ export const publishSchema = z
   .strictObject({
     to: recipientSchema,
     type: typeSchema,
-    data: z
-      .unknown()
-      .meta({
-        description: 'Any JSON value; passed on as it was written but for white space between tokens.',
-      }),
+    data: z.unknown().meta({
+      description: 'Any JSON value; passed on as it was written but for white space between tokens.',
+    }),
     expiresAt: z.iso
       .datetime({ offset: true, error: 'is a time as RFC 3339 has it, such as 2026-12-01T00:00:00.000Z' })
       // An offset can carry the last day of the calendar into the year 10000, which RFC 3339 cannot write.
@@ -70,7 +68,7 @@ export const publishSchema = z
       });
     }
   })
-  .meta({ id: 'PublishRequest' });
+  .meta({ id: 'PublishRequest', not: { required: ['expiresAt', 'ttlSeconds'] } });
 
 export const batchSchema = z
   .strictObject({ notifications: z.array(publishSchema).min(1, 'holds at least one notification') })

@@ -80,7 +80,13 @@ export class TimelineStore {
     // In this order: a late acknowledgement counts by what was sent before it.
     if ('user' in to) {
       const acks = await this.pool.rows<ConfirmedRow>(CONFIRMED_BY_USER, [tenantId, position, to.user]);
-      const sends = await this.pool.rows<SentRow>(SENT_TO_USER, [tenantId, position, COUNTED_INTERVALS, null, to.user]);
+      const sends = await this.pool.rows<SentRow>(SENT_TO_USER, [
+        tenantId,
+        position,
+        COUNTED_INTERVALS,
+        null,
+        to.user,
+      ]);
       return { sends, acks, more: sends.length >= COUNTED_INTERVALS };
     }
     const values = [tenantId, position, COUNTED_INTERVALS, 'topic' in to ? to.topic : null];

@@ -12,7 +12,12 @@ export interface Deliveries {
     readonly at: Date;
     readonly replayed: boolean;
   }[];
-  readonly acks: readonly { readonly user: string; readonly device: string; readonly at: Date; readonly byResume: boolean }[];
+  readonly acks: readonly {
+    readonly user: string;
+    readonly device: string;
+    readonly at: Date;
+    readonly byResume: boolean;
+  }[];
   readonly more: boolean;
 }
 
@@ -30,7 +35,13 @@ export interface TimelineEntry {
 }
 
 /** Where an entry stands: its time, what must come before what at the same time, and who. */
-export type TimelineKey = readonly [at: number, rank: number, user: string, device: string, connection: string];
+export type TimelineKey = readonly [
+  at: number,
+  rank: number,
+  user: string,
+  device: string,
+  connection: string,
+];
 
 export const keyOf = (entry: TimelineEntry): TimelineKey => [
   Date.parse(entry.at),
@@ -72,13 +83,21 @@ export function timelineOf(entry: LogEntry, { sends, acks }: Deliveries): Timeli
     const inOrder = ofDevice.toSorted((a, b) => a.at.getTime() - b.at.getTime());
     inOrder.forEach(({ user, device, connection: connectionId, node, at, replayed }, index) => {
       const time = index === 0 ? Math.min(timeOf(at), confirmedAt.get(key) ?? Infinity) : timeOf(at);
-      entries.push({ event: replayed ? 'replayed' : 'sent', at: iso(time), user, device, connectionId, node });
+      entries.push({
+        event: replayed ? 'replayed' : 'sent',
+        at: iso(time),
+        user,
+        device,
+        connectionId,
+        node,
+      });
     });
   }
   for (const { user, device, at, byResume } of confirmed) {
     entries.push({ event: 'delivered', at: iso(timeOf(at)), user, device, by: byResume ? 'resume' : 'ack' });
   }
-  if (entry.expired && entry.expiresAt !== null) entries.push({ event: 'expired', at: iso(timeOf(entry.expiresAt)) });
+  if (entry.expired && entry.expiresAt !== null)
+    entries.push({ event: 'expired', at: iso(timeOf(entry.expiresAt)) });
   return entries.sort((a, b) => compareKeys(keyOf(a), keyOf(b)));
 }
 

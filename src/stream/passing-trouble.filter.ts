@@ -1,5 +1,5 @@
-import { Catch, Inject, Logger, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
-import type { FastifyReply } from 'fastify';
+import { Catch, Inject, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CONFIG, type Config } from '../config.ts';
 import { sendProblem, toProblem } from '../problem.filter.ts';
 import { byeFrame, jittered } from './frames.ts';
@@ -11,13 +11,12 @@ import { openEventStream } from './socket.ts';
  */
 @Catch()
 export class PassingTroubleFilter implements ExceptionFilter {
-  readonly #logger = new Logger(PassingTroubleFilter.name);
-
   constructor(@Inject(CONFIG) private readonly config: Config) {}
 
   catch(error: unknown, host: ArgumentsHost): void {
-    const reply = host.switchToHttp().getResponse<FastifyReply>();
-    const problem = toProblem(error, this.#logger);
+    const http = host.switchToHttp();
+    const reply = http.getResponse<FastifyReply>();
+    const problem = toProblem(error, http.getRequest<FastifyRequest>().id);
     if (problem.status !== 503) {
       sendProblem(reply, problem);
       return;

@@ -23,5 +23,3 @@ export const streamQuerySchema = z
     }),
   })
   .meta({ id: 'StreamQuery' });
-
-export type StreamQuery = z.infer<typeof streamQuerySchema>;

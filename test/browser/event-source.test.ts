@@ -29,7 +29,8 @@ describeInBrowsers((installed) => {
   let service: Service;
   let browser: Browser;
   beforeAll(async () => {
-    [service, browser] = await Promise.all([startService(SETTINGS), installed.start()]);
+    service = await startService(SETTINGS);
+    browser = await installed.start();
   }, 60_000);
   afterAll(async () => {
     await browser.close();

@@ -1,8 +1,8 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { publish, type StoredAnswer } from '../support/api.ts';
+import { get, publish, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
 import { eventually } from '../support/eventually.ts';
@@ -31,6 +31,42 @@ const PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title><script
   });
 </script>`;
 
+/* From another origin than the service's, with the token in the page: by the package `eventsource`, as documented. */
+const BEARER_PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title>
+<script type="importmap">{"imports": {"eventsource": "/eventsource/index.js", "eventsource-parser": "/eventsource-parser/index.js"}}</script>
+<script type="module">
+  import { EventSource } from 'eventsource';
+  import { openTidings } from '/tidings-client.js';
+  const { service, token } = await (await fetch('/login')).json();
+  const withToken = (address, request) =>
+    fetch(address, { ...request, headers: { ...request.headers, authorization: 'Bearer ' + token } });
+  window.got = [];
+  openTidings({
+    key: 'alice',
+    device: 'laptop',
+    url: service,
+    onNotification: ({ id }) => void got.push(id),
+    open: (address) => new EventSource(address, { fetch: withToken }),
+    fetch: withToken,
+  });
+</script>`;
+
+const text =
+  (type: string, body: string): Route =>
+  () => ({ type, body });
+
+/** The scripts of an installed package, to be loaded by the page as they are. */
+function scriptsOf(name: string): Record<string, Route> {
+  const folder = new URL(`../../node_modules/${name}/dist/`, import.meta.url);
+  const files = readdirSync(folder).filter((file) => file.endsWith('.js'));
+  return Object.fromEntries(
+    files.map((file) => [
+      `/${name}/${file}`,
+      text('text/javascript', readFileSync(new URL(file, folder), 'utf8')),
+    ]),
+  );
+}
+
 const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: '100' };
 const PATIENCE = { within: 25_000, every: 50 };
 
@@ -38,7 +74,8 @@ describeInBrowsers((installed) => {
   let service: Service;
   let browser: Browser;
   beforeAll(async () => {
-    [service, browser] = await Promise.all([startService(SETTINGS), installed.start()]);
+    service = await startService(SETTINGS);
+    browser = await installed.start();
   }, 60_000);
   afterAll(async () => {
     await browser.close();
@@ -54,8 +91,8 @@ describeInBrowsers((installed) => {
     users += 1;
     user = `user-${users}`;
     const routes: Record<string, Route> = {
-      '/': () => ({ type: 'text/html', body: PAGE }),
-      '/tidings-client.js': () => ({ type: 'text/javascript', body: client }),
+      '/': text('text/html', PAGE),
+      '/tidings-client.js': text('text/javascript', client),
       '/renew': () => {
         renewals += 1;
         proxy.token = userToken({ user });
@@ -84,6 +121,15 @@ describeInBrowsers((installed) => {
   }
   const expectStored = (position: string | undefined) =>
     eventually(async () => expect(await stored()).toBe(position), PATIENCE);
+
+  const expectCursor = (position: string | undefined) =>
+    eventually(async () => {
+      const devices = await service.database.query<{ cursor: number }>(
+        'select cursor from devices where tenant_id = $1 and user_id = $2 and device_id = $3',
+        ['acme', user, 'laptop'],
+      );
+      expect(devices).toEqual([{ cursor: Number(position) }]);
+    }, PATIENCE);
 
   test('comes back after answers that end an EventSource for good, and misses nothing', async () => {
     await open();
@@ -132,19 +178,22 @@ describeInBrowsers((installed) => {
     const sent: StoredAnswer[] = [];
     for (let i = 0; i < 20; i += 1) sent.push(await send());
     const last = sent.at(-1)?.position;
-    await eventually(async () => {
-      const devices = await service.database.query<{ cursor: number }>(
-        'select cursor from devices where tenant_id = $1 and user_id = $2 and device_id = $3',
-        ['acme', user, 'laptop'],
-      );
-      expect(devices).toEqual([{ cursor: Number(last) }]);
-    }, PATIENCE);
+    await expectCursor(last);
+    const operator = serviceToken({ client: 'operator', scope: 'history:read' });
+    const { body } = await get<{ status: string; devices: unknown[] }>(
+      `${service.url}/v1/notifications/${sent[0]?.id}`,
+      operator,
+    );
+    expect(body).toMatchObject({
+      status: 'delivered',
+      devices: [{ user, device: 'laptop', deliveredAt: expect.any(String) }],
+    });
     expect(proxy.acks.length).toBeLessThan(10);
     expect(JSON.parse(proxy.acks.at(-1) ?? '')).toEqual({ device: 'laptop', upTo: last });
   });
 
   test('gets itself a new token before the old one ends', async () => {
-    proxy.token = userToken({ user, expiresInSeconds: 8 });
+    proxy.token = userToken({ user, expiresInSeconds: 12 });
     await open();
     const sent = [await send()];
     await expectGot(sent);
@@ -182,5 +231,28 @@ describeInBrowsers((installed) => {
     await page.evaluate("sessionStorage.setItem('alice', '9007199254740991')");
     await page.reload();
     await eventually(async () => expect(await page.evaluate('window.gaps')).toEqual(['reset']), PATIENCE);
+  });
+
+  test('reads and confirms from another origin with a token of its own', async () => {
+    await proxy.close();
+    const token = userToken({ user });
+    proxy = await SameOriginProxy.start(service.url, token, {
+      '/': text('text/html', BEARER_PAGE),
+      '/login': () => ({ type: 'application/json', body: JSON.stringify({ service: crossing.url, token }) }),
+      '/tidings-client.js': text('text/javascript', client),
+      ...scriptsOf('eventsource'),
+      ...scriptsOf('eventsource-parser'),
+    });
+    const settings = { ...SETTINGS, NODE_NAME: 'crossing', CORS_ORIGINS: proxy.url };
+    const crossing = await startService(settings, { database: service.database });
+    try {
+      const sent = [await send()];
+      await open();
+      await expectGot(sent);
+      await expectCursor(sent[0]?.position);
+      expect(proxy.streams).toEqual([]);
+    } finally {
+      await crossing.close();
+    }
   });
 });

@@ -91,6 +91,23 @@ describe.each([
     await stream.cut();
   });
 
+  test('is in the history as it arrived, one by one and in an export', async () => {
+    const authorization = `Bearer ${serviceToken({ client: 'operator', scope: 'history:read' })}`;
+    const read = async (path: string, accept: string) => {
+      const response = await fetch(`${service.url}/v1/notifications${path}`, {
+        headers: { authorization, accept },
+      });
+      expect(response.status).toBe(200);
+      return await response.text();
+    };
+    const lines = (await read(`?user=${user}`, 'application/x-ndjson')).trimEnd().split('\n').toReversed();
+    const dataOf = (item: string) => /,"data":(.*),"publisher":"billing",/s.exec(item)?.[1];
+    expect(lines.map(dataOf)).toEqual(published.map(({ arrives }) => arrives));
+    for (const { arrives, stored } of published.slice(0, 40)) {
+      expect(dataOf(await read(`/${stored.id}`, 'application/json'))).toBe(arrives);
+    }
+  });
+
   test('is the same value to whoever parses it', () => {
     const values = live.map((line) => (JSON.parse(line) as { data: unknown }).data);
     expect(values).toEqual(payloads.map(({ sent }) => JSON.parse(sent) as unknown));

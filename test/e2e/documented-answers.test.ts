@@ -1,10 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { historyItemSchema } from '../../src/docs/history.schema.ts';
 import { problemsOf } from '../../src/docs/openapi.ts';
 import { operations } from '../../src/docs/operations/operations.ts';
 import { problemSchema } from '../../src/docs/problem.schema.ts';
 import { streamEvents } from '../../src/docs/stream-events.ts';
 import { startService, type Service } from '../support/app.ts';
 import { publish } from '../support/api.ts';
+import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
@@ -12,6 +14,7 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 
 const PUBLISH = '/v1/notifications';
 const item = { to: { user: 'alice' }, type: 'order.shipped', data: { n: 1 } };
+const NOBODYS = '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70';
 const publisher = serviceToken();
 const operator = serviceToken({ client: 'ops', scope: 'history:read' });
 const user = userToken();
@@ -106,6 +109,57 @@ describe('an answer that went well is as documented', () => {
     expect([status, text]).toEqual([204, '']);
   });
 
+  test('to every question about a notification, its devices and its connections', async () => {
+    const reader = userToken({ user: 'looked-at', topics: ['team:red'] });
+    const stream = await StreamClient.open(service.url, reader);
+    await stream.untilEvent('caught-up');
+    const own = await publish(service.url, publisher, { ...item, to: { user: 'looked-at' } });
+    const broadcast = await publish(service.url, publisher, {
+      ...item,
+      to: { topic: 'team:red' },
+      ttlSeconds: 600,
+    });
+    await stream.untilNotifications(2);
+    await call('/v1/acks', { method: 'post', token: reader, body: { upTo: broadcast.position } });
+
+    await eventually(async () => {
+      const { text } = await call(`${PUBLISH}/{id}`, { token: operator, url: `${PUBLISH}/${own.id}` });
+      expect(JSON.parse(text)).toMatchObject({ status: 'delivered', devices: [{ sends: 1 }] });
+    });
+    for (const [token, id] of [
+      [operator, broadcast.id],
+      [publisher, own.id],
+    ] as const) {
+      const url = `${PUBLISH}/${id}`;
+      expect((await call(`${PUBLISH}/{id}`, { token, url })).status).toBe(200);
+      expect((await call(`${PUBLISH}/{id}/devices`, { token, url: `${url}/devices?limit=1` })).status).toBe(
+        200,
+      );
+      expect((await call(`${PUBLISH}/{id}/timeline`, { token, url: `${url}/timeline` })).status).toBe(200);
+    }
+    expect((await call(PUBLISH, { token: operator, url: `${PUBLISH}?limit=2` })).status).toBe(200);
+    const connections = '/v1/connections';
+    const now = await call(connections, { token: operator, url: `${connections}?user=looked-at` });
+    expect(JSON.parse(now.text)).toMatchObject({ items: [{ user: 'looked-at', until: null }] });
+    await stream.cut();
+    await eventually(async () => {
+      const url = `${connections}?user=looked-at&since=2020-01-01T00:00:00Z`;
+      const { text } = await call(connections, { token: operator, url });
+      expect(JSON.parse(text)).toMatchObject({
+        items: [{ until: expect.any(String), reason: expect.any(String) }],
+      });
+    });
+  });
+
+  test('to a request for lines', async () => {
+    const { headers, text } = await call(PUBLISH, {
+      token: operator,
+      headers: { accept: 'application/x-ndjson' },
+    });
+    expect(headers.get('content-type')).toMatch(/^application\/x-ndjson/);
+    for (const line of text.trimEnd().split('\n')) historyItemSchema.parse(JSON.parse(line));
+  });
+
   test.each(
     operations
       .filter(({ access, path }) => access === 'public' && !path.includes('{'))
@@ -144,6 +198,17 @@ describe('an error is as documented', () => {
       { method: 'post', token: user, body: { upTo: '0', device: 'never-seen' } },
       404,
     ],
+    ['not_found', `${PUBLISH}/{id}`, { token: operator, url: `${PUBLISH}/${NOBODYS}` }, 404],
+    ['not_found', `${PUBLISH}/{id}/devices`, { token: operator, url: `${PUBLISH}/${NOBODYS}/devices` }, 404],
+    [
+      'not_found',
+      `${PUBLISH}/{id}/timeline`,
+      { token: publisher, url: `${PUBLISH}/${NOBODYS}/timeline` },
+      404,
+    ],
+    ['scope_missing', PUBLISH, { token: publisher }, 403],
+    ['scope_missing', '/v1/connections', { token: user }, 403],
+    ['validation_failed', PUBLISH, { token: operator, url: `${PUBLISH}?limit=0` }, 400],
     ['not_found', '/docs/assets/{name}', { url: '/docs/assets/none' }, 404],
   ])('%s of %s', async (code, path, options, status) => {
     expect(await call(path, options)).toMatchObject({ code, status });

@@ -105,9 +105,12 @@ test('a folder is free again when the process that held it was killed', async ()
   const holder = spawn(process.execPath, ['-e', script, join(dataDir, 'lock')], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  await once(holder.stdout, 'data');
-  await expect(start()).rejects.toThrow(/Another Tidings/);
-  holder.kill('SIGKILL');
+  try {
+    await once(holder.stdout, 'data');
+    await expect(start()).rejects.toThrow(/Another Tidings/);
+  } finally {
+    holder.kill('SIGKILL');
+  }
   await once(holder, 'exit');
   await start();
 });
@@ -195,12 +198,15 @@ test('a server that is killed is started again on its port, with what it had com
   });
 });
 
-test('a stop leaves no process and no pid file', async () => {
+test('a stop leaves no process, no pid file and nothing to recover', async () => {
   const server = await start();
   const pid = await serverPid();
   await stop(server);
   expect(() => process.kill(pid, 0)).toThrow(/ESRCH/);
   await expect(stat(pidFile())).rejects.toThrow(/ENOENT/);
+  await start();
+  const log = await readFile(join(home(), 'server.log'), 'utf8');
+  expect(log).not.toMatch(/not properly shut down/);
 });
 
 test('started as root below a folder that others cannot enter, the server lives elsewhere and says where', async () => {

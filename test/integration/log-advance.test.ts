@@ -26,7 +26,10 @@ describe('advancing the log after it went back in time', () => {
   test('lifts every head to the present and lowers none', async () => {
     const early = daysAgo(-2);
     await log.database.query(`insert into streams (tenant_id, head) values ('early', $1)`, [early]);
-    await log.database.query(`insert into streams (tenant_id, head) select 't' || n, $1 from generate_series(1, 130) n`, [daysAgo(1)]);
+    await log.database.query(
+      `insert into streams (tenant_id, head) select 't' || n, $1 from generate_series(1, 130) n`,
+      [daysAgo(1)],
+    );
     const before = positionOfTime(Date.now());
     const result = await advanced();
     expect(result).toMatchObject({ lifted: 130, head: early });

@@ -29,16 +29,28 @@ describe('partitions ahead', () => {
   });
 
   test('are also made for a head that lies ahead of the clock, without giving up those of the clock', async () => {
-    await log.database.query(`insert into streams (tenant_id, head) values ('behind', 5), ('early', $1)`, [daysAgo(-40)]);
+    await log.database.query(`insert into streams (tenant_id, head) values ('behind', 5), ('early', $1)`, [
+      daysAgo(-40),
+    ]);
     await log.node({ PARTITIONS_AHEAD: '1' }).partitions.ensureAhead();
-    expect(await log.partitionsOf('notifications')).toEqual([0, 1, 40, 41].map((days) => daily('notifications', days)));
+    expect(await log.partitionsOf('notifications')).toEqual(
+      [0, 1, 40, 41].map((days) => daily('notifications', days)),
+    );
   });
 
   test('are found made by whoever comes second, on the same node or another', async () => {
     const nodes = [log.node(), log.node(), log.node()];
-    await Promise.all(nodes.flatMap(({ partitions }) => [partitions.ensureAhead(), partitions.ensureAhead(), partitions.ensureCovering(daysAgo(0))]));
+    await Promise.all(
+      nodes.flatMap(({ partitions }) => [
+        partitions.ensureAhead(),
+        partitions.ensureAhead(),
+        partitions.ensureCovering(daysAgo(0)),
+      ]),
+    );
     await nodes[0]?.partitions.ensureAhead();
-    expect(await log.partitionsOf('notifications')).toEqual([0, 1, 2, 3].map((days) => daily('notifications', days)));
+    expect(await log.partitionsOf('notifications')).toEqual(
+      [0, 1, 2, 3].map((days) => daily('notifications', days)),
+    );
   });
 });
 
@@ -62,7 +74,9 @@ describe('the partition of a position', () => {
 
   test('has the indexes and checks of its table', async () => {
     await log.node().partitions.ensureCovering(daysAgo(0));
-    const indexes = await log.database.query(`select indexdef from pg_indexes where tablename = $1`, [daily('notifications', 0)]);
+    const indexes = await log.database.query(`select indexdef from pg_indexes where tablename = $1`, [
+      daily('notifications', 0),
+    ]);
     expect(indexes).toHaveLength(4);
     await expect(
       log.database.query(
@@ -74,9 +88,15 @@ describe('the partition of a position', () => {
   });
 
   test('is cut at multiples of the width and named by its beginning', () => {
-    expect(partitionName('sends', rangeCovering(at('2026-11-22T23:59:59.999Z'), 24))).toBe('sends_2026_11_22');
-    expect(partitionName('sends', rangeCovering(at('2026-11-23T00:00:00.000Z'), 24))).toBe('sends_2026_11_23');
-    expect(partitionName('acks', rangeCovering(at('2026-11-22T13:00:00.000Z'), 6))).toBe('acks_2026_11_22_12');
+    expect(partitionName('sends', rangeCovering(at('2026-11-22T23:59:59.999Z'), 24))).toBe(
+      'sends_2026_11_22',
+    );
+    expect(partitionName('sends', rangeCovering(at('2026-11-23T00:00:00.000Z'), 24))).toBe(
+      'sends_2026_11_23',
+    );
+    expect(partitionName('acks', rangeCovering(at('2026-11-22T13:00:00.000Z'), 6))).toBe(
+      'acks_2026_11_22_12',
+    );
     const range = rangeCovering(at('2026-11-22T13:00:00.000Z'), 7);
     expect(rangeCovering(range.from, 7)).toEqual(range);
     expect(rangeCovering(range.end, 7).from).toBe(range.end);
@@ -114,8 +134,12 @@ describe('what an earlier attempt left', () => {
   test('partitions of another width are refused with the width to go back to, and nothing is made', async () => {
     await log.node({ PARTITION_HOURS: '24' }).partitions.ensureAhead();
     const before = await log.partitionsOf('notifications');
-    await expect(log.node({ PARTITION_HOURS: '48' }).partitions.ensureAhead()).rejects.toThrow(/set PARTITION_HOURS back to 24/);
-    await expect(log.node({ PARTITION_HOURS: '12' }).partitions.ensureCovering(daysAgo(0))).rejects.toThrow(/set PARTITION_HOURS back to 24/);
+    await expect(log.node({ PARTITION_HOURS: '48' }).partitions.ensureAhead()).rejects.toThrow(
+      /set PARTITION_HOURS back to 24/,
+    );
+    await expect(log.node({ PARTITION_HOURS: '12' }).partitions.ensureCovering(daysAgo(0))).rejects.toThrow(
+      /set PARTITION_HOURS back to 24/,
+    );
     expect(await log.partitionsOf('notifications')).toEqual(before);
   });
 });

@@ -10,7 +10,8 @@ afterEach(async () => {
 });
 
 const runOnce = () => log.node().maintenance.runOnce();
-const column = async (sql: string): Promise<unknown[]> => (await log.database.query<{ it: unknown }>(sql)).map(({ it }) => it);
+const column = async (sql: string): Promise<unknown[]> =>
+  (await log.database.query<{ it: unknown }>(sql)).map(({ it }) => it);
 
 async function key(name: string, age: string): Promise<void> {
   await log.database.query(
@@ -28,7 +29,13 @@ async function device(tenant: string, name: string, cursor: number, idle: string
 }
 
 /** `since` and `until` are ages; the reason names the connection. */
-async function connection(tenant: string, name: string, node: string, since: string, until: string | null = null): Promise<void> {
+async function connection(
+  tenant: string,
+  name: string,
+  node: string,
+  since: string,
+  until: string | null = null,
+): Promise<void> {
   await log.database.query(
     `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, until, position)
      values ($1, gen_random_uuid(), $2, 'd', $3, now() - $4::interval, now() - $5::interval, 0)`,
@@ -36,8 +43,11 @@ async function connection(tenant: string, name: string, node: string, since: str
   );
 }
 
-async function node(name: string, started: string, seen: string): Promise<void> {
-  await log.database.query(`insert into nodes (node, started_at, seen_at) values ($1, now() - $2::interval, now() - $3::interval)`, [name, started, seen]);
+async function nodeRow(name: string, started: string, seen: string): Promise<void> {
+  await log.database.query(
+    `insert into nodes (node, started_at, seen_at) values ($1, now() - $2::interval, now() - $3::interval)`,
+    [name, started, seen],
+  );
 }
 
 describe('idempotency keys', () => {
@@ -60,7 +70,10 @@ describe('idempotency keys', () => {
 describe('devices', () => {
   test('are forgotten when they are idle and below the floor, and only then', async () => {
     const floor = daysAgo(30);
-    await log.database.query(`insert into streams (tenant_id, head, floor) values ('acme', $1, $1), ('other', $1, 0)`, [floor]);
+    await log.database.query(
+      `insert into streams (tenant_id, head, floor) values ('acme', $1, $1), ('other', $1, 0)`,
+      [floor],
+    );
     await device('acme', 'idle-below', floor - 1, '91 days');
     await device('acme', 'idle-at', floor, '91 days');
     await device('acme', 'idle-above', floor + 1, '91 days');
@@ -68,11 +81,19 @@ describe('devices', () => {
     await device('other', 'idle-nothing-lost', 0, '91 days');
     await device('streamless', 'idle', 0, '91 days');
     expect(await runOnce()).toMatchObject({ devicesForgotten: 1, failed: [] });
-    expect(await column('select device_id as it from devices order by 1')).toEqual(['active-below', 'idle', 'idle-above', 'idle-at', 'idle-nothing-lost']);
+    expect(await column('select device_id as it from devices order by 1')).toEqual([
+      'active-below',
+      'idle',
+      'idle-above',
+      'idle-at',
+      'idle-nothing-lost',
+    ]);
   });
 
   test('of every tenant are reached, many of one tenant and many tenants', async () => {
-    await log.database.query(`insert into streams (tenant_id, floor) select 't' || n, 10 from generate_series(1, 250) n`);
+    await log.database.query(
+      `insert into streams (tenant_id, floor) select 't' || n, 10 from generate_series(1, 250) n`,
+    );
     await log.database.query(
       `insert into devices (tenant_id, user_id, device_id, cursor, last_seen_at)
        select case when n <= 250 then 't' || n else 't7' end, 'u' || n, 'd', 1, now() - interval '100 days' from generate_series(1, 2600) n`,
@@ -97,26 +118,32 @@ describe('connections', () => {
   test('are forgotten when they ended before what their tenant keeps', async () => {
     await log.tenant('default');
     await log.tenant('long', { keptDays: 60 });
-    await node('n', '100 days', '0');
+    await nodeRow('n', '100 days', '0');
     await connection('default', 'ended-long-ago', 'n', '40 days', '31 days');
     await connection('default', 'began-long-ago', 'n', '40 days', '29 days');
     await connection('default', 'open', 'n', '40 days');
     await connection('long', 'kept-longer', 'n', '40 days', '31 days');
     await connection('long', 'too-old-even-so', 'n', '70 days', '61 days');
     expect(await runOnce()).toMatchObject({ connectionsForgotten: 2, connectionsEnded: 0, failed: [] });
-    expect(await column('select user_id as it from connections order by 1')).toEqual(['began-long-ago', 'kept-longer', 'open']);
+    expect(await column('select user_id as it from connections order by 1')).toEqual([
+      'began-long-ago',
+      'kept-longer',
+      'open',
+    ]);
   });
 
   test('of a node that fell silent end at its last sign of life', async () => {
-    await node('silent', '2 hours', '61 seconds');
-    await node('alive', '2 hours', '59 seconds');
+    await nodeRow('silent', '2 hours', '61 seconds');
+    await nodeRow('alive', '2 hours', '59 seconds');
     await connection('acme', 'lost', 'silent', '1 hour');
     await connection('acme', 'had-ended', 'silent', '1 hour', '30 minutes');
     await connection('acme', 'began-last', 'silent', '61 seconds');
     await connection('acme', 'open', 'alive', '1 hour');
     await connection('acme', 'of-an-unknown-node', 'never-seen', '1 hour');
     await connection('acme', 'of-a-node-to-be-seen', 'never-seen', '1 second');
-    await log.database.query(`update connections set since = since + interval '500 ms' where user_id = 'began-last'`);
+    await log.database.query(
+      `update connections set since = since + interval '500 ms' where user_id = 'began-last'`,
+    );
     expect(await runOnce()).toMatchObject({ connectionsEnded: 3, failed: [] });
     const ended = await log.database.query(
       `select c.user_id, c.reason, c.until = greatest(c.since, coalesce(n.seen_at, c.since)) as exact
@@ -131,15 +158,17 @@ describe('connections', () => {
   });
 
   test('of an earlier process under the name of a node ended when the node started', async () => {
-    await node('n', '10 minutes', '0');
+    await nodeRow('n', '10 minutes', '0');
     await connection('acme', 'earlier', 'n', '1 hour');
     await connection('acme', 'now', 'n', '5 minutes');
     expect(await runOnce()).toMatchObject({ connectionsEnded: 1, failed: [] });
-    expect(await column('select user_id as it from connections join nodes using (node) where until = started_at')).toEqual(['earlier']);
+    expect(
+      await column('select user_id as it from connections join nodes using (node) where until = started_at'),
+    ).toEqual(['earlier']);
   });
 
   test('are all ended, however many a node left', async () => {
-    await node('silent', '2 hours', '1 hour');
+    await nodeRow('silent', '2 hours', '1 hour');
     await log.database.query(
       `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)
        select 't' || n % 7, gen_random_uuid(), 'u', 'd', 'silent', now() - interval '2 hours', 0 from generate_series(1, 2100) n`,
@@ -150,9 +179,9 @@ describe('connections', () => {
 
 describe('nodes', () => {
   test('are forgotten a day after they were last seen', async () => {
-    await node('gone', '3 days', '25 hours');
-    await node('quiet', '3 days', '23 hours');
-    await node('alive', '3 days', '0');
+    await nodeRow('gone', '3 days', '25 hours');
+    await nodeRow('quiet', '3 days', '23 hours');
+    await nodeRow('alive', '3 days', '0');
     await connection('acme', 'open', 'gone', '2 days');
     // The round that ends its connections is also the one that may forget it.
     expect(await runOnce()).toMatchObject({ connectionsEnded: 1, nodesForgotten: 1, failed: [] });
@@ -160,7 +189,7 @@ describe('nodes', () => {
   });
 
   test('stay while a connection of theirs has no end', async () => {
-    await node('gone', '3 days', '25 hours');
+    await nodeRow('gone', '3 days', '25 hours');
     await connection('acme', 'busy', 'gone', '2 days');
     const writer = await log.client();
     await writer.query('begin');

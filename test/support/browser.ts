@@ -45,7 +45,8 @@ export function describeInBrowsers(tests: (browser: Installed) => void): void {
     const path = paths.find((candidate) => existsSync(candidate));
     const missing = `${name} is not installed (looked for ${paths.join(', ')})`;
     if (path === undefined && process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(missing);
-    if (path === undefined) console.warn(`Skipped: ${missing}.`);
+    // Jest shows no console output of files whose tests were all skipped.
+    if (path === undefined) process.stderr.write(`Skipped: ${missing}.\n`);
     const describeOrSkip = path === undefined ? describe.skip : describe;
     describeOrSkip(name, () => tests({ name, start: () => start(path ?? '') }));
   }

@@ -33,7 +33,11 @@ export class OldLog {
   }
 
   node(settings: Record<string, string> = {}): MaintenanceNode {
-    const config: Config = readConfig({ DATABASE_URL: this.database.url, JWT_SECRET: TEST_SECRET, ...settings });
+    const config: Config = readConfig({
+      DATABASE_URL: this.database.url,
+      JWT_SECRET: TEST_SECRET,
+      ...settings,
+    });
     const pool = new MaintenancePool(config);
     this.#pools.push(pool);
     const store = new PartitionsStore(pool);
@@ -53,7 +57,10 @@ export class OldLog {
   }
 
   async tenant(tenantId: string, { keptDays = null }: { keptDays?: number | null } = {}): Promise<void> {
-    await this.database.query('insert into tenants (tenant_id, kept_days) values ($1, $2)', [tenantId, keptDays]);
+    await this.database.query('insert into tenants (tenant_id, kept_days) values ($1, $2)', [
+      tenantId,
+      keptDays,
+    ]);
     await this.database.query('insert into streams (tenant_id) values ($1)', [tenantId]);
   }
 
@@ -64,11 +71,17 @@ export class OldLog {
        values ($1, $2, gen_random_uuid(), 'test', '1', 1, 'test')`,
       [tenantId, position],
     );
-    await this.database.query('update streams set head = greatest(head, $2) where tenant_id = $1', [tenantId, position]);
+    await this.database.query('update streams set head = greatest(head, $2) where tenant_id = $1', [
+      tenantId,
+      position,
+    ]);
   }
 
   async floor(tenantId: string): Promise<number | undefined> {
-    const [row] = await this.database.query<{ floor: number }>('select floor from streams where tenant_id = $1', [tenantId]);
+    const [row] = await this.database.query<{ floor: number }>(
+      'select floor from streams where tenant_id = $1',
+      [tenantId],
+    );
     return row?.floor;
   }
 
@@ -83,7 +96,10 @@ export class OldLog {
   }
 
   async hasTable(name: string): Promise<boolean> {
-    const [row] = await this.database.query<{ there: boolean }>('select to_regclass($1) is not null as there', [name]);
+    const [row] = await this.database.query<{ there: boolean }>(
+      'select to_regclass($1) is not null as there',
+      [name],
+    );
     return row?.there === true;
   }
 

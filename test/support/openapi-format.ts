@@ -34,7 +34,7 @@ const parameter = strict({
   required: z.boolean(),
   description: z.string().optional(),
   schema,
-}).refine((value) => value['in'] !== 'path' || value['required'] === true, 'a path parameter is required');
+}).refine((value) => value['in'] !== 'path' || value['required'], 'a path parameter is required');
 
 const operation = strict({
   operationId: z.string().regex(/^[a-z][A-Za-z]+$/),
@@ -89,8 +89,8 @@ export function referencesIn(value: unknown): string[] {
 }
 
 /** What a local reference leads to, or undefined. */
-export function resolveReference(document: unknown, reference: string): unknown {
-  return reference
+export function resolveReference(document: unknown, pointer: string): unknown {
+  return pointer
     .slice('#/'.length)
     .split('/')
     .reduce<unknown>(

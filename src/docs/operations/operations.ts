@@ -1,4 +1,5 @@
 import type { Operation } from '../operation.ts';
+import { historyOperations } from './history.ts';
 import { publishOperations } from './publish.ts';
 import { serviceOperations } from './service.ts';
 import { streamOperations } from './stream.ts';
@@ -7,5 +8,6 @@ import { streamOperations } from './stream.ts';
 export const operations: readonly Operation[] = [
   ...publishOperations,
   ...streamOperations,
+  ...historyOperations,
   ...serviceOperations,
 ];

@@ -1,0 +1,111 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { post, type StoredAnswer } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+let service: Service;
+/** A second node on the same database: what it stores reaches streams of the first only through the log. */
+let other: Service;
+beforeAll(async () => {
+  const small = { STREAM_BUFFER_BYTES: '8192', TAIL_BYTES_PER_TENANT: '65536', BACKLOG_PAGE_ROWS: '50', LOG_POLL_MS: '100' };
+  service = await startService(small);
+  other = await startService({ ...small, NODE_NAME: 'other' }, { database: service.database });
+});
+afterAll(async () => {
+  await other.close();
+  await service.close();
+});
+
+/** Publishes `count` notifications, a few at a time, for all that a reader listens to. */
+async function publishMany(tenant: string, client: string, count: number): Promise<string[]> {
+  const ids: string[] = [];
+  const token = serviceToken({ tenant, client });
+  for (let i = 0; i < count; ) {
+    const notifications = Array.from({ length: 1 + (i % 7) }, (_, j) => ({
+      to: [{ user: 'reader' }, { topic: 'news' }, { everyone: true }, { user: 'nobody' }][(i + j) % 4],
+      type: 't',
+      data: { client, n: i + j, filling: 'x'.repeat(((i + j) % 5) * 500) },
+    }));
+    const node = i % 2 === 0 ? service : other;
+    const { status, body } = await post<{ notifications: StoredAnswer[] }>(`${node.url}/v1/notifications/batch`, token, { notifications });
+    expect(status).toBe(201);
+    body.notifications.forEach(({ id }, j) => {
+      if ((i + j) % 4 !== 3) ids.push(id);
+    });
+    i += notifications.length;
+  }
+  return ids;
+}
+
+function expectStrictOrder(stream: StreamClient) {
+  const positions = stream.notifications.map(({ position }) => Number(position));
+  for (let i = 1; i < positions.length; i += 1) expect(positions[i]).toBeGreaterThan(positions[i - 1] ?? 0);
+  const ids = stream.notifications.map(({ id }) => id);
+  expect(new Set(ids).size).toBe(ids.length);
+}
+
+test('several publishers on two nodes, readers that pause, and resumes in the midst: every connection is in order and without doubles', async () => {
+  const tenant = 'order';
+  const token = userToken({ tenant, user: 'reader', topics: ['news'] });
+  const open = async (options: Parameters<typeof StreamClient.open>[2] = {}) => await StreamClient.open(service.url, token, options);
+  const steady = await open();
+  const pausing = await open();
+  await steady.untilEvent('caught-up');
+  await pausing.untilEvent('caught-up');
+
+  let publishing = true;
+  const published = Promise.all(['a', 'b', 'c', 'd'].map(async (client) => await publishMany(tenant, client, 300))).finally(() => {
+    publishing = false;
+  });
+  const phases = (async () => {
+    while (publishing) {
+      pausing.pause();
+      await steady.untilNotifications(steady.notifications.length + 40).catch(() => undefined);
+      pausing.resume();
+      await pausing.untilNotifications(pausing.notifications.length + 20).catch(() => undefined);
+    }
+  })();
+  const resumed: StreamClient[] = [];
+  while (publishing) {
+    const lastEventId = resumed.at(-1)?.lastEventId;
+    const stream = await open(lastEventId === undefined ? {} : { lastEventId });
+    await stream.untilEvent('caught-up');
+    await stream.untilNotifications(30, 1_000).catch(() => undefined);
+    await stream.cut();
+    resumed.push(stream);
+  }
+  const expected = (await published).flat();
+  await phases;
+  pausing.resume();
+
+  for (const stream of [steady, pausing]) {
+    await stream.untilNotifications(expected.length, 20_000);
+    expectStrictOrder(stream);
+    expect(stream.notifications.map(({ id }) => id).toSorted()).toEqual(expected.toSorted());
+    await stream.cut();
+  }
+  // Resumed again and again, each connection is in order, and all of them together are one.
+  const last = await open({ lastEventId: resumed.at(-1)?.lastEventId ?? '' });
+  const before = resumed.reduce((sum, { notifications }) => sum + notifications.length, 0);
+  await last.untilNotifications(expected.length - before, 20_000);
+  resumed.push(last);
+  for (const stream of resumed) expectStrictOrder(stream);
+  expect(resumed.length).toBeGreaterThan(2);
+  const chained = resumed.flatMap(({ notifications }) => notifications.map(({ id }) => id));
+  expect(chained).toEqual(steady.notifications.map(({ id }) => id));
+  await last.cut();
+}, 60_000);
+
+test('the notifications of one batch arrive in its order', async () => {
+  const token = userToken({ tenant: 'batch', user: 'reader' });
+  const live = await StreamClient.open(service.url, token);
+  await live.untilEvent('caught-up');
+  const notifications = Array.from({ length: 500 }, (_, n) => ({ to: { user: 'reader' }, type: 't', data: n }));
+  await post(`${service.url}/v1/notifications/batch`, serviceToken({ tenant: 'batch' }), { notifications });
+  const replayed = await StreamClient.open(service.url, token);
+  for (const stream of [live, replayed]) {
+    expect((await stream.untilNotifications(500)).map(({ data }) => data)).toEqual(notifications.map(({ data }) => data));
+    await stream.cut();
+  }
+});

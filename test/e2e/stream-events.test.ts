@@ -1,0 +1,226 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { get, post, publish } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+let service: Service;
+beforeAll(async () => {
+  service = await startService({ HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: '2000' });
+});
+afterAll(async () => {
+  await service.close();
+});
+
+const publisher = serviceToken();
+const to = async (user: string, data: unknown = 1) => await publish(service.url, publisher, { to: { user }, type: 't', data });
+const open = async (user: string, options: Parameters<typeof StreamClient.open>[2] = {}) => {
+  const stream = await StreamClient.open(service.url, userToken({ user }), options);
+  await stream.untilEvent('caught-up');
+  return stream;
+};
+
+describe('the answer', () => {
+  test('has the headers of a stream that nobody may store, change or hold back', async () => {
+    const stream = await open('headers');
+    expect(stream.status).toBe(200);
+    expect(stream.response.headers).toMatchObject({
+      'content-type': 'text/event-stream',
+      'cache-control': 'no-store, no-transform',
+      'x-accel-buffering': 'no',
+    });
+    expect(stream.response.headers['x-request-id']).toBeTruthy();
+    for (const name of ['content-encoding', 'content-length', 'transfer-encoding']) expect(stream.response.headers).not.toHaveProperty(name);
+    await stream.cut();
+  });
+
+  test('is not compressed for those who would take it', async () => {
+    const stream = await open('gzip', { headers: { 'accept-encoding': 'gzip, br' } });
+    expect(stream.response.headers).not.toHaveProperty('content-encoding');
+    expect(stream.raw).toContain('event: sync');
+    await stream.cut();
+  });
+
+  test('begins with retry and a comment, and sync is the first event', async () => {
+    const stream = await open('beginning');
+    expect(stream.raw).toMatch(/^retry: \d+\n:\n\nevent: sync\ndata: \{[^\n]*\}\n\n/);
+    expect(stream.retries[0]).toBeGreaterThanOrEqual(1_000);
+    expect(stream.retries[0]).toBeLessThanOrEqual(3_000);
+    await stream.cut();
+  });
+
+  test('jitters retry', async () => {
+    const streams = await Promise.all(Array.from({ length: 8 }, async () => await open('jitter')));
+    expect(new Set(streams.map(({ retries }) => retries[0])).size).toBeGreaterThan(1);
+    for (const stream of streams) await stream.cut();
+  });
+
+  test('to a client that goes away is over for the service, too', async () => {
+    const stream = await open('leaver');
+    await stream.cut();
+    const again = await open('leaver');
+    await to('leaver');
+    await again.untilNotifications(1);
+    await again.cut();
+  });
+});
+
+describe('sync', () => {
+  test('says which connection and device it is, where it starts, where the log is, and when the token ends', async () => {
+    const exp = Math.floor(Date.now() / 1000) + 1_000;
+    const stream = await StreamClient.open(service.url, userToken({ user: 'sync', tenant: 'sync', claims: { exp } }), { query: { device: 'phone-1' } });
+    const sync = await stream.untilEvent('sync');
+    expect(sync).toEqual({
+      connectionId: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      device: 'phone-1',
+      resume: 'undelivered',
+      from: '0',
+      head: '0',
+      tokenExpiresAt: new Date(exp * 1000).toISOString(),
+    });
+    await stream.cut();
+  });
+
+  test.each([
+    ['the claim, whatever the query says', { device: 'claimed' }, { device: 'asked' }, 'claimed'],
+    ['the query', {}, { device: 'asked' }, 'asked'],
+    ['default', {}, {}, 'default'],
+  ])('the device is %s', async (_, claims, query, device) => {
+    const stream = await StreamClient.open(service.url, userToken({ user: 'device', ...claims }), { query });
+    expect(await stream.untilEvent('sync')).toMatchObject({ device });
+    await stream.cut();
+  });
+});
+
+describe('caught-up', () => {
+  test('ends the backlog once, with an id that a client can resume from', async () => {
+    const { position } = await to('catcher');
+    const stream = await open('catcher');
+    expect(stream.events.map(({ event }) => event ?? 'notification')).toEqual(['sync', 'notification', 'caught-up']);
+    const [caughtUp] = stream.events.filter(({ event }) => event === 'caught-up');
+    expect(caughtUp?.id).toBe(stream.named('caught-up')[0]?.['position']);
+    expect(Number(caughtUp?.id)).toBeGreaterThanOrEqual(Number(position));
+    await to('catcher');
+    await stream.untilNotifications(2);
+    expect(stream.named('caught-up')).toHaveLength(1);
+    await stream.cut();
+  });
+
+  test('no other event moves the last id', async () => {
+    const stream = await open('ids');
+    await to('ids');
+    await stream.untilNotifications(1);
+    for (const { event, id } of stream.events) {
+      if (event === undefined || event === 'caught-up' || event === 'position') expect(id).toMatch(/^\d+$/);
+      else expect(id).toBeUndefined();
+    }
+    await stream.cut();
+  });
+});
+
+describe('while nothing is addressed to a client', () => {
+  test('it gets a comment from time to time', async () => {
+    const stream = await open('quiet', { query: { device: 'heartbeat' } });
+    const before = stream.comments.length;
+    await stream.until(() => stream.comments.length > before, 'a heartbeat', 4_000);
+    expect(stream.raw).toMatch(/\n:\n\n$/);
+    await stream.cut();
+  });
+
+  test('its last id follows the log, and a resume from it misses nothing', async () => {
+    const tenant = 'followed';
+    const token = userToken({ tenant, user: 'reader' });
+    const other = async () => await publish(service.url, serviceToken({ tenant }), { to: { user: 'somebody else' }, type: 't', data: 1 });
+    const stream = await StreamClient.open(service.url, token);
+    await stream.untilEvent('caught-up');
+    await other();
+    const { position } = await other();
+    await stream.until(() => stream.lastEventId === position, 'the position of others', 4_000);
+    const [moved] = stream.events.filter(({ event }) => event === 'position').slice(-1);
+    expect(moved).toMatchObject({ id: position, data: JSON.stringify({ position }) });
+    await stream.cut();
+
+    const mine = await publish(service.url, serviceToken({ tenant }), { to: { user: 'reader' }, type: 't', data: 'mine' });
+    const again = await StreamClient.open(service.url, token, { lastEventId: position });
+    expect(await again.untilNotifications(1)).toMatchObject([{ id: mine.id }]);
+    expect(again.named('sync')[0]).toMatchObject({ resume: 'exact', from: position });
+    await again.cut();
+  });
+
+  test('a position is said once', async () => {
+    const stream = await StreamClient.open(service.url, userToken({ tenant: 'said-once' }));
+    await stream.untilEvent('caught-up');
+    await publish(service.url, serviceToken({ tenant: 'said-once' }), { to: { user: 'x' }, type: 't', data: 1 });
+    await stream.untilEvent('position', 4_000);
+    const before = stream.comments.length;
+    await stream.until(() => stream.comments.length >= before + 2, 'two more heartbeats', 5_000);
+    expect(stream.named('position')).toHaveLength(1);
+    await stream.cut();
+  });
+});
+
+describe('who gets what', () => {
+  test('every stream of a user, whatever its device', async () => {
+    const streams = await Promise.all([open('many'), open('many'), open('many', { query: { device: 'other' } })]);
+    const { id } = await to('many');
+    for (const stream of streams) {
+      expect(await stream.untilNotifications(1)).toMatchObject([{ id }]);
+      await stream.cut();
+    }
+  });
+
+  test('topics and everyone reach those that have them, and nobody else', async () => {
+    const tenant = 'addresses';
+    const of = async (user: string, topics: string[]) => {
+      const stream = await StreamClient.open(service.url, userToken({ tenant, user, topics }));
+      await stream.untilEvent('caught-up');
+      return stream;
+    };
+    // A user and a topic of one name are two addresses.
+    const streams = { news: await of('a', ['news']), both: await of('b', ['news', 'sport']), none: await of('news', []) };
+    for (const target of [{ topic: 'news' }, { topic: 'sport' }, { user: 'news' }, { topic: 'nobody' }, { everyone: true }]) {
+      await publish(service.url, serviceToken({ tenant }), { to: target, type: 't', data: JSON.stringify(target) });
+    }
+    const got = async (stream: StreamClient) => {
+      await stream.until(() => stream.notifications.some((notification) => 'everyone' in notification.to), 'the last');
+      await stream.cut();
+      return stream.notifications.map((notification) => notification.to);
+    };
+    expect(await got(streams.news)).toEqual([{ topic: 'news' }, { everyone: true }]);
+    expect(await got(streams.both)).toEqual([{ topic: 'news' }, { topic: 'sport' }, { everyone: true }]);
+    expect(await got(streams.none)).toEqual([{ user: 'news' }, { everyone: true }]);
+  });
+});
+
+describe('a request that will not get better', () => {
+  test.each([
+    ['?unknown=1', '/unknown'],
+    ['?user=bob', '/user'],
+    ['?tenant=other', '/tenant'],
+    ['?device=', '/device'],
+    ['?device=a%20b', '/device'],
+    [`?device=${'x'.repeat(65)}`, '/device'],
+    ['?device=a&device=b', '/device'],
+    ['?from=beginning', '/from'],
+    ['?ack=never', '/ack'],
+  ])('%s is 400 and points at the parameter', async (query, pointer) => {
+    const { status, headers, body } = await get<{ code: string; errors: { pointer: string }[] }>(`${service.url}/v1/stream${query}`, userToken());
+    expect(status).toBe(400);
+    expect(headers.get('content-type')).toMatch(/^application\/problem\+json/);
+    expect(body).toMatchObject({ code: 'validation_failed', errors: [{ pointer }] });
+  });
+
+  test('HEAD has the head and no stream', async () => {
+    const response = await fetch(`${service.url}/v1/stream`, { method: 'HEAD', headers: { authorization: `Bearer ${userToken()}` } });
+    expect(response.status).toBe(200);
+    expect(response.headers.get('content-type')).toBe('text/event-stream');
+    expect(await response.text()).toBe('');
+  });
+
+  test('POST is 405', async () => {
+    const { status, headers, body } = await post(`${service.url}/v1/stream`, userToken(), {});
+    expect(status).toBe(405);
+    expect(headers.get('allow')?.split(', ')).toContain('GET');
+    expect(body).toMatchObject({ code: 'method_not_allowed' });
+  });
+});
