@@ -1,6 +1,7 @@
 import { Global, Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { CONFIG, type Config } from '../config.ts';
+import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
 import { AppendPool, BacklogPool, HistoryPool, type PoolOptions } from './pool.ts';
 
@@ -27,6 +28,7 @@ const ENTITY_CONNECTIONS = 2;
     }),
   ],
   providers: [
+    DatabaseClock,
     {
       provide: AppendPool,
       inject: [CONFIG],
@@ -46,7 +48,7 @@ const ENTITY_CONNECTIONS = 2;
         new HistoryPool(poolOptions(config, 'history', config.DATABASE_HISTORY_CONNECTIONS)),
     },
   ],
-  exports: [AppendPool, BacklogPool, HistoryPool],
+  exports: [AppendPool, BacklogPool, HistoryPool, DatabaseClock],
 })
 export class DatabaseModule implements OnApplicationShutdown {
   constructor(

@@ -31,7 +31,7 @@ export interface ConnectionPage {
   readonly reached: ConnectionPlace | undefined;
 }
 
-/** A node that was not seen for so long is taken for dead. It reports every second. */
+/** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
 const NODE_SILENCE = `interval '10 seconds'`;
 
 /*

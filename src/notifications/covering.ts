@@ -8,9 +8,9 @@ const LEVELS = LEVEL_WIDTHS.map((width, level) => `(${level}::smallint, ${width}
 export const STREAM = `(select head from streams where tenant_id = $1) as stream`;
 
 /**
- * The intervals of `table` that cover position `x`: in each width class those that end within its width of `x`
- * (ledger/intervals.ts), each class a short index range. Nothing reaches beyond the head, and nothing is wider than
- * it. `offset 0` keeps the planner from turning the ranges into one join over everything.
+ * The intervals of `table` that cover position `x`: in each width class those that end within its width
+ * of `x` (ledger/intervals.ts), each class a short index range. Nothing reaches beyond the head, and nothing is wider
+ * than it. `offset 0` keeps the planner from turning the ranges into one join over everything.
  *
  * @param x SQL of a bigint
  * @param columns of `i`, the interval
@@ -31,7 +31,7 @@ export const covering = (table: 'sends' | 'acks', x: string, columns: string, ta
  * not overlap, so the first that ends at or after `x` is the only one that can.
  */
 export const ackOf = (user: string, device: string, x: string): string => `
-  select a.at, a.from_position, a.topics from acks a
+  select a.at, a.from_position, a.by_resume, a.topics from acks a
   where a.tenant_id = $1 and a.user_id = ${user} and a.device_id = ${device} and a.to_position >= ${x}
   order by a.to_position limit 1`;
 

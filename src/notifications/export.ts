@@ -9,12 +9,7 @@ import { Readable } from 'node:stream';
  * @param pages each the text of some whole lines, or empty
  */
 export function streamLines(pages: AsyncIterable<string>): Readable {
-  return Readable.from(notEmpty(pages), { objectMode: false, highWaterMark: 1 });
-}
-
-/** To a stream an empty chunk is nothing, and a reader of it would wait for the next. */
-async function* notEmpty(pages: AsyncIterable<string>): AsyncGenerator<Buffer> {
-  for await (const page of pages) if (page !== '') yield Buffer.from(page);
+  return Readable.from(pages, { objectMode: false, highWaterMark: 1 });
 }
 
 /** Whether the caller asked for lines: the type is named in `Accept` and not refused by `q=0` (RFC 9110 §12.5.1). */

@@ -1,6 +1,7 @@
 import { Module } from '@nestjs/common';
 import { ConnectionsController } from './connections.controller.ts';
 import { ConnectionsStore } from './connections.store.ts';
+import { CountsStore } from './counts.store.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import { HistoryController } from './history.controller.ts';
 import { HistoryService } from './history.service.ts';
@@ -10,6 +11,6 @@ import { TimelineStore } from './timeline.store.ts';
 /** What reached whom, and when; who is connected, and who was. */
 @Module({
   controllers: [HistoryController, ConnectionsController],
-  providers: [HistoryService, HistoryStore, DeliveriesStore, TimelineStore, ConnectionsStore],
+  providers: [HistoryService, HistoryStore, DeliveriesStore, CountsStore, TimelineStore, ConnectionsStore],
 })
 export class HistoryModule {}

@@ -1,15 +1,9 @@
 import { Injectable } from '@nestjs/common';
 import type { TenantId } from '../identifiers.ts';
 import { asPosition, positionOfTime, START, timeOfPosition, type Position } from '../log/position.ts';
-import { COUNTED_INTERVALS, DeliveriesStore, type Counted } from './deliveries.store.ts';
-import {
-  statusOf,
-  summaryOf,
-  type Counts,
-  type LogEntry,
-  type Receipt,
-  type Status,
-} from './delivery-status.ts';
+import { CountsStore, type Counted } from './counts.store.ts';
+import { DeliveriesStore } from './deliveries.store.ts';
+import { statusOf, summaryOf, type LogEntry, type Receipt, type Status } from './delivery-status.ts';
 import type { HistoryItem } from './history-item.ts';
 import type { HistoryQuery } from './history.query.ts';
 import { HistoryStore, type Scan, type Selection } from './history.store.ts';
@@ -21,13 +15,12 @@ const END = asPosition(Number.MAX_SAFE_INTEGER);
  * cursor. Bounds are numbers of rows and not times, so that the same question has the same pages.
  */
 const MOST_SCANNED = 5_000;
-const MOST_JUDGED = 300;
-const JUDGED_AT_ONCE = 100;
+const MOST_JUDGED = 100;
 const MOST_BYTES = 2 * 1024 * 1024;
-const MOST_INTERVALS = 20_000;
-/** Rows of the log that are looked at first for a type, and how many broadcasts are counted first; then four times as many. */
+const MOST_INTERVALS = 10_000;
+const GLANCED_AT_ONCE = 20;
+/** Rows of the log that are looked at first for a type; then four times as many. */
 const FIRST_SCANNED = 200;
-const FIRST_COUNTED = 2;
 
 export type Filters = Omit<HistoryQuery, 'limit' | 'cursor'>;
 
@@ -51,6 +44,7 @@ export class HistoryService {
   constructor(
     private readonly log: HistoryStore,
     private readonly deliveries: DeliveriesStore,
+    private readonly broadcasts: CountsStore,
   ) {}
 
   /** The next page below `before`, newest first. It may be short, even empty, while `next` is set. */
@@ -77,7 +71,7 @@ export class HistoryService {
     let scan = FIRST_SCANNED / 4;
     do {
       const wanted = limit - items.length;
-      const rows = status === undefined ? wanted : JUDGED_AT_ONCE;
+      const rows = status === undefined ? wanted : MOST_JUDGED;
       scan = type === undefined ? rows : Math.min(scan * 4, MOST_SCANNED - spent.scanned);
       const found: Scan = await this.log.scan(tenantId, selection, next, { scan, rows, bytes: MOST_BYTES });
       const judged: Judged = await this.#judge(tenantId, found.entries, status, wanted);
@@ -93,10 +87,9 @@ export class HistoryService {
 
   /** What became of one entry. */
   async item(tenantId: TenantId, entry: LogEntry): Promise<HistoryItem> {
-    const { items } = await this.#judge(tenantId, [entry], undefined, 1);
-    const [item] = items;
-    if (item === undefined) throw new Error('An entry without a filter is always an item.');
-    return item;
+    if (isBroadcast(entry)) return broadcastItem(entry, await this.#count(tenantId, entry, 'long'));
+    const receipts = await this.deliveries.ofUsers(tenantId, [entry]);
+    return userItem(entry, receipts.get(entry.position) ?? []);
   }
 
   /** Finds what became of entries, in their order, until `wanted` of the status that is asked for are found. */
@@ -107,67 +100,73 @@ export class HistoryService {
     wanted: number,
   ): Promise<Judged> {
     const receipts = await this.deliveries.ofUsers(tenantId, entries);
-    const excluded = await this.#excluded(tenantId, entries, status);
-    const left = entries.filter(({ position }) => !excluded.has(position));
-    const counts = new Map<Position, Counted>();
+    const glances = new Map<Position, Counted>();
     const items: HistoryItem[] = [];
-    let [intervals, atOnce] = [0, FIRST_COUNTED];
+    let intervals = 0;
     let last: Position | undefined;
-    for (const [index, entry] of left.entries()) {
-      if (items.length >= wanted) return { items, intervals, stoppedAt: last };
-      if (!('user' in entry.to) && !counts.has(entry.position)) {
-        if (intervals >= MOST_INTERVALS) return { items, intervals, stoppedAt: last };
-        const group = left.slice(index).filter(isBroadcast).slice(0, atOnce);
-        for (const [position, counted] of await this.deliveries.counts(tenantId, group, COUNTED_INTERVALS)) {
-          counts.set(position, counted);
-          intervals += counted.intervals;
-        }
-        atOnce *= 4;
+    for (const [index, entry] of entries.entries()) {
+      if (items.length >= wanted || intervals >= MOST_INTERVALS) return { items, intervals, stoppedAt: last };
+      if (isBroadcast(entry) && !glances.has(entry.position)) {
+        const group = entries.slice(index).filter(isBroadcast).slice(0, GLANCED_AT_ONCE);
+        for (const glance of await this.broadcasts.counts(tenantId, group, 'glance')) glances.set(...glance);
       }
-      const item = itemOf(entry, receipts.get(entry.position) ?? [], counts.get(entry.position));
-      if (status === undefined || item.status === status) items.push(item);
+      const glance = glances.get(entry.position);
+      let item =
+        glance === undefined
+          ? userItem(entry, receipts.get(entry.position) ?? [])
+          : broadcastItem(entry, glance);
+      // What is certain to have another status need not be counted.
+      if (glance?.open === true && (!glance.certain || matches(item, status))) {
+        const counted = await this.#count(tenantId, entry, 'look');
+        intervals += counted.intervals;
+        item = broadcastItem(entry, counted);
+      }
+      if (matches(item, status)) items.push(item);
       last = entry.position;
     }
     return { items, intervals, stoppedAt: undefined };
   }
 
   /**
-   * Notifications to everyone that have another status than the one asked for. One interval of each kind tells, where
-   * all devices were counted otherwise; with an expiry or a topic not every interval counts, so these are counted.
+   * Counts one broadcast. A topic of few in a tenant of very many devices is counted to the end only when it is asked
+   * for by its id; in a list its counts are then a floor, with `more`.
    */
-  async #excluded(
-    tenantId: TenantId,
-    entries: readonly LogEntry[],
-    status: Status | undefined,
-  ): Promise<ReadonlySet<Position>> {
-    const plain = entries.filter((entry) => 'everyone' in entry.to && entry.expiresAt === null);
-    if (status === undefined || plain.length === 0) return new Set();
-    const counts = await this.deliveries.counts(tenantId, plain, 1);
-    return new Set(
-      plain
-        .map(({ position }) => position)
-        .filter((position) => statusOf(false, someOf(counts.get(position))) !== status),
-    );
+  async #count(tenantId: TenantId, entry: LogEntry, topicLook: 'look' | 'long'): Promise<Counted> {
+    const look = async (length: 'look' | 'long') => {
+      const counted = (await this.broadcasts.counts(tenantId, [entry], length)).get(entry.position);
+      return counted ?? NOTHING;
+    };
+    const first = await look('look');
+    if (!first.open || ('topic' in entry.to && topicLook === 'look')) return first;
+    const second = await look('long');
+    return { ...second, intervals: first.intervals + second.intervals };
   }
 }
 
+/** Of a tenant whose stream row is gone. */
+const NOTHING: Counted = {
+  counts: { sent: 0, delivered: 0, more: false },
+  intervals: 0,
+  open: false,
+  certain: true,
+};
+
 const isBroadcast = ({ to }: LogEntry): boolean => !('user' in to);
 
-const someOf = (counts: Counts | undefined) => ({
-  sent: (counts?.sent ?? 0) > 0,
-  delivered: (counts?.delivered ?? 0) > 0,
+const matches = (item: HistoryItem, status: Status | undefined): boolean =>
+  status === undefined || item.status === status;
+
+const userItem = (entry: LogEntry, devices: readonly Receipt[]): HistoryItem => ({
+  entry,
+  status: statusOf(entry.expired, summaryOf(devices)),
+  outcome: { devices },
 });
 
-function itemOf(entry: LogEntry, devices: readonly Receipt[], counted: Counted | undefined): HistoryItem {
-  if ('user' in entry.to)
-    return { entry, status: statusOf(entry.expired, summaryOf(devices)), outcome: { devices } };
-  const counts = {
-    sent: counted?.sent ?? 0,
-    delivered: counted?.delivered ?? 0,
-    more: counted?.more ?? false,
-  };
-  return { entry, status: statusOf(entry.expired, someOf(counts)), outcome: { counts } };
-}
+const broadcastItem = (entry: LogEntry, { counts }: Counted): HistoryItem => ({
+  entry,
+  status: statusOf(entry.expired, { sent: counts.sent > 0, delivered: counts.delivered > 0 }),
+  outcome: { counts },
+});
 
 /** The first position of a millisecond; far years are further than positions go. */
 const boundOf = (ms: number): Position => positionOfTime(Math.min(ms, timeOfPosition(END)));

@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RequireScope, CurrentPrincipal } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { CONFIG, type Config } from '../config.ts';
+import { DatabaseClock } from '../database/clock.ts';
 import { Problem } from '../errors.ts';
 import { Draining } from '../health/draining.ts';
 import { asJsonBody, refuseQuery } from '../json-body.ts';
@@ -18,6 +19,7 @@ export class PublishController {
   constructor(
     private readonly ingest: Ingest,
     private readonly draining: Draining,
+    private readonly clock: DatabaseClock,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
@@ -66,7 +68,7 @@ export class PublishController {
       const body = asJsonBody(rawBody);
       const key = readKey(headers['idempotency-key']);
       const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
-      const { drafts, users, refusal } = readPublication(route, body, trace, Date.now(), this.config);
+      const { drafts, users, refusal } = readPublication(route, body, trace, this.clock.now(), this.config);
       const { tenantId, subject: publisher } = principal;
       const idempotency =
         key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };

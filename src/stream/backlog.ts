@@ -82,10 +82,10 @@ export class Backlog {
 
     const shared = page.shared.notifications.map((notification) => new Entry(notification));
     const own = new Map([...distinct.keys()].map((key, index) => [key, page.own[index]]));
+    const rowsRead = [...page.shared.notifications, ...page.own.flatMap((run) => run.notifications)];
     this.metrics.backlogStatements.inc();
-    this.metrics.backlogRows.inc(
-      shared.length + page.own.reduce((sum, { notifications }) => sum + notifications.length, 0),
-    );
+    this.metrics.backlogRows.inc(rowsRead.length);
+    this.metrics.backlogBytes.inc(rowsRead.reduce((sum, { size }) => sum + size, 0));
     for (const reader of readers) {
       const run = own.get(keyOf(reader));
       if (run === undefined) continue;

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
@@ -44,7 +45,6 @@ const HOLE_ROWS = 5_000;
 @Injectable()
 export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   readonly counts = new DeliveryCounts();
-  readonly clock = new DatabaseClock();
   readonly #hubs = new Map<TenantId, TenantHub<Connection>>();
   readonly #logger = new Logger(Streams.name);
   #open = 0;
@@ -59,6 +59,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     readonly ledger: Ledger,
     readonly backlog: Backlog,
     readonly metrics: Metrics,
+    readonly clock: DatabaseClock,
     private readonly arrivals: Arrivals,
     private readonly ingest: Ingest,
     private readonly reads: ReadStore,
@@ -166,13 +167,14 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.draining.begin();
     for (const timer of this.#timers) clearInterval(timer);
     this.#committed?.unsubscribe();
-    await this.ingest.settled();
+    const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
+    // What waits for a database that does not answer must not cost the streams their `bye`.
+    await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
     const closed = new Promise<void>((resolve) => {
       this.#allClosed = resolve;
     });
     const all = [...this.#hubs.values()].flatMap((hub) => [...hub.connections]);
     const spread = this.config.SHUTDOWN_SPREAD_SECONDS * 1_000;
-    const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
     all.forEach((connection, index) =>
       connection.end(
         'shutdown',

@@ -3,12 +3,19 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/g
 import type pg from 'pg';
 import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
 import { HistoryPool, type Statement } from '../../src/database/pool.ts';
-import { tenantIdSchema, topicSchema, typeSchema, userIdSchema, type TenantId } from '../../src/identifiers.ts';
+import {
+  tenantIdSchema,
+  topicSchema,
+  typeSchema,
+  userIdSchema,
+  type TenantId,
+} from '../../src/identifiers.ts';
 import { levelOf } from '../../src/ledger/intervals.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { asPosition, positionOfTime, type Position } from '../../src/log/position.ts';
 import { ConnectionsStore } from '../../src/notifications/connections.store.ts';
+import { CountsStore } from '../../src/notifications/counts.store.ts';
 import { DeliveriesStore } from '../../src/notifications/deliveries.store.ts';
 import { STATUSES, type Receipt } from '../../src/notifications/delivery-status.ts';
 import type { HistoryItem } from '../../src/notifications/history-item.ts';
@@ -22,7 +29,10 @@ import { createDatabase, type TestDatabase } from '../support/database.ts';
 class RecordingPool extends HistoryPool {
   readonly ran = new Map<string, { statement: Statement; values: readonly unknown[] }>();
 
-  override async rows<Row extends pg.QueryResultRow>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
+  override async rows<Row extends pg.QueryResultRow>(
+    statement: Statement,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
     this.ran.set(statement.name, { statement, values });
     return await super.rows<Row>(statement, values);
   }
@@ -56,14 +66,17 @@ beforeAll(async () => {
     preparedStatements: true,
   });
   maintenance = new MaintenancePool({ DATABASE_URL: database.url, DATABASE_CONNECT_TIMEOUT_MS: 5_000 });
-  const partitions = new Partitions(new PartitionsStore(maintenance), { PARTITION_HOURS: 24, PARTITIONS_AHEAD: 1 });
+  const partitions = new Partitions(new PartitionsStore(maintenance), {
+    PARTITION_HOURS: 24,
+    PARTITIONS_AHEAD: 1,
+  });
   for (const day of [-2, -1, 0, 1]) await partitions.ensureCovering(place(day * 24 * 3600));
   await partitions.ensureAhead();
   log = new HistoryStore(pool);
   deliveries = new DeliveriesStore(pool);
   timelines = new TimelineStore(pool);
   connections = new ConnectionsStore(pool);
-  history = new HistoryService(log, deliveries);
+  history = new HistoryService(log, deliveries, new CountsStore(pool));
 });
 
 afterAll(async () => {
@@ -74,7 +87,10 @@ afterAll(async () => {
 beforeEach(async () => {
   tenants += 1;
   tenant = tenantIdSchema.parse(`tenant-${tenants}`);
-  await database.query('insert into streams (tenant_id, head, floor) values ($1, $2, 0)', [tenant, positionOfTime(Date.now())]);
+  await database.query('insert into streams (tenant_id, head, floor) values ($1, $2, 0)', [
+    tenant,
+    positionOfTime(Date.now()),
+  ]);
 });
 
 interface Written {
@@ -87,7 +103,13 @@ interface Written {
 
 /** A notification in the log, to alice unless told otherwise. */
 async function notification(seconds: number, written: Written = {}): Promise<string> {
-  const { user = written.topic === undefined ? 'alice' : null, topic = null, type = 'a.type', data = '{}', expiresAt = null } = written;
+  const {
+    user = written.topic === undefined ? 'alice' : null,
+    topic = null,
+    type = 'a.type',
+    data = '{}',
+    expiresAt = null,
+  } = written;
   const id = randomUUID();
   await database.query(
     `insert into notifications (tenant_id, position, id, user_id, topic, type, data, size, publisher, expires_at)
@@ -109,18 +131,42 @@ async function device({ user = 'alice', device: name = 'phone' }: Device = {}): 
   );
 }
 
-async function connection({ user = 'alice', device: name = 'phone', topics = [] as string[], since = 0, until = null as number | null, node = 'node-1' } = {}): Promise<string> {
+async function connection({
+  user = 'alice',
+  device: name = 'phone',
+  topics = [] as string[],
+  since = 0,
+  until = null as number | null,
+  node = 'node-1',
+} = {}): Promise<string> {
   const id = randomUUID();
   await database.query(
     `insert into connections (tenant_id, connection_id, user_id, device_id, node, topics, since, until, position, reason)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-    [tenant, id, user, name, node, topics, at(since), until === null ? null : at(until), place(0), until === null ? null : 'closed'],
+    [
+      tenant,
+      id,
+      user,
+      name,
+      node,
+      topics,
+      at(since),
+      until === null ? null : at(until),
+      place(0),
+      until === null ? null : 'closed',
+    ],
   );
   return id;
 }
 
+const randomId = (): string => randomUUID();
+
 /** Positions are given as seconds; the interval holds both ends, as one that was written does. */
-async function sent(from: number, to: number, { user = 'alice', device: name = 'phone', connectionId = randomUUID() as string, seconds = to, replayed = false } = {}): Promise<void> {
+async function sent(
+  from: number,
+  to: number,
+  { user = 'alice', device: name = 'phone', connectionId = randomId(), seconds = to, replayed = false } = {},
+): Promise<void> {
   const begin = asPosition(place(from) - 1);
   await device({ user, device: name });
   await database.query(
@@ -130,13 +176,36 @@ async function sent(from: number, to: number, { user = 'alice', device: name = '
   );
 }
 
+/** Live, to one stream of each of so many users. */
+async function sentToMany(seconds: number, count: number): Promise<void> {
+  await database.query(
+    `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+     select $1, 'u-' || n, 'phone', gen_random_uuid(), $2, $3, 0, now(), false from generate_series(1, $4::int) n`,
+    [tenant, place(seconds) - 1, place(seconds), count],
+  );
+}
+
 /** An acknowledgement of everything after `from` up to `to`. */
-async function acked(from: number, to: number, { user = 'alice', device: name = 'phone', topics = [] as string[], seconds = to, byResume = false } = {}): Promise<void> {
+async function acked(
+  from: number,
+  to: number,
+  { user = 'alice', device: name = 'phone', topics = [] as string[], seconds = to, byResume = false } = {},
+): Promise<void> {
   await device({ user, device: name });
   await database.query(
     `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, at, by_resume, topics)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-    [tenant, user, name, place(from), place(to), levelOf(place(from), place(to)), at(seconds), byResume, topics],
+    [
+      tenant,
+      user,
+      name,
+      place(from),
+      place(to),
+      levelOf(place(from), place(to)),
+      at(seconds),
+      byResume,
+      topics,
+    ],
   );
 }
 
@@ -150,7 +219,8 @@ async function find(id: string): Promise<HistoryItem> {
   return await history.item(tenant, entry);
 }
 
-const devicesOf = ({ outcome }: HistoryItem): readonly Receipt[] => ('devices' in outcome ? outcome.devices : []);
+const devicesOf = ({ outcome }: HistoryItem): readonly Receipt[] =>
+  'devices' in outcome ? outcome.devices : [];
 const countsOf = ({ outcome }: HistoryItem) => ('counts' in outcome ? outcome.counts : undefined);
 
 /** Follows the cursors to the end. */
@@ -238,7 +308,10 @@ describe('the status of a notification to a user', () => {
   });
 
   test('is expired after its time, whether it was written or not', async () => {
-    const [queued, written] = [await notification(2, { expiresAt: at(60) }), await notification(3, { expiresAt: at(60) })];
+    const [queued, written] = [
+      await notification(2, { expiresAt: at(60) }),
+      await notification(3, { expiresAt: at(60) }),
+    ];
     await sent(3, 3);
     expect([(await find(queued)).status, (await find(written)).status]).toEqual(['expired', 'expired']);
   });
@@ -296,7 +369,8 @@ describe('the times of a device', () => {
 
   test('are found in intervals of every width', async () => {
     const id = await notification(2);
-    for (const width of [0, 1, 3, 12, 50, 200, 900, 4_000, 15_000, 70_000, 100_000]) await sent(2 - width / 2, 2 + width / 2);
+    for (const width of [0, 1, 3, 12, 50, 200, 900, 4_000, 15_000, 70_000, 100_000])
+      await sent(2 - width / 2, 2 + width / 2);
     await sent(-100_000, 110_000, { device: 'laptop' });
     expect(devicesOf(await find(id)).map(({ device: name, sends }) => [name, sends])).toEqual([
       ['laptop', 1],
@@ -312,7 +386,10 @@ describe('a notification to a topic', () => {
     const id = await notification(2, { topic });
     await sent(1, 3, { connectionId: await connection({ topics: ['news', topic] }) });
     await sent(1, 3, { user: 'bob', connectionId: await connection({ user: 'bob', topics: ['news'] }) });
-    expect([(await find(id)).status, countsOf(await find(id))]).toEqual(['sent', { sent: 1, delivered: 0, more: false }]);
+    expect([(await find(id)).status, countsOf(await find(id))]).toEqual([
+      'sent',
+      { sent: 1, delivered: 0, more: false },
+    ]);
   });
 
   test('is not delivered to a device that gained the topic later', async () => {
@@ -330,7 +407,10 @@ describe('a notification to a topic', () => {
     await acked(1, 3, { topics });
     await acked(1, 3, { user: 'bob', topics });
     await acked(1, 3, { user: 'carol' });
-    expect([(await find(id)).status, countsOf(await find(id))]).toEqual(['delivered', { sent: 1, delivered: 2, more: false }]);
+    expect([(await find(id)).status, countsOf(await find(id))]).toEqual([
+      'delivered',
+      { sent: 1, delivered: 2, more: false },
+    ]);
   });
 
   test('lists the same devices as it counts', async () => {
@@ -374,12 +454,34 @@ describe('a notification to everyone', () => {
     [10_001, { sent: 10_000, delivered: 0, more: true }],
   ])('with %i devices says whether there are more than are counted', async (count, counts) => {
     const id = await notification(2, { user: null });
-    await database.query(
-      `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
-       select $1, 'u-' || n, 'phone', gen_random_uuid(), $2, $3, 0, now(), false from generate_series(1, $4::int) n`,
-      [tenant, place(2) - 1, place(2), count],
-    );
+    await sentToMany(2, count);
     expect(countsOf(await find(id))).toEqual(counts);
+  });
+
+  test('counts a device once, also when it has so many streams that a short look does not reach all devices', async () => {
+    const id = await notification(2, { user: null });
+    for (let stream = 0; stream < 2; stream += 1) await sentToMany(2, 7_000);
+    expect(countsOf(await find(id))).toEqual({ sent: 7_000, delivered: 0, more: false });
+    const [listed] = (await all()).items;
+    expect(listed === undefined ? undefined : countsOf(listed)).toEqual({
+      sent: 7_000,
+      delivered: 0,
+      more: false,
+    });
+  });
+
+  test('ends a page when enough was counted, and the next page goes on after it', async () => {
+    for (let n = 0; n < 5; n += 1) {
+      await notification(n, { user: null, type: `n.${n}` });
+      await sentToMany(n, 6_000);
+    }
+    for (const status of [undefined, 'sent'] as const) {
+      const { items, pages } = await all({ status });
+      expect([types(items), pages]).toEqual([
+        ['n.4', 'n.3', 'n.2', 'n.1', 'n.0'],
+        [2, 2, 1],
+      ]);
+    }
   });
 
   test('lists its devices in pages, each once, in the order of their ids', async () => {
@@ -403,7 +505,8 @@ describe('a notification to everyone', () => {
 
 describe('the list', () => {
   test('is newest first and follows its cursor without a gap or a double', async () => {
-    for (let n = 0; n < 23; n += 1) await notification(n, { type: `n.${n}`, user: n % 3 === 0 ? null : 'alice' });
+    for (let n = 0; n < 23; n += 1)
+      await notification(n, { type: `n.${n}`, user: n % 3 === 0 ? null : 'alice' });
     const { items, pages } = await all({}, 5);
     expect(types(items)).toEqual(Array.from({ length: 23 }, (_, n) => `n.${22 - n}`));
     expect(pages).toEqual([5, 5, 5, 5, 3]);
@@ -479,7 +582,8 @@ describe('the list', () => {
   });
 
   test('ends a page before its data gets large, and goes on after it', async () => {
-    for (let n = 0; n < 6; n += 1) await notification(n, { type: `n.${n}`, data: `"${'x'.repeat(1_000_000)}"` });
+    for (let n = 0; n < 6; n += 1)
+      await notification(n, { type: `n.${n}`, data: `"${'x'.repeat(1_000_000)}"` });
     const { items, pages } = await all();
     expect(types(items)).toEqual(['n.5', 'n.4', 'n.3', 'n.2', 'n.1', 'n.0']);
     expect(Math.max(...pages)).toBeLessThanOrEqual(3);
@@ -501,11 +605,32 @@ describe('the timeline', () => {
     if (entry === undefined) throw new Error('not there');
     expect(timelineOf(entry, await timelines.deliveries(tenant, entry))).toEqual([
       { event: 'accepted', at: at(2).toISOString(), publisher: 'billing' },
-      { event: 'sent', at: at(40).toISOString(), user: 'alice', device: 'laptop', connectionId: live, node: 'node-1' },
-      { event: 'sent', at: at(50).toISOString(), user: 'alice', device: 'phone', connectionId: live, node: 'node-1' },
+      {
+        event: 'sent',
+        at: at(40).toISOString(),
+        user: 'alice',
+        device: 'laptop',
+        connectionId: live,
+        node: 'node-1',
+      },
+      {
+        event: 'sent',
+        at: at(50).toISOString(),
+        user: 'alice',
+        device: 'phone',
+        connectionId: live,
+        node: 'node-1',
+      },
       { event: 'delivered', at: at(50).toISOString(), user: 'alice', device: 'phone', by: 'ack' },
       { event: 'delivered', at: at(60).toISOString(), user: 'alice', device: 'laptop', by: 'resume' },
-      { event: 'replayed', at: at(200).toISOString(), user: 'alice', device: 'phone', connectionId: later, node: 'node-2' },
+      {
+        event: 'replayed',
+        at: at(200).toISOString(),
+        user: 'alice',
+        device: 'phone',
+        connectionId: later,
+        node: 'node-2',
+      },
       { event: 'expired', at: at(500).toISOString() },
     ]);
   });
@@ -528,9 +653,18 @@ describe('the timeline', () => {
 });
 
 describe('connections', () => {
-  const period = (since: number, until: number) => ({ since: at(since).getTime(), until: at(until).getTime() });
+  const period = (since: number, until: number) => ({
+    since: at(since).getTime(),
+    until: at(until).getTime(),
+  });
   const shown = async (when: Parameters<ConnectionsStore['page']>[2], user?: string) => {
-    const { items } = await connections.page(tenant, user === undefined ? undefined : userIdSchema.parse(user), when, undefined, 100);
+    const { items } = await connections.page(
+      tenant,
+      user === undefined ? undefined : userIdSchema.parse(user),
+      when,
+      undefined,
+      100,
+    );
     return items.map(({ user: name }) => name as string);
   };
   const node = async (name: string, seenSecondsAgo: number, startedAt: Date) => {
@@ -659,8 +793,13 @@ describe('the statements of history', () => {
     await one({ type: typeSchema.parse('type-1') });
     await one({ user: userIdSchema.parse('u-17'), status: 'queued' });
     await one({ topic: topicSchema.parse('topic-1') });
-    for (const entry of (await one({ status: 'delivered' })).items.slice(0, 1).map((item) => item.entry)) await log.find(tenant, entry.id);
-    const { entries } = await log.scan(tenant, { first: asPosition(0) }, before, { scan: 50, rows: 50, bytes: 1_000_000 });
+    for (const entry of (await one({ status: 'delivered' })).items.slice(0, 1).map((item) => item.entry))
+      await log.find(tenant, entry.id);
+    const { entries } = await log.scan(tenant, { first: asPosition(0) }, before, {
+      scan: 50,
+      rows: 50,
+      bytes: 1_000_000,
+    });
     for (const entry of entries.slice(0, 10)) {
       await deliveries.devices(tenant, entry, ['u-1', ''], 20);
       await timelines.deliveries(tenant, entry);
@@ -676,8 +815,13 @@ describe('the statements of history', () => {
   async function planOf({ text }: Statement, values: readonly unknown[] | 'generic'): Promise<PlanNode[]> {
     const rows =
       values === 'generic'
-        ? await database.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(`explain (generic_plan, format json) ${text}`)
-        : await database.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(`explain (analyze, format json) ${text}`, values);
+        ? await database.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
+            `explain (generic_plan, format json) ${text}`,
+          )
+        : await database.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
+            `explain (analyze, format json) ${text}`,
+            values,
+          );
     return rows.flatMap((row) => nodesOf(row['QUERY PLAN'][0].Plan));
   }
 
@@ -706,7 +850,9 @@ describe('the statements of history', () => {
     for (const [name, { statement, values }] of pool.ran) {
       const plans = { generic: await planOf(statement, 'generic'), ran: await planOf(statement, values) };
       for (const [kind, nodes] of Object.entries(plans)) {
-        const scans = nodes.filter((node) => node['Relation Name'] !== undefined && !SMALL.test(node['Relation Name']));
+        const scans = nodes.filter(
+          (node) => node['Relation Name'] !== undefined && !SMALL.test(node['Relation Name']),
+        );
         expect([name, kind, scans.length > 0]).toEqual([name, kind, true]);
         for (const scan of scans.filter((node) => !node['Node Type'].startsWith('Bitmap Heap'))) {
           const bad = scan['Node Type'] === 'Seq Scan' || scan['Index Cond']?.includes('tenant_id') !== true;
@@ -716,7 +862,11 @@ describe('the statements of history', () => {
       const scans = plans.ran.filter((node) => node['Relation Name'] !== undefined);
       const read = scans.reduce(
         (sum, node) =>
-          sum + (node['Actual Loops'] ?? 0) * ((node['Actual Rows'] ?? 0) + (node['Rows Removed by Filter'] ?? 0) + (node['Rows Removed by Index Recheck'] ?? 0)),
+          sum +
+          (node['Actual Loops'] ?? 0) *
+            ((node['Actual Rows'] ?? 0) +
+              (node['Rows Removed by Filter'] ?? 0) +
+              (node['Rows Removed by Index Recheck'] ?? 0)),
         0,
       );
       expect([name, read < 2_000 ? 'few' : read]).toEqual([name, 'few']);
