@@ -141,7 +141,7 @@ export const settingsSchema = z.object({
     'Most bytes of `data` that one stream gets from one read of the log (one notification always fits).',
   ),
   BACKLOG_READERS: integer(500, 1, 5_000).describe('Most streams served by one read of the log.'),
-  LOG_POLL_MS: integer(1_000, 50, 60_000).describe(
+  LOG_POLL_MS: integer(1_000, 50, 3_000).describe(
     'How often the heads of the tenants with open streams are compared with the database.',
   ),
 

@@ -1,4 +1,5 @@
 import type { Pool, Statement } from '../database/pool.ts';
+import { EPOCH_MS, POSITIONS_PER_MS } from '../log/position.ts';
 
 /** How many rows of one tenant went in a statement. */
 export interface Swept {
@@ -25,7 +26,14 @@ with gone as (
 select count(*)::int as gone from gone`,
 };
 
-/* A device that is idle and at or past the floor still has a claim on what follows its cursor. */
+/** The time inside a position, in SQL. */
+const timeOf = (position: string) =>
+  `to_timestamp((${position} / ${POSITIONS_PER_MS} + ${EPOCH_MS}) / 1000.0)`;
+
+/*
+ * A device that is idle and at or past the floor still has a claim on what follows its cursor. One that was seen since
+ * the time of the floor may stand in the history of something that is kept, and history finds it through this row.
+ */
 const DEVICES: Statement = {
   name: 'sweep_devices',
   text: `
@@ -34,7 +42,8 @@ with page as materialized (
 ), idle as materialized (
   select d.* from page cross join lateral (
     select tenant_id, user_id, device_id from devices
-    where tenant_id = page.tenant_id and cursor < page.floor and last_seen_at < now() - make_interval(days => $3)
+    where tenant_id = page.tenant_id and cursor < page.floor
+      and last_seen_at < least(now() - make_interval(days => $3), ${timeOf('page.floor')})
     limit $4 for update skip locked) d
 ), gone as (
   delete from devices d using idle

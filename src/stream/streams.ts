@@ -166,10 +166,10 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   async onModuleDestroy(): Promise<void> {
     this.draining.begin();
     for (const timer of this.#timers) clearInterval(timer);
-    this.#committed?.unsubscribe();
     const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
     // What waits for a database that does not answer must not cost the streams their `bye`.
     await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
+    this.#committed?.unsubscribe();
     const closed = new Promise<void>((resolve) => {
       this.#allClosed = resolve;
     });

@@ -90,9 +90,18 @@ describe('devices', () => {
     ]);
   });
 
+  test('that were seen since the floor stay, since history may still show what they were sent', async () => {
+    await log.database.query(`insert into streams (tenant_id, floor) values ('acme', $1)`, [daysAgo(95)]);
+    await device('acme', 'seen-before', 1, '96 days');
+    await device('acme', 'seen-since', 1, '94 days');
+    expect(await runOnce()).toMatchObject({ devicesForgotten: 1, failed: [] });
+    expect(await column('select device_id as it from devices')).toEqual(['seen-since']);
+  });
+
   test('of every tenant are reached, many of one tenant and many tenants', async () => {
     await log.database.query(
-      `insert into streams (tenant_id, floor) select 't' || n, 10 from generate_series(1, 250) n`,
+      `insert into streams (tenant_id, floor) select 't' || n, $1 from generate_series(1, 250) n`,
+      [daysAgo(30)],
     );
     await log.database.query(
       `insert into devices (tenant_id, user_id, device_id, cursor, last_seen_at)
@@ -102,7 +111,7 @@ describe('devices', () => {
   });
 
   test('that come back while they are swept stay', async () => {
-    await log.database.query(`insert into streams (tenant_id, floor) values ('acme', 10)`);
+    await log.database.query(`insert into streams (tenant_id, floor) values ('acme', $1)`, [daysAgo(30)]);
     await device('acme', 'back', 1, '91 days');
     await device('acme', 'away', 1, '91 days');
     const back = await log.client();
