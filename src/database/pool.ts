@@ -41,6 +41,8 @@ export class Pool {
       max: options.connections,
       connectionTimeoutMillis: options.connectTimeoutMs,
       statement_timeout: options.statementTimeoutMs,
+      // The server's own limit cannot be heard when the network has swallowed the connection.
+      query_timeout: options.statementTimeoutMs + options.connectTimeoutMs,
       lock_timeout: options.lockTimeoutMs,
       // A snapshot held open keeps the hot stream rows from being pruned: 40 s of it cost three quarters of the appends.
       idle_in_transaction_session_timeout: 30_000,
@@ -71,7 +73,7 @@ export class Pool {
     // A client that is checked out reports a lost connection as an event too; the failing query says the same.
     const ignore = () => undefined;
     client.on('error', ignore);
-    let broken: Error | undefined;
+    let broken: Error | boolean = false;
     try {
       await client.query('begin');
       const result = await work(
@@ -83,9 +85,12 @@ export class Pool {
       await client.query('commit');
       return result;
     } catch (error) {
-      await client.query('rollback').catch((failure: Error) => {
-        broken = failure;
-      });
+      broken = isConnectionLoss(error);
+      if (!broken) {
+        await client.query('rollback').catch((failure: Error) => {
+          broken = failure;
+        });
+      }
       throw error;
     } finally {
       client.off('error', ignore);
@@ -158,10 +163,10 @@ export function errorCode(error: unknown): string | undefined {
 export function isConnectionLoss(error: unknown): boolean {
   const code = errorCode(error);
   if (code !== undefined) return LOST.test(code) || SOCKET_ERRORS.has(code);
-  // `pg` reports these two without a code.
+  // `pg` reports these without a code.
   return (
     error instanceof Error &&
-    /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Cannot use a pool after calling end/.test(
+    /Connection terminated|Query read timeout|timeout expired|timeout exceeded when trying to connect|Client has encountered a connection error|Cannot use a pool after calling end/.test(
       error.message,
     )
   );
@@ -174,16 +179,21 @@ export function isNeverSent(error: unknown): boolean {
     return ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ENOENT', '57P03', '53300'].includes(code);
   return (
     error instanceof Error &&
-    /timeout exceeded when trying to connect|Connection terminated due to connection timeout/.test(
+    /timeout expired|timeout exceeded when trying to connect|Connection terminated due to connection timeout/.test(
       error.message,
     )
   );
 }
 
-/** 57014 is a statement that ran into its time limit, 55P03 a lock that was not granted in time: both may pass. */
+/**
+ * SQLSTATEs of statements that were not run and may be later: 57014 ran into its time limit, 55P03 was not granted its
+ * lock in time, 25006 met a server that takes no writes (a standby, in a failover), class 53 one that has no room left.
+ */
+const PASSING = /^(?:57014|55P03|25006|53)/;
+
+/** True when the same statement may well succeed in a while. */
 export function isUnavailable(error: unknown): boolean {
-  const code = errorCode(error);
-  return isConnectionLoss(error) || code === '57014' || code === '55P03';
+  return isConnectionLoss(error) || PASSING.test(errorCode(error) ?? '');
 }
 
 /** What a caller is told when the database does not answer. */

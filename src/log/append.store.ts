@@ -45,12 +45,15 @@ export interface Remembered {
  *   holes are harmless, and the key can be stored with its answer in the same statement.
  * - `clock_timestamp()`, not `now()`: the statement may have waited for the lock.
  * - The lock is held until the commit, so no reader sees a position before every smaller one is visible.
+ * - An append that was given up with its connection may still be on its way, and must not be stored when it arrives:
+ *   what it says was appended again. It finds itself in `abandoned`, also when it waited for the lock meanwhile, since
+ *   the condition is tested once more on the row that was waited for.
  */
 const APPEND: Statement = {
   name: 'append',
   text: `
 with stream as materialized (
-  select head from streams where tenant_id = $1 for update
+  select head from streams where tenant_id = $1 and not $17::uuid = any(abandoned) for update
 ), place as materialized (
   select head as previous,
     greatest(head, floor(extract(epoch from clock_timestamp()) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base
@@ -99,6 +102,12 @@ const FIND: Statement = {
   text: `select id, position from notifications where tenant_id = $1 and id = any($2::uuid[])`,
 };
 
+/* The last few are enough: each belongs to a connection that died, and what is late arrives within minutes. */
+const ABANDON: Statement = {
+  name: 'abandon_append',
+  text: `update streams set abandoned = (abandoned || $2::uuid)[cardinality(abandoned) - 18:] where tenant_id = $1`,
+};
+
 const ENSURE_TENANT: Statement = {
   name: 'ensure_tenant',
   text: `
@@ -113,9 +122,13 @@ export class AppendStore {
 
   /**
    * Appends what the publications hold, in order. Undefined: the tenant has no stream row, nothing was stored.
-   * When this returns, the commit is on disk.
+   * When this returns, the commit is on disk. `append` is a UUID by which `settle` knows it.
    */
-  async append(tenantId: TenantId, publications: readonly Publication[]): Promise<Appended | undefined> {
+  async append(
+    tenantId: TenantId,
+    publications: readonly Publication[],
+    append: string,
+  ): Promise<Appended | undefined> {
     const drafts = publications.flatMap(({ publisher, drafts: own }, index) =>
       own.map((draft) => ({ draft, publisher, index })),
     );
@@ -144,6 +157,7 @@ export class AppendStore {
       keys.map(({ key }) => key),
       keys.map(({ fingerprint }) => fingerprint),
       drafts.length,
+      append,
     ]);
     return row === undefined ? undefined : { ...row, twins: new Set(row.twins) };
   }
@@ -158,11 +172,21 @@ export class AppendStore {
       : { fingerprint: row.fingerprint, first: row.first_position, ids: row.ids };
   }
 
-  /** After a commit whose outcome is unknown: which of these ids are in the log, and where. */
-  async settle(tenantId: TenantId, ids: readonly string[]): Promise<ReadonlyMap<string, Position>> {
+  /**
+   * After an append whose outcome is unknown: which of its ids are in the log, and where. Those that are not there will
+   * not be stored by it any more.
+   */
+  async settle(
+    tenantId: TenantId,
+    ids: readonly string[],
+    append: string,
+  ): Promise<ReadonlyMap<string, Position>> {
     const rows = await this.pool.transaction(async (run) => {
+      await run(ENSURE_TENANT, [tenantId]);
       await run(LOCK, [tenantId]);
-      return await run<{ id: string; position: Position }>(FIND, [tenantId, ids]);
+      const found = await run<{ id: string; position: Position }>(FIND, [tenantId, ids]);
+      if (found.length < ids.length) await run(ABANDON, [tenantId, append]);
+      return found;
     });
     return new Map(rows.map(({ id, position }) => [id, position]));
   }

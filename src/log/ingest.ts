@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
@@ -158,21 +159,22 @@ export class Ingest {
   }
 
   async #commit(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
+    const append = randomUUID();
     try {
-      await this.#append(tenantId, batch);
+      await this.#append(tenantId, batch, append);
     } catch (error) {
       if (isNeverSent(error)) throw error;
-      if (isConnectionLoss(error)) await this.#settle(tenantId, batch);
+      if (isConnectionLoss(error)) await this.#settle(tenantId, batch, append);
       else if (batch.length === 1 || isUnavailable(error)) throw error;
       // One of them broke the statement. Nothing was stored; alone, each stands for itself.
-      else for (const one of batch) await this.#append(tenantId, [one]).catch(one.reject);
+      else for (const one of batch) await this.#append(tenantId, [one], randomUUID()).catch(one.reject);
     }
   }
 
-  async #append(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
+  async #append(tenantId: TenantId, batch: readonly Waiting[], append: string): Promise<void> {
     const publications = batch.map(({ publication }) => publication);
     const started = performance.now();
-    const appended = await this.#appendSomehow(tenantId, publications);
+    const appended = await this.#appendSomehow(tenantId, publications, append);
     const committedAt = performance.now();
     this.metrics.appendSeconds.observe((committedAt - started) / 1000);
     const { previous, head, base, twins } = appended;
@@ -196,11 +198,15 @@ export class Ingest {
   }
 
   /** The append, and what it may lack the first time: the partition, the tenant's rows. */
-  async #appendSomehow(tenantId: TenantId, publications: readonly Publication[]): Promise<Appended> {
-    let appended = await this.#appendCovered(tenantId, publications);
+  async #appendSomehow(
+    tenantId: TenantId,
+    publications: readonly Publication[],
+    append: string,
+  ): Promise<Appended> {
+    let appended = await this.#appendCovered(tenantId, publications, append);
     if (appended === undefined) {
       await this.store.ensureTenant(tenantId);
-      appended = await this.#appendCovered(tenantId, publications);
+      appended = await this.#appendCovered(tenantId, publications, append);
     }
     // No row is no commit: this must never become a 201.
     if (appended === undefined) throw new Error(`tenant ${tenantId} has no stream row`);
@@ -210,13 +216,14 @@ export class Ingest {
   async #appendCovered(
     tenantId: TenantId,
     publications: readonly Publication[],
+    append: string,
   ): Promise<Appended | undefined> {
     try {
-      return await this.store.append(tenantId, publications);
+      return await this.store.append(tenantId, publications, append);
     } catch (error) {
       if (!isPartitionMissing(error)) throw error;
       await this.partitions.ensureAhead();
-      return await this.store.append(tenantId, publications);
+      return await this.store.append(tenantId, publications, append);
     }
   }
 
@@ -236,10 +243,11 @@ export class Ingest {
   }
 
   /** The connection died under the statement: it may have been committed or not. The log itself tells. */
-  async #settle(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
+  async #settle(tenantId: TenantId, batch: readonly Waiting[], append: string): Promise<void> {
     const found = await this.store.settle(
       tenantId,
       batch.flatMap(({ publication }) => publication.drafts.map(({ id }) => id)),
+      append,
     );
     const missing: Waiting[] = [];
     for (const waiting of batch) {
@@ -251,7 +259,7 @@ export class Ingest {
     this.#logger.warn(
       `append lost its connection: ${batch.length - missing.length} publications were stored, ${missing.length} are appended again`,
     );
-    if (missing.length > 0) await this.#append(tenantId, missing);
+    if (missing.length > 0) await this.#append(tenantId, missing, randomUUID());
   }
 
   #refuse(tenantId: TenantId, batch: readonly Waiting[], error: unknown): void {

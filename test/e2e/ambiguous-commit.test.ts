@@ -1,5 +1,8 @@
+import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import pg from 'pg';
+import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
+import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { get, post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy, type Loss } from '../support/breaking-proxy.ts';
@@ -79,15 +82,15 @@ const openStream = async () => {
   return stream;
 };
 
-/** Keeps appends of the tenant waiting in the database until it is called. */
-async function holdAppends(): Promise<() => Promise<void>> {
+/** Keeps appends of the tenant waiting in the database until the answer is called, which runs `meanwhile` first. */
+async function holdAppends(meanwhile = 'select'): Promise<() => Promise<void>> {
   const holder = new pg.Client({ connectionString: database.url });
   // The test that uses it may fail and leave it behind.
   holder.on('error', () => undefined);
   await holder.connect();
   await holder.query(`begin; select 1 from streams where tenant_id = 'acme' for update`);
   return async () => {
-    await holder.query('commit');
+    await holder.query(`${meanwhile}; commit`);
     await holder.end();
   };
 }
@@ -125,7 +128,7 @@ describe.each(LOSSES)('when the connection dies under an append and (%s) %s', (l
     if (loss === 'late') await proxy.arriveLate();
   };
 
-  test.each([undefined, `key of ${loss}`])(
+  test.each([undefined, `key-of-${loss}`])(
     'a publish is answered 201 with its place in the log, where it is once (key: %s)',
     async (key) => {
       const data = { single: loss, key };
@@ -168,7 +171,7 @@ describe.each(LOSSES)('when the connection dies under an append and (%s) %s', (l
     await untilWaiting(1);
     const rest = [
       send({ batch: loss, single: true }),
-      send({ batch: loss, keyed: true }, `single of ${loss}`),
+      send({ batch: loss, keyed: true }, `single-of-${loss}`),
       sendBatch([
         { batch: loss, n: 0 },
         { batch: loss, n: 1 },
@@ -179,9 +182,9 @@ describe.each(LOSSES)('when the connection dies under an append and (%s) %s', (l
           { batch: loss, keyed: 0 },
           { batch: loss, keyed: 1 },
         ],
-        `batch of ${loss}`,
+        `batch-of-${loss}`,
       ),
-      send({ batch: loss, keyed: true, last: true }, `last of ${loss}`),
+      send({ batch: loss, keyed: true, last: true }, `last-of-${loss}`),
     ];
     await untilQueued(1 + 8);
     // The first is on its way already; the next append is that of the others.
@@ -207,8 +210,25 @@ describe.each(LOSSES)('when the connection dies under an append and (%s) %s', (l
     await stream.cut();
   });
 
+  test('the very first publish of a tenant is stored once', async () => {
+    const tenant = `new-${loss}`;
+    const lost = proxy.lose(loss, 'append');
+    const { status, body } = await post<StoredAnswer>(
+      `${service.url}/v1/notifications`,
+      serviceToken({ tenant }),
+      { to, type: 'test', data: 'first' },
+    );
+    await lost;
+    await afterwards();
+    expect(status).toBe(201);
+    const rows = await database.query('select id, position::text from notifications where tenant_id = $1', [
+      tenant,
+    ]);
+    expect(rows).toEqual([{ id: body.id, position: body.position }]);
+  });
+
   test('and the database stays away, the publish is refused, and its repetition is stored once', async () => {
-    const key = `stays away after ${loss}`;
+    const key = `stays-away-after-${loss}`;
     const data = { key };
     const stream = await openStream();
     const lost = proxy.lose(loss, 'append', { away: true });
@@ -250,6 +270,29 @@ test('an append that still waits in the database when its connection dies is wai
     ).toEqual([]),
   );
   expect(await storedAs(data)).toMatchObject([{ id: body.id, position: body.position }]);
+});
+
+test('an append that waits for the lock while it is abandoned stores nothing', async () => {
+  const append = randomUUID();
+  const draft = {
+    id: randomUUID(),
+    to: { user: userIdSchema.parse(USER) },
+    type: 'test',
+    data: '"abandoned"',
+  };
+  const publication: Publication = {
+    publisher: 'billing',
+    drafts: [{ ...draft, size: draft.data.length, expiresAt: null, trace: null }],
+    idempotency: { publisher: 'billing', key: 'abandoned', fingerprint: Buffer.alloc(32) },
+  };
+  const before = await log();
+  const release = await holdAppends(`update streams set abandoned = array['${append}'::uuid]`);
+  const appended = service.app.get(AppendStore).append(tenantIdSchema.parse('acme'), [publication], append);
+  await untilWaiting(1);
+  await release();
+  expect(await appended).toBeUndefined();
+  expect(await log()).toEqual(before);
+  expect(await database.query(`select from idempotency_keys where key = 'abandoned'`)).toEqual([]);
 });
 
 test('an acknowledgement whose answer is lost is answered 204 and stored once', async () => {

@@ -21,7 +21,12 @@ afterAll(async () => {
 
 let keys = 0;
 const freshKey = () => `key-${(keys += 1)}`;
-const body = (changes: Record<string, unknown> = {}) => ({ to: { user: 'a' }, type: 't', data: 'more than ten bytes', ...changes });
+const body = (changes: Record<string, unknown> = {}) => ({
+  to: { user: 'a' },
+  type: 't',
+  data: 'more than ten bytes',
+  ...changes,
+});
 
 interface SendOptions {
   on?: Service;
@@ -29,19 +34,30 @@ interface SendOptions {
   path?: string;
 }
 
-async function send(key: string, payload: unknown, { on = service, token = serviceToken(), path = '' }: SendOptions = {}) {
+async function send(
+  key: string,
+  payload: unknown,
+  { on = service, token = serviceToken(), path = '' }: SendOptions = {},
+) {
   return await post(`${on.url}/v1/notifications${path}`, token, payload, { 'idempotency-key': key });
 }
 
 const stored = async (tenant = 'acme') => {
-  const [row] = await service.database.query<{ count: number }>('select count(*)::int as count from notifications where tenant_id = $1', [tenant]);
+  const [row] = await service.database.query<{ count: number }>(
+    'select count(*)::int as count from notifications where tenant_id = $1',
+    [tenant],
+  );
   return row?.count ?? 0;
 };
 
 /** The same answer again, marked as such, and nothing new in the log. */
 function expectReplay(answer: Answer, first: Answer) {
   expect(answer.headers.get('idempotency-replayed')).toBe('true');
-  expect({ status: answer.status, body: answer.body, location: answer.headers.get('location') }).toEqual({ status: 201, body: first.body, location: first.headers.get('location') });
+  expect({ status: answer.status, body: answer.body, location: answer.headers.get('location') }).toEqual({
+    status: 201,
+    body: first.body,
+    location: first.headers.get('location'),
+  });
 }
 
 const FORMS: [string, string, unknown][] = [
@@ -61,13 +77,16 @@ describe('the same request again', () => {
     expect(await stored()).toBe(count);
   });
 
-  test.each(FORMS)('%s gets it on another node, also when limits there would refuse it', async (_, path, payload) => {
-    const key = freshKey();
-    const first = await send(key, payload, { path });
-    expectReplay(await send(key, payload, { path, on: strict }), first);
-    const refused = await send(freshKey(), payload, { path, on: strict });
-    expect(refused.status).toBe(400);
-  });
+  test.each(FORMS)(
+    '%s gets it on another node, also when limits there would refuse it',
+    async (_, path, payload) => {
+      const key = freshKey();
+      const first = await send(key, payload, { path });
+      expectReplay(await send(key, payload, { path, on: strict }), first);
+      const refused = await send(freshKey(), payload, { path, on: strict });
+      expect(refused.status).toBe(400);
+    },
+  );
 
   test('gets it when it would have expired by now', async () => {
     const key = freshKey();
@@ -118,7 +137,12 @@ describe('a key belongs to', () => {
 
 describe('twins at the same time', () => {
   const twins = async (key: string, nodes: readonly Service[], count: number) =>
-    await Promise.all(Array.from({ length: count }, async (_, i) => await send(key, body({ data: 'short' }), { on: nodes[i % nodes.length] ?? service })));
+    await Promise.all(
+      Array.from(
+        { length: count },
+        async (_, i) => await send(key, body({ data: 'short' }), { on: nodes[i % nodes.length] ?? service }),
+      ),
+    );
 
   test.each([
     ['on one node', () => [service]],
@@ -127,7 +151,9 @@ describe('twins at the same time', () => {
     for (let round = 0; round < 5; round += 1) {
       const count = await stored();
       const answers = await twins(freshKey(), nodes(), 20);
-      expect(new Set(answers.map(({ status, body: answer }) => `${status} ${JSON.stringify(answer)}`)).size).toBe(1);
+      expect(
+        new Set(answers.map(({ status, body: answer }) => `${status} ${JSON.stringify(answer)}`)).size,
+      ).toBe(1);
       expect(answers[0]?.status).toBe(201);
       expect(answers.filter(({ headers }) => !headers.has('idempotency-replayed'))).toHaveLength(1);
       expect(await stored()).toBe(count + 1);
@@ -136,7 +162,10 @@ describe('twins at the same time', () => {
 
   test('with another body get 422', async () => {
     const key = freshKey();
-    const answers = await Promise.all([send(key, body()), ...Array.from({ length: 5 }, async () => await send(key, body({ data: 'other' })))]);
+    const answers = await Promise.all([
+      send(key, body()),
+      ...Array.from({ length: 5 }, async () => await send(key, body({ data: 'other' }))),
+    ]);
     const statuses = answers.map(({ status }) => status).toSorted((a, b) => a - b);
     expect(new Set(statuses)).toEqual(new Set([201, 422]));
     const ids = answers.filter(({ status }) => status === 201).map(({ body: answer }) => answer['id']);
@@ -151,9 +180,14 @@ describe('twins at the same time', () => {
     const expiresAt = Date.now() + 500;
     const payload = body({ expiresAt: new Date(expiresAt).toISOString() });
     // Whoever holds the stream's row holds up the append.
-    const held = service.database.query(`select pg_sleep(1.2) from (select from streams where tenant_id = $1 for update) held`, [tenant]);
+    const held = service.database.query(
+      `select pg_sleep(1.2) from (select from streams where tenant_id = $1 for update) held`,
+      [tenant],
+    );
     await eventually(async () => {
-      const rows = await service.database.query(`select from pg_stat_activity where query like '%pg_sleep(1.2)%' and wait_event = 'PgSleep'`);
+      const rows = await service.database.query(
+        `select from pg_stat_activity where query like '%pg_sleep(1.2)%' and wait_event = 'PgSleep'`,
+      );
       expect(rows.length).toBeGreaterThan(0);
     });
     const first = send(key, payload, { token });
@@ -175,11 +209,21 @@ test('failures are not remembered', async () => {
 
 test('what a replay answers is where it was stored', async () => {
   const key = freshKey();
-  const payload = { notifications: [body({ type: 'first' }), body({ to: { users: ['x', 'y'] }, type: 'second' })] };
+  const payload = {
+    notifications: [body({ type: 'first' }), body({ to: { users: ['x', 'y'] }, type: 'second' })],
+  };
   await send(key, payload, { path: '/batch' });
-  const replay = await post<{ notifications: StoredAnswer[] }>(`${service.url}/v1/notifications/batch`, serviceToken(), payload, { 'idempotency-key': key });
+  const replay = await post<{ notifications: StoredAnswer[] }>(
+    `${service.url}/v1/notifications/batch`,
+    serviceToken(),
+    payload,
+    { 'idempotency-key': key },
+  );
   for (const { id, position, createdAt } of replay.body.notifications) {
-    const rows = await service.database.query('select id from notifications where tenant_id = $1 and position = $2', ['acme', position]);
+    const rows = await service.database.query(
+      'select id from notifications where tenant_id = $1 and position = $2',
+      ['acme', position],
+    );
     expect(rows).toEqual([{ id }]);
     expect(Date.parse(createdAt)).toBeLessThanOrEqual(Date.now() + 1_000);
   }

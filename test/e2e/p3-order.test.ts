@@ -8,7 +8,12 @@ let service: Service;
 /** A second node on the same database: what it stores reaches streams of the first only through the log. */
 let other: Service;
 beforeAll(async () => {
-  const small = { STREAM_BUFFER_BYTES: '8192', TAIL_BYTES_PER_TENANT: '65536', BACKLOG_PAGE_ROWS: '50', LOG_POLL_MS: '100' };
+  const small = {
+    STREAM_BUFFER_BYTES: '8192',
+    TAIL_BYTES_PER_TENANT: '65536',
+    BACKLOG_PAGE_ROWS: '50',
+    LOG_POLL_MS: '100',
+  };
   service = await startService(small);
   other = await startService({ ...small, NODE_NAME: 'other' }, { database: service.database });
 });
@@ -21,14 +26,18 @@ afterAll(async () => {
 async function publishMany(tenant: string, client: string, count: number): Promise<string[]> {
   const ids: string[] = [];
   const token = serviceToken({ tenant, client });
-  for (let i = 0; i < count; ) {
+  for (let i = 0; i < count;) {
     const notifications = Array.from({ length: 1 + (i % 7) }, (_, j) => ({
       to: [{ user: 'reader' }, { topic: 'news' }, { everyone: true }, { user: 'nobody' }][(i + j) % 4],
       type: 't',
       data: { client, n: i + j, filling: 'x'.repeat(((i + j) % 5) * 500) },
     }));
     const node = i % 2 === 0 ? service : other;
-    const { status, body } = await post<{ notifications: StoredAnswer[] }>(`${node.url}/v1/notifications/batch`, token, { notifications });
+    const { status, body } = await post<{ notifications: StoredAnswer[] }>(
+      `${node.url}/v1/notifications/batch`,
+      token,
+      { notifications },
+    );
     expect(status).toBe(201);
     body.notifications.forEach(({ id }, j) => {
       if ((i + j) % 4 !== 3) ids.push(id);
@@ -48,30 +57,33 @@ function expectStrictOrder(stream: StreamClient) {
 test('several publishers on two nodes, readers that pause, and resumes in the midst: every connection is in order and without doubles', async () => {
   const tenant = 'order';
   const token = userToken({ tenant, user: 'reader', topics: ['news'] });
-  const open = async (options: Parameters<typeof StreamClient.open>[2] = {}) => await StreamClient.open(service.url, token, options);
+  const open = async (options: Parameters<typeof StreamClient.open>[2] = {}) =>
+    await StreamClient.open(service.url, token, options);
   const steady = await open();
   const pausing = await open();
   await steady.untilEvent('caught-up');
   await pausing.untilEvent('caught-up');
 
-  let publishing = true;
-  const published = Promise.all(['a', 'b', 'c', 'd'].map(async (client) => await publishMany(tenant, client, 300))).finally(() => {
-    publishing = false;
+  const over = new AbortController();
+  const published = Promise.all(
+    ['a', 'b', 'c', 'd'].map(async (client) => await publishMany(tenant, client, 300)),
+  ).finally(() => {
+    over.abort();
   });
   const phases = (async () => {
-    while (publishing) {
+    while (!over.signal.aborted) {
       pausing.pause();
-      await steady.untilNotifications(steady.notifications.length + 40).catch(() => undefined);
+      await steady.untilNotifications(steady.notifications.length + 40, 500).catch(() => undefined);
       pausing.resume();
-      await pausing.untilNotifications(pausing.notifications.length + 20).catch(() => undefined);
+      await pausing.untilNotifications(pausing.notifications.length + 20, 500).catch(() => undefined);
     }
   })();
   const resumed: StreamClient[] = [];
-  while (publishing) {
+  while (!over.signal.aborted) {
     const lastEventId = resumed.at(-1)?.lastEventId;
     const stream = await open(lastEventId === undefined ? {} : { lastEventId });
     await stream.untilEvent('caught-up');
-    await stream.untilNotifications(30, 1_000).catch(() => undefined);
+    await stream.untilNotifications(30, 500).catch(() => undefined);
     await stream.cut();
     resumed.push(stream);
   }
@@ -101,11 +113,41 @@ test('the notifications of one batch arrive in its order', async () => {
   const token = userToken({ tenant: 'batch', user: 'reader' });
   const live = await StreamClient.open(service.url, token);
   await live.untilEvent('caught-up');
-  const notifications = Array.from({ length: 500 }, (_, n) => ({ to: { user: 'reader' }, type: 't', data: n }));
+  const notifications = Array.from({ length: 500 }, (_, n) => ({
+    to: { user: 'reader' },
+    type: 't',
+    data: n,
+  }));
   await post(`${service.url}/v1/notifications/batch`, serviceToken({ tenant: 'batch' }), { notifications });
   const replayed = await StreamClient.open(service.url, token);
   for (const stream of [live, replayed]) {
-    expect((await stream.untilNotifications(500)).map(({ data }) => data)).toEqual(notifications.map(({ data }) => data));
+    expect((await stream.untilNotifications(500)).map(({ data }) => data)).toEqual(
+      notifications.map(({ data }) => data),
+    );
     await stream.cut();
   }
+});
+
+test('what another node stored reaches a live stream in order, also when it is more than memory holds', async () => {
+  const tenant = 'hole';
+  const live = await StreamClient.open(service.url, userToken({ tenant, user: 'reader' }));
+  await live.untilEvent('caught-up');
+  const expected: string[] = [];
+  for (let round = 0; round < 3; round += 1) {
+    const notifications = Array.from({ length: 300 }, (_, n) => ({
+      to: { user: 'reader' },
+      type: 't',
+      data: { n, filling: 'x'.repeat(1_000) },
+    }));
+    const { body } = await post<{ notifications: StoredAnswer[] }>(
+      `${other.url}/v1/notifications/batch`,
+      serviceToken({ tenant }),
+      { notifications },
+    );
+    expected.push(...body.notifications.map(({ id }) => id));
+    const got = await live.untilNotifications(expected.length);
+    expect(got.map(({ id }) => id)).toEqual(expected);
+    expectStrictOrder(live);
+  }
+  await live.cut();
 });

@@ -22,7 +22,11 @@ class Alice {
   async publish(count: number, to: Record<string, unknown> = { user: 'alice' }): Promise<string[]> {
     const positions: string[] = [];
     for (let i = 0; i < count; i += 1) {
-      const { position } = await publish(service.url, serviceToken({ tenant: this.tenant }), { to, type: 't', data: (this.#published += 1) });
+      const { position } = await publish(service.url, serviceToken({ tenant: this.tenant }), {
+        to,
+        type: 't',
+        data: (this.#published += 1),
+      });
       positions.push(position);
     }
     return positions;
@@ -30,10 +34,16 @@ class Alice {
 
   /** Connects, reads the backlog, goes away. */
   async visit(device: string, query: Record<string, string> = {}, lastEventId?: string) {
-    const stream = await StreamClient.open(service.url, this.#token, { query: { device, ...query }, ...(lastEventId === undefined ? {} : { lastEventId }) });
+    const stream = await StreamClient.open(service.url, this.#token, {
+      query: { device, ...query },
+      ...(lastEventId === undefined ? {} : { lastEventId }),
+    });
     await stream.untilEvent('caught-up');
     await stream.cut();
-    return { resume: stream.named('sync')[0]?.['resume'], data: stream.notifications.map(({ data }) => data) };
+    return {
+      resume: stream.named('sync')[0]?.['resume'],
+      data: stream.notifications.map(({ data }) => data),
+    };
   }
 
   async ack(device: string, upTo: string | undefined): Promise<void> {
@@ -139,7 +149,10 @@ describe('a device that comes back without a position', () => {
     const alice = new Alice();
     const positions = await alice.publish(2);
     const both = await Promise.all([alice.visit('default'), alice.visit('default')]);
-    expect(both.map(({ data }) => data)).toEqual([[1, 2], [1, 2]]);
+    expect(both.map(({ data }) => data)).toEqual([
+      [1, 2],
+      [1, 2],
+    ]);
     await alice.ack('default', positions[0]);
     expect((await alice.visit('default')).data).toEqual([2]);
   });

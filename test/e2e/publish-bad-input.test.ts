@@ -31,15 +31,29 @@ const wrong = (changes: Record<string, unknown>) => JSON.stringify({ ...good, ..
 const many = (count: number) => Array.from({ length: count }, (_, i) => `u${i}`);
 
 /** What is true of every error. */
-function expectProblem({ status, headers, body }: Answer<ProblemBody>, expected: { status: number; code: string; pointers?: string[] }) {
-  expect({ status, code: body.code, pointers: body.errors?.map(({ pointer }) => pointer) }).toEqual({ pointers: undefined, ...expected });
+function expectProblem(
+  { status, headers, body }: Answer<ProblemBody>,
+  expected: { status: number; code: string; pointers?: string[] },
+) {
+  expect({ status, code: body.code, pointers: body.errors?.map(({ pointer }) => pointer) }).toEqual({
+    pointers: undefined,
+    ...expected,
+  });
   expect(headers.get('content-type')).toMatch(/^application\/problem\+json/);
-  expect(body).toMatchObject({ type: `/docs/errors#${expected.code}`, title: expect.any(String), status, detail: expect.any(String) });
-  expect(JSON.stringify(body)).not.toMatch(/select |insert |relation|constraint|node_modules|\bat .*:\d+:\d+|zod/i);
+  expect(body).toMatchObject({
+    type: `/docs/errors#${expected.code}`,
+    title: expect.any(String),
+    status,
+    detail: expect.any(String),
+  });
+  expect(JSON.stringify(body)).not.toMatch(
+    /select |insert |relation|constraint|node_modules|\bat .*:\d+:\d+|zod/i,
+  );
   for (const { detail } of body.errors ?? []) expect(detail).not.toBe('');
 }
 
-const send = async (body: string | Buffer, headers: Record<string, string> = {}, path = '') => await post<ProblemBody>(`${url}${path}`, publisher, body, headers);
+const send = async (body: string | Buffer, headers: Record<string, string> = {}, path = '') =>
+  await post<ProblemBody>(`${url}${path}`, publisher, body, headers);
 
 describe('a body that cannot be read', () => {
   test.each<[string, string | Buffer, string]>([
@@ -49,8 +63,22 @@ describe('a body that cannot be read', () => {
     ['has something behind its end', '{}{}', 'malformed_json'],
     ['has single quotes', "{'to': 1}", 'malformed_json'],
     ['has a raw line break in a string', '{"to":{"user":"a\nb"},"type":"t","data":1}', 'malformed_json'],
-    ['is not UTF-8', Buffer.from([...Buffer.from('{"to":{"user":"a"},"type":"t","data":"'), 0xff, ...Buffer.from('"}')]), 'malformed_json'],
-    ['has a surrogate in UTF-8', Buffer.from([...Buffer.from('{"to":{"user":"a"},"type":"t","data":"'), 0xed, 0xa0, 0x80, ...Buffer.from('"}')]), 'malformed_json'],
+    [
+      'is not UTF-8',
+      Buffer.from([...Buffer.from('{"to":{"user":"a"},"type":"t","data":"'), 0xff, ...Buffer.from('"}')]),
+      'malformed_json',
+    ],
+    [
+      'has a surrogate in UTF-8',
+      Buffer.from([
+        ...Buffer.from('{"to":{"user":"a"},"type":"t","data":"'),
+        0xed,
+        0xa0,
+        0x80,
+        ...Buffer.from('"}'),
+      ]),
+      'malformed_json',
+    ],
     ['ends in the middle of a character', Buffer.from([...Buffer.from('{"to":"'), 0xc3]), 'malformed_json'],
   ])('%s', async (_, body, code) => {
     const answer = await send(body);
@@ -64,8 +92,17 @@ describe('a body that cannot be read', () => {
     expectProblem(answer, { status: 413, code: 'body_too_large' });
   });
 
-  test.each(['text/plain', 'application/x-www-form-urlencoded', 'application/jsonp', 'multipart/form-data; boundary=x', ''])('is sent as "%s"', async (type) => {
-    expectProblem(await send(JSON.stringify(good), { 'content-type': type }), { status: 415, code: 'unsupported_media_type' });
+  test.each([
+    'text/plain',
+    'application/x-www-form-urlencoded',
+    'application/jsonp',
+    'multipart/form-data; boundary=x',
+    '',
+  ])('is sent as "%s"', async (type) => {
+    expectProblem(await send(JSON.stringify(good), { 'content-type': type }), {
+      status: 415,
+      code: 'unsupported_media_type',
+    });
   });
 
   test('application/json with a charset is JSON', async () => {
@@ -96,7 +133,11 @@ describe('a single publish', () => {
     ['to a user with a NUL', wrong({ to: { user: 'a\u0000' } }), ['/to/user']],
     ['to a user with a C1 control', wrong({ to: { user: 'a\u0085' } }), ['/to/user']],
     ['to a user with half a surrogate pair', '{"to":{"user":"\\ud83e"},"type":"t","data":1}', ['/to/user']],
-    ['to a topic with half a surrogate pair', '{"to":{"topic":"\\udd80"},"type":"t","data":1}', ['/to/topic']],
+    [
+      'to a topic with half a surrogate pair',
+      '{"to":{"topic":"\\udd80"},"type":"t","data":1}',
+      ['/to/topic'],
+    ],
     ['to the empty topic', wrong({ to: { topic: '' } }), ['/to/topic']],
     ['to no users', wrong({ to: { users: [] } }), ['/to/users']],
     ['to a user twice', wrong({ to: { users: ['a', 'b', 'a'] } }), ['/to/users/2']],
@@ -109,8 +150,16 @@ describe('a single publish', () => {
     ['of a type of 129 characters', wrong({ type: 'x'.repeat(129) }), ['/type']],
     ['of a type in another script', wrong({ type: 'é' }), ['/type']],
     ['with data of more than 64 KiB', wrong({ data: 'x'.repeat(64 * 1024) }), ['/data']],
-    ['with data of 101 levels', `{"to":{"user":"a"},"type":"t","data":${'['.repeat(101)}${']'.repeat(101)}}`, ['/data']],
-    ['with data of 30,000 levels', `{"to":{"user":"a"},"type":"t","data":${'['.repeat(30_000)}${']'.repeat(30_000)}}`, ['/data']],
+    [
+      'with data of 101 levels',
+      `{"to":{"user":"a"},"type":"t","data":${'['.repeat(101)}${']'.repeat(101)}}`,
+      ['/data'],
+    ],
+    [
+      'with data of 30,000 levels',
+      `{"to":{"user":"a"},"type":"t","data":${'['.repeat(30_000)}${']'.repeat(30_000)}}`,
+      ['/data'],
+    ],
     ['with data twice', '{"to":{"user":"a"},"type":"t","data":1,"data":2}', ['/data']],
     ['with `to` twice', '{"to":{"user":"a"},"to":{"user":"b"},"type":"t","data":1}', ['/to']],
     ['that has expired', wrong({ expiresAt: '2020-01-01T00:00:00.000Z' }), ['/expiresAt']],
@@ -119,7 +168,11 @@ describe('a single publish', () => {
     ['that expires on a date', wrong({ expiresAt: '2099-01-01' }), ['/expiresAt']],
     ['that expires at a number', wrong({ expiresAt: 4_000_000_000 }), ['/expiresAt']],
     ['that expires in the year 10000', wrong({ expiresAt: '9999-12-31T23:59:59-12:00' }), ['/expiresAt']],
-    ['with both forms of expiry', wrong({ expiresAt: '2099-01-01T00:00:00.000Z', ttlSeconds: 60 }), ['/ttlSeconds']],
+    [
+      'with both forms of expiry',
+      wrong({ expiresAt: '2099-01-01T00:00:00.000Z', ttlSeconds: 60 }),
+      ['/ttlSeconds'],
+    ],
     ['with an expiry of 0 seconds', wrong({ ttlSeconds: 0 }), ['/ttlSeconds']],
     ['with an expiry of part of a second', wrong({ ttlSeconds: 1.5 }), ['/ttlSeconds']],
     ['with an expiry beyond all calendars', wrong({ ttlSeconds: 1e12 }), ['/ttlSeconds']],
@@ -130,7 +183,11 @@ describe('a single publish', () => {
 
   test('names every fault, each with its place', async () => {
     const answer = await send(wrong({ type: '', to: { user: '' }, extra: 1 }));
-    expectProblem(answer, { status: 400, code: 'validation_failed', pointers: expect.arrayContaining(['/to/user', '/type', '/extra']) as never });
+    expectProblem(answer, {
+      status: 400,
+      code: 'validation_failed',
+      pointers: expect.arrayContaining(['/to/user', '/type', '/extra']) as never,
+    });
   });
 });
 
@@ -141,16 +198,40 @@ describe('a batch', () => {
     ['with nothing in it', batch(), ['/notifications']],
     ['that is a list', '[]', ['']],
     ['that is no list', '{"notifications":{}}', ['/notifications']],
-    ['with a field that is not known', '{"notifications":[{"to":{"user":"a"},"type":"t","data":1}],"atomic":true}', ['/atomic']],
-    ['with an item that has a field that is not known', batch(good, { ...good, extra: 1 }), ['/notifications/1/extra']],
+    [
+      'with a field that is not known',
+      '{"notifications":[{"to":{"user":"a"},"type":"t","data":1}],"atomic":true}',
+      ['/atomic'],
+    ],
+    [
+      'with an item that has a field that is not known',
+      batch(good, { ...good, extra: 1 }),
+      ['/notifications/1/extra'],
+    ],
     ['with an item that is null', batch(good, null), ['/notifications/1']],
     ['with an item without data', batch(good, { to: { user: 'a' }, type: 't' }), ['/notifications/1/data']],
-    ['with an item that has data twice', '{"notifications":[{"to":{"user":"a"},"type":"t","data":1,"data":1}]}', ['/notifications/0/data']],
-    ['with an item over the limit', batch(good, { ...good, data: 'x'.repeat(65_536) }, good), ['/notifications/1/data']],
-    ['with an item that has expired', batch(good, good, { ...good, expiresAt: '2020-01-01T00:00:00.000Z' }), ['/notifications/2/expiresAt']],
+    [
+      'with an item that has data twice',
+      '{"notifications":[{"to":{"user":"a"},"type":"t","data":1,"data":1}]}',
+      ['/notifications/0/data'],
+    ],
+    [
+      'with an item over the limit',
+      batch(good, { ...good, data: 'x'.repeat(65_536) }, good),
+      ['/notifications/1/data'],
+    ],
+    [
+      'with an item that has expired',
+      batch(good, good, { ...good, expiresAt: '2020-01-01T00:00:00.000Z' }),
+      ['/notifications/2/expiresAt'],
+    ],
     ['of 1,001', batch(...Array<unknown>(1_001).fill(good)), ['/notifications']],
     ['of 1,001 after expansion', batch({ ...good, to: { users: many(1_000) } }, good), ['/notifications']],
-    ['of more than any setting allows', batch({ ...good, to: { users: many(10_000) } }, good), ['/notifications']],
+    [
+      'of more than any setting allows',
+      batch({ ...good, to: { users: many(10_000) } }, good),
+      ['/notifications'],
+    ],
   ])('%s is refused as a whole', async (_, body, pointers) => {
     expectProblem(await send(body, {}, '/batch'), { status: 400, code: 'validation_failed', pointers });
   });
@@ -159,11 +240,17 @@ describe('a batch', () => {
 describe('around the body', () => {
   test.each(['?dryRun=true', '?tenant=other', '?to=b'])('the query %s is not known', async (query) => {
     const pointer = `/${query.slice(1).split('=')[0]}`;
-    expectProblem(await send(JSON.stringify(good), {}, query), { status: 400, code: 'validation_failed', pointers: [pointer] });
+    expectProblem(await send(JSON.stringify(good), {}, query), {
+      status: 400,
+      code: 'validation_failed',
+      pointers: [pointer],
+    });
   });
 
   test.each(['', ' ', 'two words', 'é', 'x'.repeat(256)])('the Idempotency-Key "%s" is none', async (key) => {
-    const answer = await send(JSON.stringify(good), { 'idempotency-key': Buffer.from(key).toString('latin1') });
+    const answer = await send(JSON.stringify(good), {
+      'idempotency-key': Buffer.from(key).toString('latin1'),
+    });
     expectProblem(answer, { status: 400, code: 'validation_failed', pointers: ['/Idempotency-Key'] });
   });
 
@@ -171,8 +258,14 @@ describe('around the body', () => {
     for (const path of ['/batch/more', '/%zz', `/${'x'.repeat(300)}`]) {
       expectProblem(await send('{}', {}, path), { status: 404, code: 'not_found' });
     }
-    const response = await fetch(`${url}?x=1`, { method: 'PUT', headers: { authorization: `Bearer ${publisher}` } });
-    expectProblem({ status: response.status, headers: response.headers, body: (await response.json()) as ProblemBody }, { status: 405, code: 'method_not_allowed' });
+    const response = await fetch(`${url}?x=1`, {
+      method: 'PUT',
+      headers: { authorization: `Bearer ${publisher}` },
+    });
+    expectProblem(
+      { status: response.status, headers: response.headers, body: (await response.json()) as ProblemBody },
+      { status: 405, code: 'method_not_allowed' },
+    );
     expect(response.headers.get('allow')?.split(', ')).toContain('POST');
   });
 });
@@ -192,10 +285,15 @@ test('a body full of faults is answered soon, with the first of them, and others
 
 test('at the limits nothing is refused', async () => {
   const other = serviceToken({ tenant: 'limits' });
-  const store = async (notification: Record<string, unknown>) => await publish(service.url, other, { ...good, ...notification });
+  const store = async (notification: Record<string, unknown>) =>
+    await publish(service.url, other, { ...good, ...notification });
   await store({ to: { user: '\u{1f980}'.repeat(256) }, type: `${'x'.repeat(124)}._:-` });
   await store({ data: 'x'.repeat(65_536 - 2) });
-  const deep = await post(url, other, `{"to":{"user":"a"},"type":"t","data":${'[ '.repeat(100)}${' ]'.repeat(100)}}`);
+  const deep = await post(
+    url,
+    other,
+    `{"to":{"user":"a"},"type":"t","data":${'[ '.repeat(100)}${' ]'.repeat(100)}}`,
+  );
   expect(deep.status).toBe(201);
   const crowd = await post<{ notifications: unknown[] }>(url, other, { ...good, to: { users: many(1_000) } });
   expect(crowd.body.notifications).toHaveLength(1_000);

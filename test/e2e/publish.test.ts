@@ -31,12 +31,20 @@ const log = async (tenant: string) =>
 
 describe('the answer', () => {
   test('to the first publish of a tenant ever is 201 like every other', async () => {
-    const { status } = await post(url, serviceToken({ tenant: 'brand-new' }), { to: { user: 'a' }, type: 't', data: 1 });
+    const { status } = await post(url, serviceToken({ tenant: 'brand-new' }), {
+      to: { user: 'a' },
+      type: 't',
+      data: 1,
+    });
     expect(status).toBe(201);
   });
 
   test('has an id, a position, the time that is in the position, and where it can be looked up', async () => {
-    const { status, headers, body } = await post<StoredAnswer>(url, publisher, { to: { user: 'a' }, type: 'order.shipped', data: {} });
+    const { status, headers, body } = await post<StoredAnswer>(url, publisher, {
+      to: { user: 'a' },
+      type: 'order.shipped',
+      data: {},
+    });
     expect(status).toBe(201);
     expect(Object.keys(body).toSorted()).toEqual(['createdAt', 'id', 'position']);
     expect(body.id).toMatch(UUID_V7);
@@ -67,11 +75,17 @@ describe('the answer', () => {
       { to: { topic: 'news' }, type: 'three', data: 3 },
       { to: { everyone: true }, type: 'four', data: 4 },
     ];
-    const { status, body } = await post<ForUsers>(`${url}/batch`, serviceToken({ tenant }), { notifications });
+    const { status, body } = await post<ForUsers>(`${url}/batch`, serviceToken({ tenant }), {
+      notifications,
+    });
     expect(status).toBe(201);
-    expect(body.notifications.map((answer) => Object.keys(answer).toSorted())).toEqual(Array(5).fill(['createdAt', 'id', 'position']));
+    expect(body.notifications.map((answer) => Object.keys(answer).toSorted())).toEqual(
+      Array(5).fill(['createdAt', 'id', 'position']),
+    );
     const rows = await log(tenant);
-    expect(rows.map(({ id, position }) => ({ id: String(id), position: String(position) }))).toEqual(body.notifications.map(({ id, position }) => ({ id, position })));
+    expect(rows.map(({ id, position }) => ({ id: String(id), position: String(position) }))).toEqual(
+      body.notifications.map(({ id, position }) => ({ id, position })),
+    );
     expect(rows.map(({ user_id: user, topic, type }) => [user, topic, type])).toEqual([
       ['a', null, 'one'],
       ['b', null, 'two'],
@@ -85,8 +99,16 @@ describe('the answer', () => {
 describe('what is stored', () => {
   test('a topic and everyone are one row, whoever they reach', async () => {
     const tenant = 'one-row';
-    await publish(service.url, serviceToken({ tenant, client: 'shop' }), { to: { topic: 'news' }, type: 't', data: 1 });
-    await publish(service.url, serviceToken({ tenant, client: 'shop' }), { to: { everyone: true }, type: 't', data: 2 });
+    await publish(service.url, serviceToken({ tenant, client: 'shop' }), {
+      to: { topic: 'news' },
+      type: 't',
+      data: 1,
+    });
+    await publish(service.url, serviceToken({ tenant, client: 'shop' }), {
+      to: { everyone: true },
+      type: 't',
+      data: 2,
+    });
     expect(await log(tenant)).toMatchObject([
       { user_id: null, topic: 'news', publisher: 'shop', expires_at: null },
       { user_id: null, topic: null, publisher: 'shop', expires_at: null },
@@ -102,10 +124,17 @@ describe('what is stored', () => {
   test('an expiry as a time or as seconds', async () => {
     const tenant = 'expiries';
     const token = serviceToken({ tenant });
-    await publish(service.url, token, { to: { user: 'a' }, type: 't', data: 1, expiresAt: '2099-12-01T01:00:00.123+01:00' });
+    await publish(service.url, token, {
+      to: { user: 'a' },
+      type: 't',
+      data: 1,
+      expiresAt: '2099-12-01T01:00:00.123+01:00',
+    });
     const before = Date.now();
     await publish(service.url, token, { to: { user: 'a' }, type: 't', data: 1, ttlSeconds: 60 });
-    const [fixed, relative] = (await log(tenant)).map(({ expires_at: at }) => (at instanceof Date ? at.getTime() : 0));
+    const [fixed, relative] = (await log(tenant)).map(({ expires_at: at }) =>
+      at instanceof Date ? at.getTime() : 0,
+    );
     expect(fixed).toBe(Date.UTC(2099, 11, 1, 0, 0, 0, 123));
     expect(relative).toBeGreaterThanOrEqual(before + 59_000);
     expect(relative).toBeLessThanOrEqual(Date.now() + 61_000);
@@ -115,7 +144,12 @@ describe('what is stored', () => {
     const tenant = 'traces';
     const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
     for (const header of [traceparent, '00-nonsense', `00-${'0'.repeat(32)}-00f067aa0ba902b7-01`]) {
-      const { status } = await post(url, serviceToken({ tenant }), { to: { user: 'a' }, type: 't', data: 1 }, { traceparent: header });
+      const { status } = await post(
+        url,
+        serviceToken({ tenant }),
+        { to: { user: 'a' }, type: 't', data: 1 },
+        { traceparent: header },
+      );
       expect(status).toBe(201);
     }
     expect((await log(tenant)).map(({ trace }) => trace as unknown)).toEqual([traceparent, null, null]);
@@ -127,12 +161,18 @@ describe('what reaches a stream', () => {
   async function framesOf(data: string): Promise<string[]> {
     const tenant = `wire-${Math.random().toString(36).slice(2)}`;
     const open = async () => {
-      const stream = await StreamClient.open(service.url, userToken({ tenant }), { query: { from: 'earliest' } });
+      const stream = await StreamClient.open(service.url, userToken({ tenant }), {
+        query: { from: 'earliest' },
+      });
       await stream.untilEvent('caught-up');
       return stream;
     };
     const live = await open();
-    const { status } = await post(url, serviceToken({ tenant }), `{"to":{"user":"alice"},"type":"t","data":${data}}`);
+    const { status } = await post(
+      url,
+      serviceToken({ tenant }),
+      `{"to":{"user":"alice"},"type":"t","data":${data}}`,
+    );
     expect(status).toBe(201);
     await live.untilNotifications(1);
     // The tenant's last stream takes the memory of its log along: the next one reads the database.
@@ -157,28 +197,51 @@ describe('what reaches a stream', () => {
 
   test('the same expiry live and from the log, to the millisecond', async () => {
     const tenant = 'expiry-digits';
-    const expected = Array.from({ length: 1_000 }, (_, i) => new Date(Date.UTC(2099, 0, 1) + i * 791_919).toISOString());
+    // Times of 2039 that lose a millisecond on their way through seconds as a double.
+    const expected = Array.from({ length: 100_000 }, (_, i) => Date.UTC(2039, 0, 1) + i * 307_919)
+      .filter((ms) => Math.trunc((ms / 1_000) * 1_000) !== ms)
+      .slice(0, 100)
+      .map((ms) => new Date(ms).toISOString());
+    expect(expected).toHaveLength(100);
     const read = async () => {
-      const stream = await StreamClient.open(service.url, userToken({ tenant }), { query: { from: 'earliest' } });
+      const stream = await StreamClient.open(service.url, userToken({ tenant }), {
+        query: { from: 'earliest' },
+      });
       return stream;
     };
     const live = await read();
     await live.untilEvent('caught-up');
-    const notifications = expected.map((expiresAt) => ({ to: { user: 'alice' }, type: 't', data: 1, expiresAt }));
+    const notifications = expected.map((expiresAt) => ({
+      to: { user: 'alice' },
+      type: 't',
+      data: 1,
+      expiresAt,
+    }));
     await post(`${url}/batch`, serviceToken({ tenant }), { notifications });
-    expect((await live.untilNotifications(1_000)).map(({ expiresAt }) => expiresAt)).toEqual(expected);
+    expect((await live.untilNotifications(100)).map(({ expiresAt }) => expiresAt)).toEqual(expected);
     await live.cut();
     const replayed = await read();
-    expect((await replayed.untilNotifications(1_000)).map(({ expiresAt }) => expiresAt)).toEqual(expected);
+    expect((await replayed.untilNotifications(100)).map(({ expiresAt }) => expiresAt)).toEqual(expected);
     await replayed.cut();
   });
 
   test('ids in any script arrive at exactly that user', async () => {
     const names = ['\u{1f980}', 'é', 'e\u0301', 'Alice', 'alice ', 'a/b?c', '"\\', '\u{1f980}'.repeat(256)];
-    const streams = await Promise.all(names.map((user) => StreamClient.open(service.url, userToken({ tenant: 'scripts', user }))));
+    const streams = await Promise.all(
+      names.map((user) => StreamClient.open(service.url, userToken({ tenant: 'scripts', user }))),
+    );
     for (const stream of streams) await stream.untilEvent('caught-up');
-    for (const user of names) await publish(service.url, serviceToken({ tenant: 'scripts' }), { to: { user }, type: 't', data: user });
-    await publish(service.url, serviceToken({ tenant: 'scripts' }), { to: { everyone: true }, type: 't', data: 'end' });
+    for (const user of names)
+      await publish(service.url, serviceToken({ tenant: 'scripts' }), {
+        to: { user },
+        type: 't',
+        data: user,
+      });
+    await publish(service.url, serviceToken({ tenant: 'scripts' }), {
+      to: { everyone: true },
+      type: 't',
+      data: 'end',
+    });
     for (const [index, stream] of streams.entries()) {
       const got = await stream.untilNotifications(2);
       expect(got.map(({ data }) => data)).toEqual([names[index], 'end']);

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { get, post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
+import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
@@ -13,7 +14,8 @@ afterAll(async () => {
 });
 
 const publisher = serviceToken();
-const to = async (user: string, data: unknown = 1) => await publish(service.url, publisher, { to: { user }, type: 't', data });
+const to = async (user: string, data: unknown = 1) =>
+  await publish(service.url, publisher, { to: { user }, type: 't', data });
 const open = async (user: string, options: Parameters<typeof StreamClient.open>[2] = {}) => {
   const stream = await StreamClient.open(service.url, userToken({ user }), options);
   await stream.untilEvent('caught-up');
@@ -30,7 +32,8 @@ describe('the answer', () => {
       'x-accel-buffering': 'no',
     });
     expect(stream.response.headers['x-request-id']).toBeTruthy();
-    for (const name of ['content-encoding', 'content-length', 'transfer-encoding']) expect(stream.response.headers).not.toHaveProperty(name);
+    for (const name of ['content-encoding', 'content-length', 'transfer-encoding'])
+      expect(stream.response.headers).not.toHaveProperty(name);
     await stream.cut();
   });
 
@@ -58,17 +61,23 @@ describe('the answer', () => {
   test('to a client that goes away is over for the service, too', async () => {
     const stream = await open('leaver');
     await stream.cut();
-    const again = await open('leaver');
-    await to('leaver');
-    await again.untilNotifications(1);
-    await again.cut();
+    await eventually(async () => {
+      const rows = await service.database.query(
+        `select until is not null as over, reason from connections where user_id = 'leaver'`,
+      );
+      expect(rows).toEqual([{ over: true, reason: 'client' }]);
+    });
   });
 });
 
 describe('sync', () => {
   test('says which connection and device it is, where it starts, where the log is, and when the token ends', async () => {
     const exp = Math.floor(Date.now() / 1000) + 1_000;
-    const stream = await StreamClient.open(service.url, userToken({ user: 'sync', tenant: 'sync', claims: { exp } }), { query: { device: 'phone-1' } });
+    const stream = await StreamClient.open(
+      service.url,
+      userToken({ user: 'sync', tenant: 'sync', claims: { exp } }),
+      { query: { device: 'phone-1' } },
+    );
     const sync = await stream.untilEvent('sync');
     expect(sync).toEqual({
       connectionId: expect.stringMatching(/^[0-9a-f-]{36}$/),
@@ -96,7 +105,11 @@ describe('caught-up', () => {
   test('ends the backlog once, with an id that a client can resume from', async () => {
     const { position } = await to('catcher');
     const stream = await open('catcher');
-    expect(stream.events.map(({ event }) => event ?? 'notification')).toEqual(['sync', 'notification', 'caught-up']);
+    expect(stream.events.map(({ event }) => event ?? 'notification')).toEqual([
+      'sync',
+      'notification',
+      'caught-up',
+    ]);
     const [caughtUp] = stream.events.filter(({ event }) => event === 'caught-up');
     expect(caughtUp?.id).toBe(stream.named('caught-up')[0]?.['position']);
     expect(Number(caughtUp?.id)).toBeGreaterThanOrEqual(Number(position));
@@ -130,7 +143,12 @@ describe('while nothing is addressed to a client', () => {
   test('its last id follows the log, and a resume from it misses nothing', async () => {
     const tenant = 'followed';
     const token = userToken({ tenant, user: 'reader' });
-    const other = async () => await publish(service.url, serviceToken({ tenant }), { to: { user: 'somebody else' }, type: 't', data: 1 });
+    const other = async () =>
+      await publish(service.url, serviceToken({ tenant }), {
+        to: { user: 'somebody else' },
+        type: 't',
+        data: 1,
+      });
     const stream = await StreamClient.open(service.url, token);
     await stream.untilEvent('caught-up');
     await other();
@@ -140,7 +158,11 @@ describe('while nothing is addressed to a client', () => {
     expect(moved).toMatchObject({ id: position, data: JSON.stringify({ position }) });
     await stream.cut();
 
-    const mine = await publish(service.url, serviceToken({ tenant }), { to: { user: 'reader' }, type: 't', data: 'mine' });
+    const mine = await publish(service.url, serviceToken({ tenant }), {
+      to: { user: 'reader' },
+      type: 't',
+      data: 'mine',
+    });
     const again = await StreamClient.open(service.url, token, { lastEventId: position });
     expect(await again.untilNotifications(1)).toMatchObject([{ id: mine.id }]);
     expect(again.named('sync')[0]).toMatchObject({ resume: 'exact', from: position });
@@ -150,7 +172,11 @@ describe('while nothing is addressed to a client', () => {
   test('a position is said once', async () => {
     const stream = await StreamClient.open(service.url, userToken({ tenant: 'said-once' }));
     await stream.untilEvent('caught-up');
-    await publish(service.url, serviceToken({ tenant: 'said-once' }), { to: { user: 'x' }, type: 't', data: 1 });
+    await publish(service.url, serviceToken({ tenant: 'said-once' }), {
+      to: { user: 'x' },
+      type: 't',
+      data: 1,
+    });
     await stream.untilEvent('position', 4_000);
     const before = stream.comments.length;
     await stream.until(() => stream.comments.length >= before + 2, 'two more heartbeats', 5_000);
@@ -161,7 +187,11 @@ describe('while nothing is addressed to a client', () => {
 
 describe('who gets what', () => {
   test('every stream of a user, whatever its device', async () => {
-    const streams = await Promise.all([open('many'), open('many'), open('many', { query: { device: 'other' } })]);
+    const streams = await Promise.all([
+      open('many'),
+      open('many'),
+      open('many', { query: { device: 'other' } }),
+    ]);
     const { id } = await to('many');
     for (const stream of streams) {
       expect(await stream.untilNotifications(1)).toMatchObject([{ id }]);
@@ -177,12 +207,29 @@ describe('who gets what', () => {
       return stream;
     };
     // A user and a topic of one name are two addresses.
-    const streams = { news: await of('a', ['news']), both: await of('b', ['news', 'sport']), none: await of('news', []) };
-    for (const target of [{ topic: 'news' }, { topic: 'sport' }, { user: 'news' }, { topic: 'nobody' }, { everyone: true }]) {
-      await publish(service.url, serviceToken({ tenant }), { to: target, type: 't', data: JSON.stringify(target) });
+    const streams = {
+      news: await of('a', ['news']),
+      both: await of('b', ['news', 'sport']),
+      none: await of('news', []),
+    };
+    for (const target of [
+      { topic: 'news' },
+      { topic: 'sport' },
+      { user: 'news' },
+      { topic: 'nobody' },
+      { everyone: true },
+    ]) {
+      await publish(service.url, serviceToken({ tenant }), {
+        to: target,
+        type: 't',
+        data: JSON.stringify(target),
+      });
     }
     const got = async (stream: StreamClient) => {
-      await stream.until(() => stream.notifications.some((notification) => 'everyone' in notification.to), 'the last');
+      await stream.until(
+        () => stream.notifications.some((notification) => 'everyone' in notification.to),
+        'the last',
+      );
       await stream.cut();
       return stream.notifications.map((notification) => notification.to);
     };
@@ -204,14 +251,20 @@ describe('a request that will not get better', () => {
     ['?from=beginning', '/from'],
     ['?ack=never', '/ack'],
   ])('%s is 400 and points at the parameter', async (query, pointer) => {
-    const { status, headers, body } = await get<{ code: string; errors: { pointer: string }[] }>(`${service.url}/v1/stream${query}`, userToken());
+    const { status, headers, body } = await get<{ code: string; errors: { pointer: string }[] }>(
+      `${service.url}/v1/stream${query}`,
+      userToken(),
+    );
     expect(status).toBe(400);
     expect(headers.get('content-type')).toMatch(/^application\/problem\+json/);
     expect(body).toMatchObject({ code: 'validation_failed', errors: [{ pointer }] });
   });
 
   test('HEAD has the head and no stream', async () => {
-    const response = await fetch(`${service.url}/v1/stream`, { method: 'HEAD', headers: { authorization: `Bearer ${userToken()}` } });
+    const response = await fetch(`${service.url}/v1/stream`, {
+      method: 'HEAD',
+      headers: { authorization: `Bearer ${userToken()}` },
+    });
     expect(response.status).toBe(200);
     expect(response.headers.get('content-type')).toBe('text/event-stream');
     expect(await response.text()).toBe('');

@@ -114,6 +114,8 @@ export class BreakingProxy {
     }
     const server = connect(port, host);
     server.on('error', () => undefined);
+    // Small messages one after the other: each would wait for the other side's acknowledgement of the one before.
+    for (const side of [client, server]) side.setNoDelay(true);
     const link: Link = { client, server, held: [] };
     this.#links.add(link);
     if (this.#stalled) this.stall();

@@ -14,7 +14,15 @@ function faultsOf(environment: Record<string, string>): string {
 }
 
 test('nothing has to be set', () => {
-  expect(readConfig({})).toMatchObject({ PORT: 3000, DATA_DIR: '.data', JWT_ISSUER: 'tidings', JWT_AUDIENCE: 'tidings', CORS_ORIGINS: [], HEARTBEAT_SECONDS: 15, MAX_DATA_BYTES: 65_536 });
+  expect(readConfig({})).toMatchObject({
+    PORT: 3000,
+    DATA_DIR: '.data',
+    JWT_ISSUER: 'tidings',
+    JWT_AUDIENCE: 'tidings',
+    CORS_ORIGINS: [],
+    HEARTBEAT_SECONDS: 15,
+    MAX_DATA_BYTES: 65_536,
+  });
 });
 
 test('what is read cannot be changed', () => {
@@ -31,8 +39,15 @@ test('what belongs to others in the environment is left alone', () => {
 });
 
 test('one message names every setting that is wrong', () => {
-  const message = faultsOf({ PORT: 'http', JWT_SECRET: 'short', DATABASE_URL: 'mysql://x', HEARTBEAT_SECONDS: '0', LOG_LEVEL: 'loud' });
-  for (const name of ['PORT', 'JWT_SECRET', 'DATABASE_URL', 'HEARTBEAT_SECONDS', 'LOG_LEVEL']) expect(message).toContain(`- ${name}`);
+  const message = faultsOf({
+    PORT: 'http',
+    JWT_SECRET: 'short',
+    DATABASE_URL: 'mysql://x',
+    HEARTBEAT_SECONDS: '0',
+    LOG_LEVEL: 'loud',
+  });
+  for (const name of ['PORT', 'JWT_SECRET', 'DATABASE_URL', 'HEARTBEAT_SECONDS', 'LOG_LEVEL'])
+    expect(message).toContain(`- ${name}`);
 });
 
 test('a message repeats no secret', () => {
@@ -41,10 +56,18 @@ test('a message repeats no secret', () => {
 
 describe('settings that do not go together', () => {
   test.each([
-    ['two sources of keys', { JWT_SECRET: SECRET, JWKS_URL: 'https://id.example/keys' }, 'JWT_SECRET and JWKS_URL'],
+    [
+      'two sources of keys',
+      { JWT_SECRET: SECRET, JWKS_URL: 'https://id.example/keys' },
+      'JWT_SECRET and JWKS_URL',
+    ],
     ['a database without a key', { DATABASE_URL: 'postgres://db/tidings' }, 'JWT_SECRET or JWKS_URL'],
     ['keys over plain http from elsewhere', { JWKS_URL: 'http://id.example/keys' }, 'JWKS_URL'],
-    ['keys over plain http from a name that only begins like loopback', { JWKS_URL: 'http://127.0.0.1.evil.example/keys' }, 'JWKS_URL'],
+    [
+      'keys over plain http from a name that only begins like loopback',
+      { JWKS_URL: 'http://127.0.0.1.evil.example/keys' },
+      'JWKS_URL',
+    ],
   ])('%s', (_, environment, named) => {
     expect(faultsOf(environment)).toContain(named);
   });
@@ -68,5 +91,8 @@ describe('a secret is counted in bytes', () => {
 });
 
 test('lists are split at commas', () => {
-  expect(readConfig({ CORS_ORIGINS: 'https://a.example, https://b.example,' }).CORS_ORIGINS).toEqual(['https://a.example', 'https://b.example']);
+  expect(readConfig({ CORS_ORIGINS: 'https://a.example, https://b.example,' }).CORS_ORIGINS).toEqual([
+    'https://a.example',
+    'https://b.example',
+  ]);
 });

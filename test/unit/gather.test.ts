@@ -25,7 +25,10 @@ test('those who ask in the same turn, and those who come meanwhile, share a roun
   expect(rounds.map(({ asks }) => asks)).toEqual([[1, 2]]);
   rounds[0]?.answer();
   expect(await Promise.all(first)).toEqual(['answer to 1', 'answer to 2']);
-  expect(rounds.map(({ asks }) => asks)).toEqual([[1, 2], [3, 4]]);
+  expect(rounds.map(({ asks }) => asks)).toEqual([
+    [1, 2],
+    [3, 4],
+  ]);
   expect(gather.idle).toBe(false);
   rounds[1]?.answer();
   expect(await Promise.all(second)).toEqual(['answer to 3', 'answer to 4']);
@@ -64,20 +67,24 @@ test('an ask without an answer fails and does not wait for ever', async () => {
 
 test('everybody gets their own answer, however they arrive', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(fc.nat({ max: 3 }), { maxLength: 30 }), fc.integer({ min: 1, max: 5 }), async (delays, atOnce) => {
-      const gather = new Gather<number, number>(async (asks) => {
-        await setImmediate();
-        return asks.map((ask) => ask * 2);
-      }, atOnce);
-      const answers = await Promise.all(
-        delays.map(async (delay, index) => {
-          await sleep(delay);
-          return await gather.ask(index);
-        }),
-      );
-      expect(answers).toEqual(delays.map((_, index) => index * 2));
-      expect(gather.idle).toBe(true);
-    }),
+    fc.asyncProperty(
+      fc.array(fc.nat({ max: 3 }), { maxLength: 30 }),
+      fc.integer({ min: 1, max: 5 }),
+      async (delays, atOnce) => {
+        const gather = new Gather<number, number>(async (asks) => {
+          await setImmediate();
+          return asks.map((ask) => ask * 2);
+        }, atOnce);
+        const answers = await Promise.all(
+          delays.map(async (delay, index) => {
+            await sleep(delay);
+            return await gather.ask(index);
+          }),
+        );
+        expect(answers).toEqual(delays.map((_, index) => index * 2));
+        expect(gather.idle).toBe(true);
+      },
+    ),
     { numRuns: 30 },
   );
 });

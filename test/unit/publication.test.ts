@@ -38,7 +38,10 @@ describe('what a publish becomes', () => {
   });
 
   test('in a batch every item keeps its own data, and users stand where their item stands', () => {
-    const { drafts } = read('batch', '{"notifications":[{"to":{"user":"a"},"type":"x","data":1},{"to":{"users":["b","c"]},"type":"y","data":[ 2 ]},{"to":{"topic":"d"},"type":"z","data":"3"}]}');
+    const { drafts } = read(
+      'batch',
+      '{"notifications":[{"to":{"user":"a"},"type":"x","data":1},{"to":{"users":["b","c"]},"type":"y","data":[ 2 ]},{"to":{"topic":"d"},"type":"z","data":"3"}]}',
+    );
     expect(drafts.map(({ to, type, data }) => ({ to, type, data }))).toEqual([
       { to: { user: 'a' }, type: 'x', data: '1' },
       { to: { user: 'b' }, type: 'y', data: '[2]' },
@@ -54,9 +57,15 @@ describe('what a publish becomes', () => {
   test.each([
     ['a time with an offset', '"expiresAt":"2026-12-01T01:00:00+01:00"', Date.UTC(2026, 11, 1)],
     ['seconds from now', '"ttlSeconds":90', NOW + 90_000],
-    ['the last moment of the calendar', '"expiresAt":"9999-12-31T23:59:59.999Z"', Date.UTC(9999, 11, 31, 23, 59, 59, 999)],
+    [
+      'the last moment of the calendar',
+      '"expiresAt":"9999-12-31T23:59:59.999Z"',
+      Date.UTC(9999, 11, 31, 23, 59, 59, 999),
+    ],
   ])('expiry as %s', (_, member, expected) => {
-    expect(read('single', `{"to":{"user":"a"},"type":"t","data":1,${member}}`).drafts[0]?.expiresAt).toBe(expected);
+    expect(read('single', `{"to":{"user":"a"},"type":"t","data":1,${member}}`).drafts[0]?.expiresAt).toBe(
+      expected,
+    );
   });
 });
 
@@ -66,16 +75,29 @@ describe('what is refused', () => {
     ['a double in escapes', '{"to":{"user":"a"},"type":"t","data":1,"d\\u0061ta":2}', ['/data']],
     ['a double of to', '{"to":{"user":"a"},"to":{"user":"b"},"type":"t","data":1}', ['/to']],
     ['a double of the user', '{"to":{"user":"a","user":"b"},"type":"t","data":1}', ['/to/user']],
-    ['an expiry at this moment', `{"to":{"user":"a"},"type":"t","data":1,"expiresAt":"${new Date(NOW).toISOString()}"}`, ['/expiresAt']],
-    ['an expiry beyond the calendar', '{"to":{"user":"a"},"type":"t","data":1,"expiresAt":"9999-12-31T23:59:59-12:00"}', ['/expiresAt']],
+    [
+      'an expiry at this moment',
+      `{"to":{"user":"a"},"type":"t","data":1,"expiresAt":"${new Date(NOW).toISOString()}"}`,
+      ['/expiresAt'],
+    ],
+    [
+      'an expiry beyond the calendar',
+      '{"to":{"user":"a"},"type":"t","data":1,"expiresAt":"9999-12-31T23:59:59-12:00"}',
+      ['/expiresAt'],
+    ],
   ])('%s', (_, body, expected) => {
     expect(pointers(refusalOf('single', body))).toEqual(expected);
   });
 
   test('in a batch, with the place of the item', () => {
-    const body = '{"notifications":[{"to":{"user":"a"},"type":"t","data":1},{"to":{"user":"a"},"type":"t","data":1,"data":1}]}';
+    const body =
+      '{"notifications":[{"to":{"user":"a"},"type":"t","data":1},{"to":{"user":"a"},"type":"t","data":1,"data":1}]}';
     expect(pointers(refusalOf('batch', body))).toEqual(['/notifications/1/data']);
-    expect(pointers(refusalOf('batch', '{"notifications":[],"notifications":[{"to":{"user":"a"},"type":"t","data":1}]}'))).toEqual(['/notifications']);
+    expect(
+      pointers(
+        refusalOf('batch', '{"notifications":[],"notifications":[{"to":{"user":"a"},"type":"t","data":1}]}'),
+      ),
+    ).toEqual(['/notifications']);
   });
 
   test('data over the limits, with what was counted', () => {
@@ -91,9 +113,15 @@ describe('what is refused', () => {
   test('more than the limit after expansion, also when single items are small', () => {
     const limits = { MAX_NOTIFICATIONS_PER_REQUEST: '3' };
     const item = '{"to":{"users":["a","b"]},"type":"t","data":1}';
-    expect(pointers(refusalOf('batch', `{"notifications":[${item},${item}]}`, limits))).toEqual(['/notifications']);
-    expect(pointers(refusalOf('single', '{"to":{"users":["a","b","c","d"]},"type":"t","data":1}', limits))).toEqual(['/to/users']);
-    expect(read('batch', `{"notifications":[${item},{"to":{"user":"a"},"type":"t","data":1}]}`, limits).refusal).toBeUndefined();
+    expect(pointers(refusalOf('batch', `{"notifications":[${item},${item}]}`, limits))).toEqual([
+      '/notifications',
+    ]);
+    expect(
+      pointers(refusalOf('single', '{"to":{"users":["a","b","c","d"]},"type":"t","data":1}', limits)),
+    ).toEqual(['/to/users']);
+    expect(
+      read('batch', `{"notifications":[${item},{"to":{"user":"a"},"type":"t","data":1}]}`, limits).refusal,
+    ).toBeUndefined();
   });
 });
 

@@ -13,12 +13,16 @@ const spaced: fc.Arbitrary<string> = fc
     const gap = () => spaces[at++ % spaces.length] ?? '';
     const string = (text: string) => {
       const json = JSON.stringify(text);
-      return ascii ? json.replaceAll(/[^\x20-\x7e]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`) : json;
+      return ascii
+        ? json.replaceAll(/[^\x20-\x7e]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
+        : json;
     };
     const write = (item: unknown): string => {
       if (Array.isArray(item)) return `${gap()}[${item.map(write).join(',')}${gap()}]${gap()}`;
       if (typeof item === 'object' && item !== null) {
-        const inner = Object.entries(item).map(([name, part]) => `${gap()}${string(name)}${gap()}:${write(part)}`);
+        const inner = Object.entries(item).map(
+          ([name, part]) => `${gap()}${string(name)}${gap()}:${write(part)}`,
+        );
         return `${gap()}{${inner.join(',')}${gap()}}${gap()}`;
       }
       return `${gap()}${typeof item === 'string' ? string(item) : JSON.stringify(item)}${gap()}`;
@@ -78,7 +82,10 @@ describe('members and elements', () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.string(), spaced), { maxLength: 6 }), space, (pairs, gap) => {
         const text = `${gap}{${pairs.map(([name, value]) => `${gap}${JSON.stringify(name)}${gap}:${gap}${value}`).join(',')}${gap}}${gap}`;
-        const found = members(text).map(({ name, value }) => [name, JSON.parse(text.slice(value.start, value.end)) as unknown]);
+        const found = members(text).map(({ name, value }) => [
+          name,
+          JSON.parse(text.slice(value.start, value.end)) as unknown,
+        ]);
         expect(found).toEqual(pairs.map(([name, value]) => [name, JSON.parse(value)]));
       }),
     );

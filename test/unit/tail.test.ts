@@ -8,10 +8,25 @@ import { addressOfTopic, addressOfUser, Entry, EVERYONE, Tail } from '../../src/
 const user = (name: string): Recipient => ({ user: userIdSchema.parse(name) });
 const topic = (name: string): Recipient => ({ topic: topicSchema.parse(name) });
 const RECIPIENTS: readonly Recipient[] = [user('a'), user('b'), topic('a'), topic('b'), { everyone: true }];
-const ADDRESSES = [addressOfUser('a'), addressOfUser('b'), addressOfTopic('a'), addressOfTopic('b'), EVERYONE];
+const ADDRESSES = [
+  addressOfUser('a'),
+  addressOfUser('b'),
+  addressOfTopic('a'),
+  addressOfTopic('b'),
+  EVERYONE,
+];
 
 function notification(position: number, to: Recipient, size = 10): Notification {
-  return { position: asPosition(position), id: `id-${position}`, to, type: 't', data: '"x"', size, expiresAt: null, trace: null };
+  return {
+    position: asPosition(position),
+    id: `id-${position}`,
+    to,
+    type: 't',
+    data: '"x"',
+    size,
+    expiresAt: null,
+    trace: null,
+  };
 }
 
 const batch = (previous: number, head: number, notifications: readonly Notification[]) => ({
@@ -25,7 +40,11 @@ const positions = (entries: readonly Entry[] | undefined) => entries?.map(({ pos
 describe('what a batch becomes', () => {
   test('one that follows the head is taken, one that is known or leaves a hole is not', () => {
     const tail = new Tail(asPosition(10));
-    expect(positions(tail.append(batch(10, 12, [notification(11, user('a')), notification(12, user('b'))])) as Entry[])).toEqual([11, 12]);
+    expect(
+      positions(
+        tail.append(batch(10, 12, [notification(11, user('a')), notification(12, user('b'))])) as Entry[],
+      ),
+    ).toEqual([11, 12]);
     expect(tail.append(batch(10, 12, []))).toBe('known');
     expect(tail.append(batch(14, 15, [notification(15, user('a'))]))).toBe('hole');
     expect(tail.append(batch(11, 15, [notification(15, user('a'))]))).toBe('hole');
@@ -55,7 +74,20 @@ test('an entry is encoded once', () => {
 /** What can happen to a tail. */
 const steps = fc.array(
   fc.oneof(
-    { weight: 6, arbitrary: fc.record({ append: fc.array(fc.record({ gap: fc.integer({ min: 1, max: 3 }), to: fc.nat({ max: 4 }), size: fc.nat({ max: 500 }) }), { maxLength: 5 }), beyond: fc.nat({ max: 3 }) }) },
+    {
+      weight: 6,
+      arbitrary: fc.record({
+        append: fc.array(
+          fc.record({
+            gap: fc.integer({ min: 1, max: 3 }),
+            to: fc.nat({ max: 4 }),
+            size: fc.nat({ max: 500 }),
+          }),
+          { maxLength: 5 },
+        ),
+        beyond: fc.nat({ max: 3 }),
+      }),
+    },
     { weight: 2, arbitrary: fc.record({ trim: fc.nat({ max: 8_000 }) }) },
     { weight: 1, arbitrary: fc.record({ restart: fc.integer({ min: 1, max: 10 }) }) },
   ),
@@ -84,7 +116,8 @@ test('whatever happened, a reader gets exactly what a plain list would give it, 
           if (head === previous) continue;
           const taken = tail.append(batch(previous, head, notifications));
           expect(positions(taken as Entry[])).toEqual(notifications.map(({ position }) => Number(position)));
-          for (const { address, position, weight } of taken as Entry[]) all.push({ address, position, weight });
+          for (const { address, position, weight } of taken as Entry[])
+            all.push({ address, position, weight });
         } else if ('trim' in step) {
           tail.trim(step.trim);
           expect(tail.weight).toBeLessThanOrEqual(step.trim);
@@ -99,9 +132,15 @@ test('whatever happened, a reader gets exactly what a plain list would give it, 
         const got = positions(tail.after(asPosition(from), addresses));
         if (got === undefined) continue;
         expect(from).toBeGreaterThanOrEqual(since);
-        expect(got).toEqual(all.filter(({ position, address }) => position > from && addresses.includes(address)).map(({ position }) => position));
+        expect(got).toEqual(
+          all
+            .filter(({ position, address }) => position > from && addresses.includes(address))
+            .map(({ position }) => position),
+        );
       }
-      const kept = all.filter(({ position }) => position > since && knows(tail, position - 1)).reduce((sum, { weight }) => sum + weight, 0);
+      const kept = all
+        .filter(({ position }) => position > since && knows(tail, position - 1))
+        .reduce((sum, { weight }) => sum + weight, 0);
       expect(tail.weight).toBe(kept);
       expect(knows(tail, head)).toBe(true);
     }),

@@ -1,0 +1,91 @@
+import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
+import { freePort } from '../../src/database/server-process.ts';
+import { BreakingProxy } from '../support/breaking-proxy.ts';
+import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
+import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
+import { ServiceProcess } from '../support/service-process.ts';
+
+/** The machine may be busy with other tests. */
+const PATIENCE_MS = 60_000;
+jest.setTimeout(4 * PATIENCE_MS);
+
+let database: TestDatabase;
+let postgres: PostgresServer;
+let nowhere: string;
+/** Waits for a database that never comes, beside the other tests. */
+let hopeless: ServiceProcess;
+const launched: ServiceProcess[] = [];
+
+async function launch(databaseUrl: string): Promise<ServiceProcess> {
+  const service = await ServiceProcess.launch(databaseUrl);
+  launched.push(service);
+  return service;
+}
+
+const untilItWaits = (service: ServiceProcess) =>
+  eventually(() => expect(service.stderr).toMatch(/does not answer yet/), { within: PATIENCE_MS });
+
+beforeAll(async () => {
+  // A name with two addresses, as most machines have it for themselves: both refuse.
+  nowhere = `postgres://tidings:the-password@localhost:${await freePort()}/tidings`;
+  hopeless = await launch(nowhere);
+  database = await createDatabase();
+  postgres = await startPostgres();
+});
+afterAll(async () => {
+  for (const service of launched) await service.end();
+  await postgres.remove();
+  await database.drop();
+});
+
+test('a service whose database comes later says once that it waits, and then starts', async () => {
+  await postgres.stop();
+  const service = await launch(postgres.url);
+  await untilItWaits(service);
+  await postgres.start();
+  await service.ready();
+  expect(service.stderr).toMatch(
+    /^The database at 127\.0\.0\.1:\d+\/tidings does not answer yet; trying for 30 seconds\.\n$/,
+  );
+});
+
+test('a network that swallows the question is waited for like a server that is down', async () => {
+  const proxy = await BreakingProxy.start(database.url);
+  proxy.stall();
+  const service = await launch(proxy.url);
+  await untilItWaits(service);
+  proxy.flow();
+  await service.ready();
+  await service.end();
+  await proxy.close();
+});
+
+test('a service that is told to stop while it waits stops at once', async () => {
+  const service = await launch(nowhere);
+  await untilItWaits(service);
+  const told = performance.now();
+  service.kill('SIGTERM');
+  expect(await service.ended).toEqual({ code: 0, signal: null });
+  expect(performance.now() - told).toBeLessThan(5_000);
+});
+
+test('a database that waiting does not bring is not waited for', async () => {
+  const url = new URL(database.url);
+  url.pathname = '/no_such_database';
+  const service = await launch(url.href);
+  expect(await service.ended).toEqual({ code: 1, signal: null });
+  expect(service.stderr).toMatch(
+    /^The database at 127\.0\.0\.1:\d+\/no_such_database cannot be used: database "no_such_database" does not exist\n$/,
+  );
+});
+
+test('a service whose database does not come ends with a sentence, and without its password', async () => {
+  expect(await hopeless.ended).toEqual({ code: 1, signal: null });
+  const place = new URL(nowhere).host;
+  expect(hopeless.stderr).toBe(
+    `The database at ${place}/tidings does not answer yet; trying for 30 seconds.\n` +
+      `The database at ${place}/tidings cannot be used: ECONNREFUSED\n`,
+  );
+  expect(hopeless.stdout).toBe('');
+});

@@ -1,0 +1,180 @@
+import { connect, type Socket } from 'node:net';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { post, publish, type StoredAnswer } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { eventually } from '../support/eventually.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+/** What a stream may keep for a reader that does not read: what waits for its socket, and one page of the log. */
+const BUFFER = 32_768;
+
+let service: Service;
+beforeAll(async () => {
+  service = await startService({
+    STREAM_BUFFER_BYTES: String(BUFFER),
+    TAIL_BYTES_PER_TENANT: '65536',
+    BACKLOG_PAGE_BYTES: '32768',
+    STREAM_STALL_SECONDS: '3',
+    MAX_DATA_BYTES: '100000',
+  });
+});
+afterAll(async () => {
+  await service.close();
+});
+
+const PIECE = 'x'.repeat(20_000);
+
+/** Publishes `count` times in batches; answers the ids in order. */
+async function publishMany(
+  tenant: string,
+  to: Record<string, unknown>,
+  count: number,
+  atOnce = 100,
+): Promise<string[]> {
+  const ids: string[] = [];
+  for (let i = 0; i < count; i += atOnce) {
+    const notifications = Array.from({ length: atOnce }, (_, j) => ({
+      to,
+      type: 't',
+      data: { n: i + j, PIECE },
+    }));
+    const { status, body } = await post<{ notifications: StoredAnswer[] }>(
+      `${service.url}/v1/notifications/batch`,
+      serviceToken({ tenant }),
+      { notifications },
+    );
+    expect(status).toBe(201);
+    ids.push(...body.notifications.map(({ id }) => id));
+  }
+  return ids;
+}
+
+/** A client that asks for its stream and then reads only when told to. */
+function askWithoutReading(tenant: string, user: string): Socket {
+  const { port } = new URL(service.url);
+  const socket = connect(Number(port), '127.0.0.1');
+  socket.on('error', () => undefined);
+  socket.pause();
+  socket.write(
+    `GET /v1/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${userToken({ tenant, user })}\r\n\r\n`,
+  );
+  return socket;
+}
+
+/** Bytes of buffers that are still needed. */
+function buffersInUse(): number {
+  setFlagsFromString('--expose-gc');
+  const collect: unknown = runInNewContext('gc');
+  if (typeof collect === 'function') collect();
+  return process.memoryUsage().arrayBuffers;
+}
+
+/** How each connection of a tenant ended: null while it is open. */
+const ends = async (tenant: string) =>
+  (
+    await service.database.query<{ reason: string | null }>(
+      'select reason from connections where tenant_id = $1 order by since',
+      [tenant],
+    )
+  ).map(({ reason }) => reason);
+
+const untilOpen = async (tenant: string, count: number) =>
+  await eventually(async () => expect(await ends(tenant)).toHaveLength(count));
+
+test('one that stops and goes on gets everything in the end, in order, though memory has long forgotten it', async () => {
+  const tenant = 'goes-on';
+  const slow = await StreamClient.open(service.url, userToken({ tenant }));
+  await slow.untilEvent('caught-up');
+  slow.pause();
+  const ids = await publishMany(tenant, { user: 'alice' }, 800);
+  slow.resume();
+  const got = await slow.untilNotifications(ids.length, 20_000);
+  expect(got.map(({ id }) => id)).toEqual(ids);
+  expect(slow.named('gap')).toEqual([]);
+  expect(slow.named('bye')).toEqual([]);
+  // And is as live as before.
+  const { id } = await publish(service.url, serviceToken({ tenant }), {
+    to: { user: 'alice' },
+    type: 't',
+    data: 'live',
+  });
+  expect((await slow.untilNotifications(ids.length + 1)).at(-1)?.id).toBe(id);
+  await slow.cut();
+});
+
+test('those who do not read cost bounded memory and hold up nobody', async () => {
+  const tenant = 'stubborn';
+  const users = ['s1', 's2', 's3', 's4'];
+  const stubborn = users.map((user) => askWithoutReading(tenant, user));
+  const good = await StreamClient.open(service.url, userToken({ tenant, user: 'good' }));
+  await good.untilEvent('caught-up');
+  await untilOpen(tenant, 5);
+  const before = buffersInUse();
+  const delays: number[] = [];
+  for (let i = 0; i < 10; i += 1) {
+    // Each of them has a copy of its own: what is meant for all is shared, and would show little.
+    await publishMany(tenant, { users }, 100, 25);
+    const sent = performance.now();
+    await publish(service.url, serviceToken({ tenant }), { to: { user: 'good' }, type: 't', data: i });
+    await good.until(() => good.notifications.at(-1)?.data === i, `the notification ${i}`);
+    delays.push(performance.now() - sent);
+  }
+  expect(Math.max(...delays)).toBeLessThan(2_000);
+  // 20 MB each, of which the kernel takes some.
+  expect(buffersInUse() - before).toBeLessThan(users.length * 4 * BUFFER + 8_000_000);
+  for (const socket of stubborn) socket.destroy();
+  await good.cut();
+}, 60_000);
+
+describe('a socket', () => {
+  test('that takes no byte for STREAM_STALL_SECONDS is dead', async () => {
+    const tenant = 'dead';
+    const socket = askWithoutReading(tenant, 'alice');
+    await untilOpen(tenant, 1);
+    await publishMany(tenant, { user: 'alice' }, 800);
+    await eventually(async () => expect(await ends(tenant)).toEqual(['stalled']), {
+      within: 10_000,
+      every: 100,
+    });
+    socket.destroy();
+  });
+
+  test('that takes a little at a time is slow, not dead, and gets everything', async () => {
+    const tenant = 'slow';
+    const slow = await StreamClient.open(service.url, userToken({ tenant }));
+    await slow.untilEvent('caught-up');
+    slow.pause();
+    const ids = await publishMany(tenant, { user: 'alice' }, 800);
+    const started = Date.now();
+    // About 1 MB every half second, for longer than a dead socket would be kept.
+    while (Date.now() - started < 6_000) {
+      const before = slow.raw.length;
+      slow.resume();
+      await slow.until(
+        () => slow.raw.length > before + 1_000_000 || slow.notifications.length >= ids.length,
+        'more bytes',
+      );
+      slow.pause();
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+    expect(await ends(tenant)).toEqual([null]);
+    slow.resume();
+    expect((await slow.untilNotifications(ids.length, 20_000)).map(({ id }) => id)).toEqual(ids);
+    await slow.cut();
+  }, 60_000);
+
+  test('that has nothing to take is not dead', async () => {
+    const tenant = 'idle';
+    const idle = await StreamClient.open(service.url, userToken({ tenant }));
+    await idle.untilEvent('caught-up');
+    // Longer than STREAM_STALL_SECONDS, and shorter than a heartbeat.
+    await new Promise((resolve) => setTimeout(resolve, 4_500));
+    expect(await ends(tenant)).toEqual([null]);
+    await publish(service.url, serviceToken({ tenant }), { to: { user: 'alice' }, type: 't', data: 1 });
+    await idle.untilNotifications(1);
+    await idle.cut();
+  });
+});

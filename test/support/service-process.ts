@@ -1,0 +1,168 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { lockFolder } from '../../src/database/folder-lock.ts';
+import { freePort } from '../../src/database/server-process.ts';
+import { eventually } from './eventually.ts';
+import { TEST_SECRET } from './tokens.ts';
+
+const PROJECT = resolve(import.meta.dirname, '../..');
+
+/** A start takes a second or two; beside other tests on a small machine it takes longer. */
+const START_PATIENCE_MS = 60_000;
+/** The same for a build, one's own or that of another test file. */
+const BUILD_PATIENCE_MS = 300_000;
+
+export interface Exit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** The service as it is deployed: built, and a process of its own. */
+export class ServiceProcess {
+  /** What it wrote for the operator so far. */
+  stderr = '';
+  /** Its log so far. */
+  stdout = '';
+  /** Resolves when the process has ended, in whatever way. */
+  readonly ended: Promise<Exit>;
+  /** Undefined while it runs. */
+  exit: Exit | undefined;
+
+  private constructor(
+    readonly url: string,
+    private readonly child: ChildProcess,
+  ) {
+    const dismissGuard = guard(child);
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.stderr += text));
+    this.ended = new Promise((settle) => {
+      // Unlike `exit`, this comes after the last of its output.
+      child.once('close', (code, signal) => {
+        this.exit = { code, signal };
+        dismissGuard();
+        settle(this.exit);
+      });
+    });
+  }
+
+  /** Starts it and does not wait until it is ready. */
+  static async launch(
+    databaseUrl: string,
+    settings: Readonly<Record<string, string>> = {},
+  ): Promise<ServiceProcess> {
+    await build();
+    const port = await freePort();
+    const env = {
+      PATH: process.env['PATH'],
+      HOST: '127.0.0.1',
+      PORT: String(port),
+      DATABASE_URL: databaseUrl,
+      JWT_SECRET: TEST_SECRET,
+      LOG_LEVEL: 'warn',
+      SHUTDOWN_SPREAD_SECONDS: '1',
+      ...settings,
+    };
+    const child = spawn(process.execPath, ['--enable-source-maps', join(PROJECT, 'dist/src/main.js')], {
+      cwd: tmpdir(),
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    await once(child, 'spawn');
+    return new ServiceProcess(`http://127.0.0.1:${port}`, child);
+  }
+
+  /** Waits until it takes work. */
+  async ready(): Promise<void> {
+    let ended = false;
+    await eventually(
+      async () => {
+        ended = this.exit !== undefined;
+        if (!ended && !(await fetch(`${this.url}/health/ready`)).ok) throw new Error('It is not ready.');
+      },
+      { within: START_PATIENCE_MS, every: 50 },
+    );
+    if (ended) throw new Error(`The service ended with ${JSON.stringify(this.exit)}: ${this.#words()}`);
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  /** For the end of the test: nothing is left of it. */
+  async end(): Promise<void> {
+    this.kill('SIGKILL');
+    await this.ended;
+  }
+
+  #words(): string {
+    return `${this.stderr}${this.stdout}`.slice(-2_000);
+  }
+}
+
+/**
+ * A test run that is interrupted runs no `end`. This shell outlives it by a moment: its input ends when we end, in
+ * whatever way, and then it takes the service along.
+ */
+function guard(child: ChildProcess): () => void {
+  const shell = spawn(
+    '/bin/sh',
+    ['-c', 'trap "" INT TERM HUP; cat >/dev/null; kill -KILL "$1"', 'sh', String(child.pid)],
+    {
+      detached: true,
+      stdio: ['pipe', 'ignore', 'ignore'],
+    },
+  );
+  shell.unref();
+  if ('unref' in shell.stdin && typeof shell.stdin.unref === 'function') shell.stdin.unref();
+  return () => {
+    shell.kill('SIGKILL');
+    shell.stdin.destroy();
+  };
+}
+
+/** Starts the service on a database and waits until it takes work. */
+export async function startServiceProcess(
+  databaseUrl: string,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<ServiceProcess> {
+  const service = await ServiceProcess.launch(databaseUrl, settings);
+  try {
+    await service.ready();
+    return service;
+  } catch (error) {
+    await service.end();
+    throw error;
+  }
+}
+
+let built: Promise<void> | undefined;
+
+/** Builds what changed, once per test file. Test files run beside each other, and two builds would trip over one another. */
+function build(): Promise<void> {
+  built ??= (async () => {
+    const folder = join(
+      tmpdir(),
+      `tidings-build-${createHash('sha256').update(PROJECT).digest('hex').slice(0, 16)}`,
+    );
+    await mkdir(folder, { recursive: true });
+    const lock = await eventually(() => lockFolder(folder), { within: BUILD_PATIENCE_MS, every: 100 });
+    try {
+      await run(join(PROJECT, 'scripts/build.mjs'));
+    } finally {
+      lock.release();
+    }
+  })();
+  return built;
+}
+
+async function run(script: string): Promise<void> {
+  const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (output += String(text)));
+  await once(child, 'close');
+  if (child.exitCode !== 0) throw new Error(`The build failed:\n${output}`);
+}
