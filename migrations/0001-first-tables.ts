@@ -17,12 +17,14 @@ export class FirstTables1700000000001 implements MigrationInterface {
         constraint tenants_kept_days_positive check (kept_days > 0)
       )`);
 
+    // 'abandoned': appends that were given up with their connection and must not be stored when they arrive late.
     // One hot row per tenant: half of each page stays free, so that every new version lands beside the old one (HOT).
     await runner.query(`
       create table streams (
         tenant_id text collate "C" not null,
         head bigint not null default 0,
         floor bigint not null default 0,
+        abandoned uuid[] not null default '{}',
         constraint streams_pkey primary key (tenant_id)
       ) with (fillfactor = 50)`);
 

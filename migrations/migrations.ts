@@ -1,5 +1,4 @@
 import { FirstTables1700000000001 } from './0001-first-tables.ts';
-import { AbandonedAppends1700000000002 } from './0002-abandoned-appends.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
-export const migrations = [FirstTables1700000000001, AbandonedAppends1700000000002];
+export const migrations = [FirstTables1700000000001];

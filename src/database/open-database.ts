@@ -4,7 +4,7 @@ import type { Config } from '../config.ts';
 import { checkDurability } from './durability.ts';
 import { EmbeddedServer } from './embedded-server.ts';
 import { migrate } from './migrate.ts';
-import { isConnectionLoss } from './pool.ts';
+import { errorCode, isConnectionLoss } from './pool.ts';
 import { StartError } from './start-error.ts';
 
 /** How long a database that is starting beside us may take. */
@@ -66,7 +66,8 @@ async function waitFor(url: string, report: (line: string) => void, stop: AbortS
     try {
       return await connectOnce(url);
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message || cause.name : String(cause);
+      // A name with several addresses fails with several errors, which have no message together, only a code.
+      const reason = cause instanceof Error ? cause.message || errorCode(cause) : String(cause);
       if (!isConnectionLoss(cause) || Date.now() > deadline) {
         throw new StartError(`The database at ${place} cannot be used: ${reason}`, { cause });
       }
