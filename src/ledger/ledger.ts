@@ -1,5 +1,6 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
+import { isUnavailable } from '../database/pool.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
@@ -130,12 +131,18 @@ export class Ledger implements OnModuleInit {
     const batches = [...this.#tenants];
     this.#tenants.clear();
     if (batches.length === 0) return;
-    for (const [tenantId, pending] of batches) await this.#write(tenantId, pending);
+    let away = false;
+    for (const [tenantId, pending] of batches) {
+      // One tenant has waited for a database that does not answer; the others need not, least of all at shutdown.
+      if (away) this.#putBack(tenantId, pending);
+      else away = await this.#write(tenantId, pending);
+    }
     this.metrics.ledgerFlushSeconds.observe((performance.now() - started) / 1_000);
     this.#limit();
   }
 
-  async #write(tenantId: TenantId, pending: Pending): Promise<void> {
+  /** True when the database is away. What was not written waits for the next flush. */
+  async #write(tenantId: TenantId, pending: Pending): Promise<boolean> {
     try {
       if (pending.opened.length > 0) await this.store.recordConnections(tenantId, pending.opened);
       pending.opened = [];
@@ -146,6 +153,7 @@ export class Ledger implements OnModuleInit {
       if (pending.ended.length > 0) await this.store.endConnections(tenantId, pending.ended);
       pending.ended = [];
       this.#failing = false;
+      return false;
     } catch (error) {
       if (!this.#failing)
         this.#logger.warn(
@@ -153,6 +161,7 @@ export class Ledger implements OnModuleInit {
         );
       this.#failing = true;
       this.#putBack(tenantId, pending);
+      return isUnavailable(error);
     }
   }
 
