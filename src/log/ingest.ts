@@ -253,8 +253,12 @@ export class Ingest {
     for (const waiting of batch) {
       const ids = waiting.publication.drafts.map(({ id }) => id);
       const first = found.get(ids[0] ?? '');
-      if (first === undefined) missing.push(waiting);
-      else waiting.resolve({ first, ids, replayed: false });
+      if (first === undefined) {
+        missing.push(waiting);
+        continue;
+      }
+      this.metrics.published.inc(ids.length);
+      waiting.resolve({ first, ids, replayed: false });
     }
     this.#logger.warn(
       `append lost its connection: ${batch.length - missing.length} publications were stored, ${missing.length} are appended again`,

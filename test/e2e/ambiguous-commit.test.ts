@@ -28,6 +28,8 @@ const to = { user: USER };
 let database: TestDatabase;
 let proxy: BreakingProxy;
 let service: Service;
+/** Sessions that hold a lock; a test that fails leaves its own behind. */
+let holders: pg.Client[] = [];
 
 beforeAll(async () => {
   database = await createDatabase();
@@ -41,6 +43,8 @@ beforeEach(async () => {
   await send({ notification: 'the tenant and all prepared statements are there' });
 });
 afterEach(async () => {
+  await Promise.all(holders.map((holder) => holder.end()));
+  holders = [];
   await service.close();
   await proxy.close();
 });
@@ -85,13 +89,11 @@ const openStream = async () => {
 /** Keeps appends of the tenant waiting in the database until the answer is called, which runs `meanwhile` first. */
 async function holdAppends(meanwhile = 'select'): Promise<() => Promise<void>> {
   const holder = new pg.Client({ connectionString: database.url });
-  // The test that uses it may fail and leave it behind.
-  holder.on('error', () => undefined);
+  holders.push(holder);
   await holder.connect();
   await holder.query(`begin; select 1 from streams where tenant_id = 'acme' for update`);
   return async () => {
     await holder.query(`${meanwhile}; commit`);
-    await holder.end();
   };
 }
 
@@ -205,6 +207,9 @@ describe.each(LOSSES)('when the connection dies under an append and (%s) %s', (l
     expect(rows.map(({ id, position }) => ({ id, position }))).toEqual(
       answered.map(({ id, position }) => ({ id, position })).sort(byPosition),
     );
+    // And the one before this test.
+    const metrics = await (await fetch(`${service.url}/metrics`)).text();
+    expect(metrics).toContain(`\ntidings_published_total ${1 + rows.length}\n`);
     const got = await stream.untilNotifications(rows.length, PATIENCE_MS);
     expect(got.map(({ id }) => id)).toEqual(rows.map(({ id }) => id));
     await stream.cut();
