@@ -116,14 +116,14 @@ const health = () =>
 
 test('sessions that are terminated again and again under load cost nobody a notification', async () => {
   service = await startServiceProcess(postgres.url, SETTINGS);
-  const open = [await openLive(ann), await openLive(userToken({ user: 'bob', topics: ['news'] }))];
+  const readers = [await openLive(ann), await openLive(userToken({ user: 'bob', topics: ['news'] }))];
   const recipients = [{ user: 'ann' }, { user: 'bob' }, { topic: 'news' }, { everyone: true }];
   const stored: StoredAnswer[] = [];
   const refused: string[] = [];
-  let done = false;
+  const enough = new AbortController();
 
   const publish = async (worker: number) => {
-    for (let n = 0; !done; n += 1) {
+    for (let n = 0; !enough.signal.aborted; n += 1) {
       const to = recipients[n % recipients.length] ?? {};
       const data = `${worker}-${n}`;
       if (worker % 2 === 0) {
@@ -146,7 +146,7 @@ test('sessions that are terminated again and again under load cost nobody a noti
       `select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'tidings%'`,
     );
   }
-  done = true;
+  enough.abort();
   await publishing;
 
   const log = await sql<{ id: string; position: string }>('select id, position::text from notifications');
@@ -160,7 +160,7 @@ test('sessions that are terminated again and again under load cost nobody a noti
 
   for (const [index, user] of ['ann', 'bob'].entries()) {
     const expected = await logOf(user, 'news');
-    const stream = open[index];
+    const stream = readers[index];
     await stream?.untilNotifications(expected.length, PATIENCE_MS);
     expect(stream && ids(stream)).toEqual(expected);
     expect(stream?.ended).toBe(false);

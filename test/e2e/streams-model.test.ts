@@ -20,7 +20,12 @@ const TOPICS: Record<string, string[]> = { ann: ['news', 'ops'], bob: ['news'] }
 type Target = { user: string } | { topic: string } | { everyone: true };
 type Command =
   | { kind: 'publish'; to: Target[] }
-  | { kind: 'connect'; who: number; how: 'carry' | 'undelivered' | 'latest' | 'earliest'; meanwhile: Target[] }
+  | {
+      kind: 'connect';
+      who: number;
+      how: 'carry' | 'undelivered' | 'latest' | 'earliest';
+      meanwhile: Target[];
+    }
   | { kind: 'cut'; who: number }
   | { kind: 'acknowledge'; who: number; back: number };
 
@@ -70,7 +75,16 @@ class Run {
   /** The furthest acknowledgement of each user's devices. */
   readonly acknowledged = new Map<string, number>();
   readonly devices: Device[] = USERS.flatMap((user) =>
-    DEVICES.map((device) => ({ user, device, cursor: undefined, lastId: undefined, stream: undefined, start: 0, received: new Set<string>(), confirmed: new Set<string>() })),
+    DEVICES.map((device) => ({
+      user,
+      device,
+      cursor: undefined,
+      lastId: undefined,
+      stream: undefined,
+      start: 0,
+      received: new Set<string>(),
+      confirmed: new Set<string>(),
+    })),
   );
   readonly #publisher = serviceToken({ tenant: this.tenant });
 
@@ -91,7 +105,11 @@ class Run {
   async publish(to: readonly Target[]): Promise<void> {
     const stored = await Promise.all(
       to.map(async (each) => {
-        const { id, position } = await publish(this.service.url, this.#publisher, { to: each, type: 't', data: null });
+        const { id, position } = await publish(this.service.url, this.#publisher, {
+          to: each,
+          type: 't',
+          data: null,
+        });
         return { id, position: Number(position), to: each };
       }),
     );
@@ -99,7 +117,11 @@ class Run {
     this.log.sort((a, b) => a.position - b.position);
   }
 
-  async connect(device: Device, how: 'carry' | 'undelivered' | 'latest' | 'earliest', meanwhile: readonly Target[]): Promise<void> {
+  async connect(
+    device: Device,
+    how: 'carry' | 'undelivered' | 'latest' | 'earliest',
+    meanwhile: readonly Target[],
+  ): Promise<void> {
     if (device.stream !== undefined) await this.cut(device);
     const head = this.log.at(-1)?.position ?? 0;
     device.cursor ??= this.acknowledged.get(device.user) ?? 0;
@@ -126,7 +148,10 @@ class Run {
       device.start = how === 'earliest' ? 0 : device.cursor;
     }
     const sync = await stream.untilEvent('sync');
-    expect(sync).toMatchObject({ resume: resume === undefined ? (how === 'carry' ? 'undelivered' : how) : 'exact', from: String(device.start) });
+    expect(sync).toMatchObject({
+      resume: resume === undefined ? (how === 'carry' ? 'undelivered' : how) : 'exact',
+      from: String(device.start),
+    });
     await stream.untilEvent('caught-up');
   }
 
@@ -140,7 +165,10 @@ class Run {
     const upTo = this.log.filter(({ position }) => position <= (device.lastId ?? 0)).at(-1 - back)?.position;
     if (upTo === undefined) return;
     const token = userToken({ tenant: this.tenant, user: device.user, topics: TOPICS[device.user] ?? [] });
-    const { status } = await post(`${this.service.url}/v1/acks`, token, { upTo: String(upTo), device: device.device });
+    const { status } = await post(`${this.service.url}/v1/acks`, token, {
+      upTo: String(upTo),
+      device: device.device,
+    });
     expect(status).toBe(204);
     this.confirm(device, upTo);
   }
@@ -174,10 +202,16 @@ class Run {
     await eventually(
       async () => {
         for (const { id, to } of this.log) {
-          const { body } = await get<{ status: string; counts?: { sent: number; delivered: number } }>(`${this.service.url}/v1/notifications/${id}`, token);
+          const { body } = await get<{ status: string; counts?: { sent: number; delivered: number } }>(
+            `${this.service.url}/v1/notifications/${id}`,
+            token,
+          );
           const sent = this.devices.filter((device) => device.received.has(id)).length;
           const delivered = this.devices.filter((device) => device.confirmed.has(id)).length;
-          expect({ id, status: body.status }).toEqual({ id, status: delivered > 0 ? 'delivered' : sent > 0 ? 'sent' : 'queued' });
+          expect({ id, status: body.status }).toEqual({
+            id,
+            status: delivered > 0 ? 'delivered' : sent > 0 ? 'sent' : 'queued',
+          });
           if (!('user' in to)) expect(body.counts).toMatchObject({ sent, delivered });
         }
       },
