@@ -77,3 +77,26 @@ test('a batch is answered in order and arrives in order', async () => {
   expect(got.map(({ data }) => data)).toEqual(notifications.map(({ data }) => data));
   await stream.cut();
 });
+
+test('what another node stored before a stream was opened comes before its caught-up', async () => {
+  const tenant = 'two-nodes';
+  const token = userToken({ tenant });
+  // This node hears of the other only by its poll, which is far away.
+  const other = await startService({ LOG_POLL_MS: '3000' }, { database: service.database });
+  try {
+    const early = await StreamClient.open(other.url, token, { query: { device: 'early' } });
+    await early.untilEvent('caught-up');
+    const { id } = await publish(service.url, serviceToken({ tenant }), {
+      to: { user: 'alice' },
+      type: 't',
+      data: 1,
+    });
+    const late = await StreamClient.open(other.url, token, { query: { device: 'late' } });
+    await late.untilEvent('caught-up');
+    expect(late.notifications.map((notification) => notification.id)).toEqual([id]);
+    expect((await early.untilNotifications(1)).map((notification) => notification.id)).toEqual([id]);
+    await Promise.all([early.cut(), late.cut()]);
+  } finally {
+    await other.close();
+  }
+});
