@@ -5,6 +5,7 @@
 export class Gather<Ask, Answer> {
   #waiting: { ask: Ask; resolve: (answer: Answer) => void; reject: (error: unknown) => void }[] = [];
   #serving = false;
+  #pending = 0;
 
   /** `serve` answers every ask, in their order. */
   constructor(
@@ -12,19 +13,28 @@ export class Gather<Ask, Answer> {
     private readonly atOnce: number,
   ) {}
 
-  /** True when nobody waits and nothing is under way. */
+  /** How many asks are not answered yet. */
+  get pending(): number {
+    return this.#pending;
+  }
+
   get idle(): boolean {
-    return !this.#serving;
+    return this.#pending === 0;
   }
 
   async ask(ask: Ask): Promise<Answer> {
-    return await new Promise<Answer>((resolve, reject) => {
-      this.#waiting.push({ ask, resolve, reject });
-      if (this.#serving) return;
-      this.#serving = true;
-      // What arrives in the same turn of the event loop goes out together.
-      setImmediate(() => void this.#run());
-    });
+    this.#pending += 1;
+    try {
+      return await new Promise<Answer>((resolve, reject) => {
+        this.#waiting.push({ ask, resolve, reject });
+        if (this.#serving) return;
+        this.#serving = true;
+        // What arrives in the same turn of the event loop goes out together.
+        setImmediate(() => void this.#run());
+      });
+    } finally {
+      this.#pending -= 1;
+    }
   }
 
   async #run(): Promise<void> {
@@ -42,5 +52,34 @@ export class Gather<Ask, Answer> {
       }
     }
     this.#serving = false;
+  }
+}
+
+/** A Gather for each key, such as a tenant, that exists while somebody asks for it. */
+export class GatherByKey<Key, Ask, Answer> {
+  readonly #gathers = new Map<Key, Gather<Ask, Answer>>();
+
+  constructor(
+    private readonly serve: (key: Key, asks: readonly Ask[]) => Promise<readonly Answer[]>,
+    private readonly atOnce: number,
+  ) {}
+
+  /** How many asks for this key are not answered yet. */
+  pending(key: Key): number {
+    return this.#gathers.get(key)?.pending ?? 0;
+  }
+
+  async ask(key: Key, ask: Ask): Promise<Answer> {
+    let gather = this.#gathers.get(key);
+    if (gather === undefined) {
+      gather = new Gather((asks) => this.serve(key, asks), this.atOnce);
+      this.#gathers.set(key, gather);
+    }
+    try {
+      return await gather.ask(ask);
+    } finally {
+      // Only its own: by the time that the last is answered another may have begun.
+      if (gather.idle && this.#gathers.get(key) === gather) this.#gathers.delete(key);
+    }
   }
 }

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../database/pool.ts';
 import { Problem } from '../errors.ts';
-import { Gather } from '../gather.ts';
+import { GatherByKey } from '../gather.ts';
 import type { TenantId } from '../identifiers.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { AcksStore, type Ack, type AckResult } from './acks.store.ts';
@@ -11,15 +11,13 @@ const AT_ONCE = 1_000;
 /** Acknowledgements of one tenant that may wait on this node: a few statements' worth. */
 const MOST_WAITING = 10_000;
 
-interface Queue {
-  readonly gather: Gather<Ack, AckResult>;
-  waiting: number;
-}
-
 /** Stores acknowledgements: per tenant, while one statement is under way the next collects. */
 @Injectable()
 export class Acknowledgements {
-  readonly #queues = new Map<TenantId, Queue>();
+  readonly #tenants = new GatherByKey<TenantId, Ack, AckResult>(
+    (tenantId, acks) => this.#store(tenantId, acks),
+    AT_ONCE,
+  );
 
   constructor(
     private readonly store: AcksStore,
@@ -31,30 +29,12 @@ export class Acknowledgements {
    * @throws Problem `overloaded` or `database_unavailable` (503)
    */
   async acknowledge(tenantId: TenantId, ack: Ack): Promise<AckResult> {
-    const queue = this.#queueOf(tenantId);
-    if (queue.waiting >= MOST_WAITING) {
+    if (this.#tenants.pending(tenantId) >= MOST_WAITING) {
       throw new Problem('overloaded', 'Too many acknowledgements wait to be stored on this node.', {
         retryAfter: 1,
       });
     }
-    queue.waiting += 1;
-    try {
-      return await queue.gather.ask(ack);
-    } finally {
-      queue.waiting -= 1;
-      if (queue.waiting === 0) this.#queues.delete(tenantId);
-    }
-  }
-
-  #queueOf(tenantId: TenantId): Queue {
-    const known = this.#queues.get(tenantId);
-    if (known !== undefined) return known;
-    const queue = {
-      gather: new Gather((acks: readonly Ack[]) => this.#store(tenantId, acks), AT_ONCE),
-      waiting: 0,
-    };
-    this.#queues.set(tenantId, queue);
-    return queue;
+    return await this.#tenants.ask(tenantId, ack);
   }
 
   async #store(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {

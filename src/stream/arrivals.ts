@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { Gather } from '../gather.ts';
+import { GatherByKey } from '../gather.ts';
 import type { TenantId } from '../identifiers.ts';
 import { ArrivalsStore, TenantUnknown, type Arrival, type Arrived } from '../ledger/arrivals.store.ts';
 import { AppendStore } from '../log/append.store.ts';
@@ -10,7 +10,10 @@ const AT_ONCE = 1_000;
 /** Finds the cursors of devices that open streams; those of one tenant that come together share a statement. */
 @Injectable()
 export class Arrivals {
-  readonly #tenants = new Map<TenantId, Gather<Arrival, Arrived>>();
+  readonly #tenants = new GatherByKey<TenantId, Arrival, Arrived>(
+    (tenantId, arrivals) => this.#serve(tenantId, arrivals),
+    AT_ONCE,
+  );
 
   constructor(
     private readonly store: ArrivalsStore,
@@ -19,16 +22,7 @@ export class Arrivals {
 
   /** Throws the database's error. */
   async arrive(tenantId: TenantId, arrival: Arrival): Promise<Arrived> {
-    let gather = this.#tenants.get(tenantId);
-    if (gather === undefined) {
-      gather = new Gather(async (arrivals) => await this.#serve(tenantId, arrivals), AT_ONCE);
-      this.#tenants.set(tenantId, gather);
-    }
-    try {
-      return await gather.ask(arrival);
-    } finally {
-      if (gather.idle) this.#tenants.delete(tenantId);
-    }
+    return await this.#tenants.ask(tenantId, arrival);
   }
 
   async #serve(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<readonly Arrived[]> {

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
-import { Gather } from '../gather.ts';
+import { GatherByKey } from '../gather.ts';
 import type { TenantId, Topic } from '../identifiers.ts';
 import { ReadStore, type Reader } from '../log/read.store.ts';
 import { asPosition, type Position } from '../log/position.ts';
@@ -22,29 +22,22 @@ export interface Page {
 /** Reads the log for streams that are behind; those of one tenant that wait at the same time are served by one statement. */
 @Injectable()
 export class Backlog {
-  readonly #tenants = new Map<TenantId, Gather<BacklogReader, Page>>();
+  readonly #tenants: GatherByKey<TenantId, BacklogReader, Page>;
 
   constructor(
     private readonly store: ReadStore,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
-  ) {}
+  ) {
+    this.#tenants = new GatherByKey(
+      (tenantId, readers) => this.#serve(tenantId, readers),
+      config.BACKLOG_READERS,
+    );
+  }
 
   /** Throws the database's error when it cannot be read. */
   async read(tenantId: TenantId, reader: BacklogReader): Promise<Page> {
-    let gather = this.#tenants.get(tenantId);
-    if (gather === undefined) {
-      gather = new Gather(
-        async (readers) => await this.#serve(tenantId, readers),
-        this.config.BACKLOG_READERS,
-      );
-      this.#tenants.set(tenantId, gather);
-    }
-    try {
-      return await gather.ask(reader);
-    } finally {
-      if (gather.idle) this.#tenants.delete(tenantId);
-    }
+    return await this.#tenants.ask(tenantId, reader);
   }
 
   /**

@@ -60,10 +60,6 @@ export class Connection implements HubMember, SentSource {
     socket.on('close', () => this.#closed());
   }
 
-  get ended(): boolean {
-    return this.#ended !== undefined;
-  }
-
   /** A new entry for one of its addresses, in the order of the log. */
   deliver(entry: Entry): void {
     if (!this.live || entry.position <= this.position) return;

@@ -6,7 +6,7 @@ import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
 import { Draining } from '../health/draining.ts';
-import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
+import type { TenantId } from '../identifiers.ts';
 import type { Arrived, StartFrom } from '../ledger/arrivals.store.ts';
 import { Ledger } from '../ledger/ledger.ts';
 import { NodesStore } from '../ledger/nodes.store.ts';
@@ -23,20 +23,14 @@ import type { Tail } from './tail.ts';
 import { TenantHub } from './tenant-hub.ts';
 
 /** A client that asks for its stream: who it is by its token, and what it wants. */
-export interface StreamRequest {
-  readonly tenantId: TenantId;
-  readonly user: UserId;
-  readonly device: DeviceId;
-  readonly topics: readonly Topic[];
-  readonly tokenExpiresAt: number;
-  readonly autoAck: boolean;
+export interface StreamRequest extends Omit<Subscriber, 'connectionId'> {
   readonly from: StartFrom;
   readonly resume: Position | undefined;
   readonly malformed: boolean;
 }
 
 /** Heartbeats, ends of tokens and dead sockets are looked after this often, by one timer for all. */
-export const TICK_MS = 1_000;
+const TICK_MS = 1_000;
 
 /** How many rows a tail reads at once to close a hole; a larger hole is left to the connections. */
 const HOLE_ROWS = 5_000;

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
-import { Gather } from '../../src/gather.ts';
+import { Gather, GatherByKey } from '../../src/gather.ts';
 
 /** A server whose rounds a test ends by hand. */
 function byHand() {
@@ -87,4 +87,20 @@ test('everybody gets their own answer, however they arrive', async () => {
     ),
     { numRuns: 30 },
   );
+});
+
+test('each key has its rounds, and its count goes back to none', async () => {
+  const rounds: [string, readonly number[]][] = [];
+  const gathers = new GatherByKey<string, number, number>((key, asks) => {
+    rounds.push([key, asks]);
+    return Promise.resolve(asks);
+  }, 10);
+  const answers = [gathers.ask('a', 1), gathers.ask('b', 2), gathers.ask('a', 3)];
+  expect([gathers.pending('a'), gathers.pending('b'), gathers.pending('c')]).toEqual([2, 1, 0]);
+  expect(await Promise.all(answers)).toEqual([1, 2, 3]);
+  expect(rounds).toEqual([
+    ['a', [1, 3]],
+    ['b', [2]],
+  ]);
+  expect([gathers.pending('a'), gathers.pending('b')]).toEqual([0, 0]);
 });
