@@ -1,0 +1,73 @@
+import { randomUUIDv7 } from 'node:crypto';
+import { expect, test } from '@jest/globals';
+import { AppendStore } from '../../src/log/append.store.ts';
+import { asPosition, positionOfTime } from '../../src/log/position.ts';
+import { ReadStore } from '../../src/log/read.store.ts';
+import { tenantIdSchema } from '../../src/identifiers.ts';
+import { LedgerBench, topic, userId } from '../support/ledger.ts';
+import { scannedWhole } from '../support/plans.ts';
+
+const DAY_MS = 86_400_000;
+
+test('the log is written and read by ranges of keys that name the tenant, and never as a whole', async () => {
+  const bench = await LedgerBench.open();
+  try {
+    const { pool, partitions } = bench.node();
+    const now = Date.now();
+    const days = [2, 1, 0].map((ago) => positionOfTime(now - ago * DAY_MS));
+    for (const day of days) await partitions.ensureCovering(day);
+    await bench.database.query(
+      `insert into streams (tenant_id, head) select 't-' || n, $1 from generate_series(0, 1999) n`,
+      [days[2]],
+    );
+    await bench.database.query(
+      `insert into notifications (tenant_id, position, id, user_id, topic, type, data, size, publisher)
+       select 't-' || n % 100, day - n, gen_random_uuid(), case when n % 3 = 0 then 'u-' || n % 50 end,
+         case when n % 3 = 1 then 'topic-' || n % 7 end, 't', '1', 1, 'p'
+       from generate_series(1, 10000) n, unnest($1::bigint[]) day`,
+      [days],
+    );
+    await bench.database.query(
+      `insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids)
+       select 't-' || n % 100, 'p', n::text, '', 1, '{}' from generate_series(1, 10000) n`,
+    );
+    await bench.database.query('analyze');
+
+    const tenant = tenantIdSchema.parse('t-7');
+    const append = new AppendStore(pool);
+    const read = new ReadStore(pool);
+    const draft = {
+      id: randomUUIDv7(),
+      to: { user: userId('u-1') },
+      type: 't',
+      data: '1',
+      size: 1,
+      expiresAt: null,
+      trace: null,
+    };
+    const idempotency = { publisher: 'p', key: 'new', fingerprint: Buffer.from('f') };
+    await append.append(tenant, [{ publisher: 'p', drafts: [draft], idempotency }], randomUUIDv7());
+    await append.recall(tenant, 'p', 'new');
+    const readers = Array.from({ length: 20 }, (_, n) => ({ user: userId(`u-${n}`), after: asPosition(0) }));
+    const limits = { rows: 200, bytes: 65_536 };
+    await read.backlog(tenant, readers, [topic('topic-1'), topic('topic-2')], limits, limits);
+    await read.allAfter(tenant, asPosition(0), limits);
+    await read.states([tenant]);
+
+    expect(pool.ran.map(({ statement }) => statement.name)).toEqual([
+      'append',
+      'recall',
+      'backlog',
+      'log_after',
+      'stream_states',
+    ]);
+    for (const { statement, values } of pool.ran) {
+      expect({
+        statement: statement.name,
+        scanned: await scannedWhole(bench.database, statement.text, values),
+      }).toEqual({ statement: statement.name, scanned: [] });
+    }
+  } finally {
+    await bench.close();
+  }
+});
