@@ -123,8 +123,12 @@ test('those who do not read cost bounded memory and hold up nobody', async () =>
     delays.push(performance.now() - sent);
   }
   expect(Math.max(...delays)).toBeLessThan(2_000);
-  // 20 MB each, of which the kernel takes some.
-  expect(buffersInUse() - before).toBeLessThan(users.length * 4 * BUFFER + 8_000_000);
+  // 20 MB each, of which the kernel takes some. V8 frees buffers beside the program, a moment after the collection; what
+  // is kept for a reader stays for longer than is waited here, until its socket is taken for dead.
+  await eventually(
+    () => expect(buffersInUse() - before).toBeLessThan(users.length * 4 * BUFFER + 8_000_000),
+    { within: 1_000, every: 50 },
+  );
   for (const socket of stubborn) socket.destroy();
   await good.cut();
 }, 60_000);
