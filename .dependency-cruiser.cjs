@@ -1,5 +1,6 @@
 /* Arrows run one way: database, config, errors <- log <- ledger <- stream. What looks like a circle goes through the log. */
-const FEATURES = 'auth|cli|database|docs|health|ledger|log|logging|maintenance|metrics|notifications|stream';
+const FEATURES =
+  'admin|audit|auth|changes|cli|database|docs|health|issuers|ledger|log|logging|maintenance|metrics|notifications|revocations|stream|tenants';
 
 /** A feature may import these features and no others. */
 const ALLOWED = {
@@ -7,11 +8,27 @@ const ALLOWED = {
   metrics: ['auth'],
   logging: ['auth', 'metrics'],
   health: ['auth', 'database'],
-  auth: [],
+  changes: ['database', 'metrics'],
+  issuers: ['changes', 'database'],
+  tenants: ['changes', 'database'],
+  revocations: ['changes', 'database'],
+  auth: ['changes', 'database', 'issuers', 'revocations', 'tenants'],
+  audit: ['database'],
   log: ['database', 'metrics'],
   ledger: ['auth', 'database', 'log', 'metrics'],
-  stream: ['auth', 'database', 'health', 'ledger', 'log', 'metrics'],
+  stream: ['auth', 'changes', 'database', 'health', 'ledger', 'log', 'metrics'],
   notifications: ['auth', 'database', 'health', 'ledger', 'log', 'logging', 'metrics'],
+  admin: [
+    'audit',
+    'auth',
+    'changes',
+    'database',
+    'issuers',
+    'notifications',
+    'revocations',
+    'stream',
+    'tenants',
+  ],
   maintenance: ['database', 'log', 'metrics'],
 };
 

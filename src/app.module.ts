@@ -2,6 +2,7 @@ import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { APP_FILTER } from '@nestjs/core';
 import type { DestinationStream } from 'pino';
 import { AuthModule } from './auth/auth.module.ts';
+import { ChangesModule } from './changes/changes.module.ts';
 import { CONFIG, type Config } from './config.ts';
 import { DatabaseModule } from './database/database.module.ts';
 import { DocsModule } from './docs/docs.module.ts';
@@ -37,6 +38,7 @@ export class AppModule {
         MetricsModule,
         HealthModule,
         DatabaseModule,
+        ChangesModule,
         AuthModule,
         LogModule,
         LedgerModule,

@@ -20,6 +20,8 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
     bodyLimit: config.MAX_REQUEST_BYTES,
     // Streams are ended one by one with a `bye`; what is idle then may go.
     forceCloseConnections: 'idle',
+    // Whose X-Forwarded-For is believed; by default nobody's.
+    trustProxy: config.TRUSTED_PROXIES.length > 0 ? [...config.TRUSTED_PROXIES] : false,
     // Logging is ours (src/logging), and so is the request id.
     logger: false,
     // What Fastify refuses before any route is found; no filter of ours would hear of it.

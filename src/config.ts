@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { SERVICE_SCOPES } from './scopes.ts';
 
 /*
  * Every setting of the service: read from the environment once, validated at start with one message that names
@@ -46,7 +47,12 @@ export const settingsSchema = z.object({
     .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
     .default('info')
     .describe('Least severe level that is logged.'),
-  CORS_ORIGINS: list.describe('Origins that browsers may call from, separated by commas. Default: none.'),
+  CORS_ORIGINS: list.describe(
+    'Origins that browsers may call from for every tenant, separated by commas. Default: none. A tenant can have its own beside these.',
+  ),
+  TRUSTED_PROXIES: list.describe(
+    'Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed, separated by commas; for the audit log. Default: none.',
+  ),
 
   DATABASE_URL: z
     .string()
@@ -85,15 +91,52 @@ export const settingsSchema = z.object({
     .optional()
     .describe('Where the signing keys of the issuer are (RFC 7517); https, or http on loopback.'),
   JWKS_ALGORITHMS: list
-    .pipe(z.array(z.enum(['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512'])))
+    .pipe(
+      z.array(
+        z.enum(['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA']),
+      ),
+    )
     .transform((names) => (names.length === 0 ? ['RS256' as const] : names))
     .describe('Algorithms accepted with JWKS_URL, separated by commas. Default: RS256.'),
   JWT_ISSUER: z.string().min(1).default('tidings').describe('Required `iss`.'),
   JWT_AUDIENCE: z.string().min(1).default('tidings').describe('Required `aud`.'),
+  JWT_SCOPES: list
+    .pipe(z.array(z.enum(SERVICE_SCOPES)))
+    .transform((scopes) => (scopes.length === 0 ? [...SERVICE_SCOPES] : scopes))
+    .describe(
+      'Service scopes that tokens of this issuer may carry, separated by commas; a token with another one is refused.',
+    ),
   JWT_CLOCK_TOLERANCE_SECONDS: integer(5, 0, 60).describe(
     'Clock difference forgiven on requests. Streams forgive none.',
   ),
   MAX_TOPICS_PER_TOKEN: integer(100, 0, 1_000).describe('Most topics that a token may carry.'),
+  MAX_TOKEN_LIFETIME_DAYS: integer(3_650, 1, 36_500).describe(
+    'Longest life of a token; one that is issued for longer is refused. Revocations are kept as long.',
+  ),
+  TOKEN_CACHE_SIZE: integer(20_000, 0, 1_000_000).describe(
+    'Most verified tokens that this node remembers, so that their signature is not checked again.',
+  ),
+  ISSUER_SECRETS_KEY: z
+    .string()
+    .refine((secret) => Buffer.byteLength(secret) >= 32, 'has at least 32 bytes')
+    .optional()
+    .describe(
+      'Seals the HS256 secrets of registered issuers in the database, at least 32 bytes. Without it none can be registered.',
+    ),
+  TENANT_PROVISIONING: z
+    .enum(['auto', 'explicit'])
+    .default('auto')
+    .describe(
+      '`auto`: the first valid token of a tenant makes the tenant; `explicit`: only an administrator does.',
+    ),
+  CHANGES_POLL_MS: integer(500, 50, 900).describe(
+    'How often this node asks the database for revocations, renewals and changed issuers and tenants.',
+  ),
+  COOKIE_SAME_SITE: z
+    .enum(['strict', 'lax', 'none'])
+    .default('strict')
+    .describe('`SameSite` of the session cookie; `none` for applications on another site.'),
+  STREAM_TICKET_SECONDS: integer(30, 1, 300).describe('How long a stream ticket can be used.'),
 
   MAX_DATA_BYTES: integer(64 * 1024, 1, 16 * MIB).describe(
     'Largest `data` of one notification, in bytes without white space.',
@@ -127,6 +170,9 @@ export const settingsSchema = z.object({
   STREAM_STALL_SECONDS: integer(300, 1, 3_600).describe('A socket that takes no byte for this long is dead.'),
   TOKEN_EXPIRY_NOTICE_SECONDS: integer(60, 0, 3_600).describe(
     'How long before the end of its token a stream gets `expiring`.',
+  ),
+  TOKEN_EXPIRY_SPREAD_SECONDS: integer(5, 0, 60).describe(
+    'Streams end up to this long before their token does, each at another moment, so that a thousand tokens of one minute do not come back at once.',
   ),
   TAIL_BYTES_PER_TENANT: integer(8 * MIB, 1_024, 1_024 * MIB).describe(
     'Newest part of the log that is kept in memory per tenant with open streams.',

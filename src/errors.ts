@@ -34,6 +34,18 @@ export const ERRORS = {
     title: 'The token was not accepted',
     advice: 'Get a new token from your identity provider. The detail says which check failed.',
   },
+  credentials_conflict: {
+    status: 401,
+    title: 'The request speaks for two callers',
+    advice:
+      'A bearer token, a session cookie and a ticket were sent together and do not agree. Send one of them, or end the session with `DELETE /v1/session`.',
+  },
+  ticket_invalid: {
+    status: 401,
+    title: 'The ticket was not accepted',
+    advice:
+      'A ticket opens one stream, within seconds. Fetch a new one with `POST /v1/stream/tickets` and open the stream with it and `lastEventId`.',
+  },
   scope_missing: {
     status: 403,
     title: 'The token does not carry the scope',
@@ -43,6 +55,28 @@ export const ERRORS = {
     status: 403,
     title: 'A service token cannot act as a user',
     advice: 'Streams and acknowledgements take the token of a logged-in user, one without service scopes.',
+  },
+  origin_refused: {
+    status: 403,
+    title: 'This page may not use the session cookie',
+    advice:
+      'Add the origin of the page to `corsOrigins` of the tenant or to `CORS_ORIGINS`, or send `Authorization: Bearer <token>`.',
+  },
+  subject_mismatch: {
+    status: 403,
+    title: 'The token is that of another user',
+    advice:
+      'A stream is renewed with a new token of the same user and tenant. For another user open a new stream.',
+  },
+  tenant_suspended: {
+    status: 403,
+    title: 'The tenant is suspended',
+    advice: 'An administrator suspended it. Nothing is lost; everything works again once it is active.',
+  },
+  tenant_unknown: {
+    status: 403,
+    title: 'The tenant is not registered',
+    advice: 'An administrator registers it with `POST /v1/tenants`.',
   },
   not_found: {
     status: 404,
@@ -58,6 +92,17 @@ export const ERRORS = {
     status: 405,
     title: 'The path does not take this method',
     advice: 'See `Allow` and the API reference.',
+  },
+  tenant_exists: {
+    status: 409,
+    title: 'A tenant with this id exists',
+    advice: 'Change it with `PATCH /v1/tenants/{id}`.',
+  },
+  issuer_exists: {
+    status: 409,
+    title: 'An issuer with this `iss` is registered',
+    advice:
+      'Change it with `PATCH /v1/issuers/{id}`. The issuer of the environment is changed in the environment.',
   },
   body_too_large: {
     status: 413,

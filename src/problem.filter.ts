@@ -17,7 +17,7 @@ const FOREIGN: Record<string, [ErrorCode, string]> = {
   404: ['not_found', 'No route has this path.'],
 };
 
-const METHODS = ['GET', 'HEAD', 'POST', 'DELETE'] as const;
+const METHODS = ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE'] as const;
 
 /** Renders every error as RFC 9457. What is not a Problem is a fault of the service: logged with its cause, answered without it. */
 @Catch()

@@ -1,23 +1,22 @@
-import { Logger, Module, type OnModuleInit } from '@nestjs/common';
+import { Module, type OnModuleInit } from '@nestjs/common';
 import { METHOD_METADATA } from '@nestjs/common/constants.js';
 import { APP_GUARD, DiscoveryModule, DiscoveryService, HttpAdapterHost, MetadataScanner } from '@nestjs/core';
 import type { FastifyInstance } from 'fastify';
-import { CONFIG, type Config } from '../config.ts';
+import { IssuersModule } from '../issuers/issuers.module.ts';
+import { RevocationsModule } from '../revocations/revocations.module.ts';
+import { TenantsModule } from '../tenants/tenants.module.ts';
 import { ACCESS } from './access.decorator.ts';
+import { Admission } from './admission.ts';
 import { addEarlyChecks } from './early-checks.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
-import { KEY_SET_TIMING, RemoteKeys, SharedSecret, SigningKeys } from './signing-keys.ts';
 import { TokenGuard } from './token.guard.ts';
+import { Tokens } from './tokens.ts';
 
-/** Who is calling, and whether they may: for every route of the application. Needs a global provider of CONFIG. */
+/** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */
 @Module({
-  imports: [DiscoveryModule],
-  providers: [
-    { provide: SigningKeys, inject: [CONFIG], useFactory: signingKeysOf },
-    JwtStrategy,
-    TokenGuard,
-    { provide: APP_GUARD, useExisting: TokenGuard },
-  ],
+  imports: [DiscoveryModule, IssuersModule, TenantsModule, RevocationsModule],
+  providers: [JwtStrategy, Admission, Tokens, TokenGuard, { provide: APP_GUARD, useExisting: TokenGuard }],
+  exports: [Admission, Tokens],
 })
 export class AuthModule implements OnModuleInit {
   constructor(
@@ -50,11 +49,4 @@ export class AuthModule implements OnModuleInit {
         : [];
     });
   }
-}
-
-function signingKeysOf({ JWT_SECRET, JWKS_URL, JWKS_ALGORITHMS }: Config): SigningKeys {
-  if (JWT_SECRET !== undefined) return new SharedSecret(JWT_SECRET);
-  if (JWKS_URL === undefined) throw new Error('Neither JWT_SECRET nor JWKS_URL is set.');
-  const logger = new Logger('SigningKeys');
-  return new RemoteKeys(JWKS_URL, JWKS_ALGORITHMS, KEY_SET_TIMING, (message) => logger.warn(message));
 }

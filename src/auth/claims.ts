@@ -1,13 +1,18 @@
 import { z } from 'zod';
-import type { Config } from '../config.ts';
-import { deviceIdSchema, tenantIdSchema, topicSchema, userIdSchema } from '../identifiers.ts';
+import { deviceIdSchema, tenantIdSchema, topicSchema, userIdSchema, type TenantId } from '../identifiers.ts';
+import type { ClaimNames, Issuer } from '../issuers/issuer.ts';
+import { SERVICE_SCOPES } from '../scopes.ts';
 import type { Principal } from './principal.ts';
 
-/** What a token is measured against. */
-export type TokenRules = Pick<
-  Config,
-  'JWT_ISSUER' | 'JWT_AUDIENCE' | 'JWT_CLOCK_TOLERANCE_SECONDS' | 'MAX_TOPICS_PER_TOKEN'
->;
+/** What a token of an issuer is measured against. */
+export type IssuerRules = Pick<Issuer, 'iss' | 'audiences' | 'tenants' | 'claims' | 'scopes'>;
+
+/** What holds for the tokens of every issuer. */
+export interface TokenLimits {
+  readonly JWT_CLOCK_TOLERANCE_SECONDS: number;
+  readonly MAX_TOPICS_PER_TOKEN: number;
+  readonly MAX_TOKEN_LIFETIME_DAYS: number;
+}
 
 /** A principal, or the sentence that says which check failed (ASCII, without anything from the token). */
 export type Verdict =
@@ -17,30 +22,41 @@ export type Verdict =
 /** The last second that RFC 3339 can write. A later `exp` is a mistake, and would make dates and timers that cannot exist. */
 const LAST_SECOND = 253_402_300_799;
 
+/** A list, or one text with spaces between its parts, as OAuth writes scopes (RFC 6749 §3.3). */
+const words = z.union([
+  z.array(z.string()),
+  z.string().transform((text) => text.split(' ').filter((word) => word !== '')),
+]);
+
+/** The claims under names of our own; the issuer's registration says what they are called in the token. */
 const claimsSchema = z.object({
   iss: z.string(),
   aud: z.union([z.string(), z.array(z.string())]),
   exp: z.number().max(LAST_SECOND),
   nbf: z.number().optional(),
   iat: z.number().optional(),
-  tenant_id: tenantIdSchema,
-  sub: userIdSchema,
-  scope: z.string().optional(),
-  topics: z.array(topicSchema).optional(),
+  jti: z.string().min(1).max(255).optional(),
+  tenant: tenantIdSchema.optional(),
+  user: userIdSchema,
+  scopes: z.array(words),
+  topics: words.pipe(z.array(topicSchema)).optional(),
   device: deviceIdSchema.optional(),
 });
+type Claims = z.infer<typeof claimsSchema>;
 
 /** What each claim has to be, said when it is not, or is missing though it is required. */
-const REQUIREMENTS: Record<keyof z.infer<typeof claimsSchema>, string> = {
+const REQUIREMENTS: Record<keyof Claims, string> = {
   iss: 'has to be the issuer that this service trusts',
   aud: 'has to be, or to contain, the audience of this service',
   exp: 'has to be the end of the token in seconds since 1970',
   nbf: 'has to be a number of seconds since 1970',
   iat: 'has to be a number of seconds since 1970',
-  tenant_id: 'has to be a tenant of 1 to 64 characters of A-Za-z0-9._-',
-  sub: 'has to be a subject of 1 to 256 characters without controls',
-  scope: 'has to be a string of scopes separated by spaces',
-  topics: 'has to be a list of topics of 1 to 256 characters without controls, each once',
+  jti: 'has to be a text of 1 to 255 characters',
+  tenant: 'has to be a tenant of 1 to 64 characters of A-Za-z0-9._-',
+  user: 'has to be a subject of 1 to 256 characters without controls',
+  scopes: 'has to be scopes, as a list or separated by spaces',
+  topics:
+    'has to be topics of 1 to 256 characters without controls, each once, as a list or separated by spaces',
   device: 'has to be a device of 1 to 64 characters of A-Za-z0-9._-',
 };
 
@@ -50,39 +66,106 @@ const REQUIREMENTS: Record<keyof z.infer<typeof claimsSchema>, string> = {
  *
  * @param now ms since 1970
  */
-export function readClaims(payload: unknown, rules: TokenRules, now: number): Verdict {
-  const parsed = claimsSchema.safeParse(payload);
+export function readClaims(payload: unknown, issuer: IssuerRules, limits: TokenLimits, now: number): Verdict {
+  const refuse = (claim: PropertyKey | undefined) => refusal(claim, issuer.claims);
+  if (typeof payload !== 'object' || payload === null || Array.isArray(payload)) return refuse(undefined);
+  const parsed = claimsSchema.safeParse(select(payload, issuer));
   if (!parsed.success) return refuse(parsed.error.issues[0]?.path[0]);
   const claims = parsed.data;
-  if (claims.iss !== rules.JWT_ISSUER) return refuse('iss');
-  if (![claims.aud].flat().includes(rules.JWT_AUDIENCE)) return refuse('aud');
+  if (claims.iss !== issuer.iss) return refuse('iss');
+  if (![claims.aud].flat().some((audience) => issuer.audiences.includes(audience))) return refuse('aud');
 
-  const seconds = now / 1000;
-  if (claims.exp + rules.JWT_CLOCK_TOLERANCE_SECONDS <= seconds) return { refused: 'The token has expired.' };
-  if (claims.nbf !== undefined && claims.nbf - rules.JWT_CLOCK_TOLERANCE_SECONDS > seconds) {
-    return { refused: 'The token is not valid yet.' };
-  }
+  const untimely = checkTimes(claims, limits, now / 1000);
+  if (untimely !== undefined) return { refused: untimely };
+
+  const tenantId = tenantOf(claims.tenant, issuer);
+  if (tenantId === 'foreign') return { refused: 'The issuer of the token may not speak for its tenant.' };
+  if (tenantId === undefined) return refuse('tenant');
 
   const topics = claims.topics ?? [];
-  if (topics.length > rules.MAX_TOPICS_PER_TOKEN) {
-    return { refused: `The token carries more than ${rules.MAX_TOPICS_PER_TOKEN} topics.` };
+  if (topics.length > limits.MAX_TOPICS_PER_TOKEN) {
+    return { refused: `The token carries more than ${limits.MAX_TOPICS_PER_TOKEN} topics.` };
   }
   if (new Set(topics).size < topics.length) return refuse('topics');
 
+  const scopes = new Set(claims.scopes.flat());
+  // Leaving the scope out instead would make a user of a service.
+  const ungranted = SERVICE_SCOPES.find((scope) => scopes.has(scope) && !issuer.scopes.has(scope));
+  if (ungranted !== undefined) {
+    return { refused: `The issuer of the token is not registered for the scope ${ungranted}.` };
+  }
+
   return {
     principal: {
-      tenantId: claims.tenant_id,
-      subject: claims.sub,
-      scopes: new Set((claims.scope ?? '').split(' ').filter((scope) => scope !== '')),
+      tenantId,
+      subject: claims.user,
+      scopes,
       topics,
       device: claims.device,
       expiresAt: Math.floor(claims.exp * 1000),
+      issuer: claims.iss,
+      tokenId: claims.jti,
+      issuedAt: claims.iat === undefined ? undefined : Math.floor(claims.iat * 1000),
     },
   };
 }
 
-function refuse(claim: PropertyKey | undefined): Verdict {
+function checkTimes({ exp, nbf, iat }: Claims, limits: TokenLimits, seconds: number): string | undefined {
+  const tolerance = limits.JWT_CLOCK_TOLERANCE_SECONDS;
+  if (exp + tolerance <= seconds) return 'The token has expired.';
+  if (nbf !== undefined && nbf - tolerance > seconds) return 'The token is not valid yet.';
+  // A token from the future would outlive a revocation of all that was issued until now.
+  if (iat !== undefined && iat - tolerance > seconds) return 'The claim `iat` lies in the future.';
+  if (exp - (iat ?? seconds) > limits.MAX_TOKEN_LIFETIME_DAYS * 86_400) {
+    return `The token is issued for longer than ${limits.MAX_TOKEN_LIFETIME_DAYS} days.`;
+  }
+  return undefined;
+}
+
+/** The registration decides whom an issuer may speak for; the token can only choose among those. */
+function tenantOf(claimed: TenantId | undefined, { tenants }: IssuerRules): TenantId | 'foreign' | undefined {
+  if (tenants.kind === 'fixed') return tenants.tenantId;
+  if (tenants.kind === 'any' || claimed === undefined) return claimed;
+  return tenants.tenantIds.has(claimed) ? claimed : 'foreign';
+}
+
+function select(payload: object, { claims: names, tenants }: IssuerRules): Record<keyof Claims, unknown> {
+  return {
+    iss: at(payload, 'iss'),
+    aud: at(payload, 'aud'),
+    exp: at(payload, 'exp'),
+    nbf: at(payload, 'nbf'),
+    iat: at(payload, 'iat'),
+    jti: at(payload, 'jti'),
+    // An issuer of one tenant may use that name for something of its own.
+    tenant: tenants.kind === 'fixed' ? undefined : at(payload, names.tenant),
+    user: at(payload, names.user),
+    scopes: names.scopes.map((name) => at(payload, name)).filter((scopes) => scopes !== undefined),
+    topics: at(payload, names.topics),
+    device: at(payload, names.device),
+  };
+}
+
+/** The member that a name, or a JSON pointer (RFC 6901), stands for. Own members only: a claim may be called `constructor`. */
+function at(payload: object, name: string): unknown {
+  const path = name.startsWith('/')
+    ? name
+        .slice(1)
+        .split('/')
+        .map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
+    : [name];
+  return path.reduce<unknown>(
+    (value, part) =>
+      typeof value === 'object' && value !== null && Object.hasOwn(value, part)
+        ? Object.getOwnPropertyDescriptor(value, part)?.value
+        : undefined,
+    payload,
+  );
+}
+
+function refusal(claim: PropertyKey | undefined, names: ClaimNames): Verdict {
   const requirement = Object.entries(REQUIREMENTS).find(([name]) => name === claim)?.[1];
   if (requirement === undefined) return { refused: 'The payload of the token is not a JSON object.' };
-  return { refused: `The claim \`${String(claim)}\` ${requirement}.` };
+  const renamed: Readonly<Record<string, string>> = { ...names, scopes: names.scopes.join('` or `') };
+  return { refused: `The claim \`${renamed[String(claim)] ?? String(claim)}\` ${requirement}.` };
 }

@@ -1,13 +1,5 @@
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
-
-/** Scopes that only services and operators hold. A token with one of them is a service token and cannot open a stream (RFC 8725 §3.12). */
-export const SERVICE_SCOPES = [
-  'notifications:publish',
-  'history:read',
-  'operations:write',
-  'tenants:admin',
-] as const;
-export type ServiceScope = (typeof SERVICE_SCOPES)[number];
+import { SERVICE_SCOPES } from '../scopes.ts';
 
 /** Who is calling: everything that the service believes about a caller comes from here, and this from the verified token alone. */
 export interface Principal {
@@ -20,6 +12,12 @@ export interface Principal {
   readonly device: DeviceId | undefined;
   /** End of the token, ms since 1970. */
   readonly expiresAt: number;
+  /** `iss` of the token. */
+  readonly issuer: string;
+  /** `jti`, by which this one token can be revoked. */
+  readonly tokenId: string | undefined;
+  /** `iat`, ms since 1970. A token without it counts as older than every revocation of its user. */
+  readonly issuedAt: number | undefined;
 }
 
 export const isService = (principal: Principal): boolean =>

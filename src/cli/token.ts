@@ -3,6 +3,7 @@ import { JwtService } from '@nestjs/jwt';
 import { readClaims } from '../auth/claims.ts';
 import { loadOrCreateSecret } from '../auth/dev-secret.ts';
 import { readConfig, type Config } from '../config.ts';
+import { environmentRules } from '../issuers/environment.ts';
 
 const HELP = `Prints a token that this service accepts, signed with its current secret.
 
@@ -59,7 +60,7 @@ async function run(): Promise<void> {
     expiresIn: seconds,
   });
   // The service's own rules decide: a token that it would refuse is not handed out.
-  const { refused } = readClaims(jwt.decode(token), config, Date.now());
+  const { refused } = readClaims(jwt.decode(token), environmentRules(config), config, Date.now());
   if (refused !== undefined) throw new Error(`The service would refuse this token. ${refused}`);
   process.stdout.write(`${token}\n`);
 }

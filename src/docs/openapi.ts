@@ -1,4 +1,4 @@
-import { SERVICE_SCOPES } from '../auth/principal.ts';
+import { SERVICE_SCOPES } from '../scopes.ts';
 import { ERRORS, Problem, type ErrorCode } from '../errors.ts';
 import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
 import { JsonSchemas } from './json-schema.ts';

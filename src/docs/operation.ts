@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import type { ServiceScope } from '../auth/principal.ts';
+import type { ServiceScope } from '../scopes.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { HeaderName, RequestHeaderName } from './headers.ts';
 
@@ -28,7 +28,7 @@ export type Fields = z.ZodObject<Readonly<Record<string, z.ZodType>>>;
 
 /** One route as callers see it. What follows from `access` and `body` (401, 403, 413 ...) is added by openapi.ts. */
 export interface Operation {
-  readonly method: 'get' | 'post';
+  readonly method: 'get' | 'post' | 'patch' | 'delete';
   /** With `{parameters}`, as OpenAPI writes them. */
   readonly path: string;
   readonly id: string;
@@ -50,6 +50,7 @@ export const TAGS = {
   Publish: 'Services put notifications into their tenant.',
   Stream: 'Logged-in users receive what is addressed to them, and confirm it.',
   History: 'Operators see what was published, what reached whom, and when.',
+  Administration: 'Administrators register tenants and issuers; operators revoke tokens and end streams.',
   Operation: 'For balancers, monitoring and readers of this page.',
 } as const;
 

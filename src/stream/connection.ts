@@ -15,6 +15,7 @@ import {
 import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
 import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
 import type { HubMember, TenantHub } from './tenant-hub.ts';
+import { TokenLife } from './token-life.ts';
 
 /** How long a client may take to read what was written before its stream ended. */
 const LINGER_MS = 5_000;
@@ -25,7 +26,9 @@ const LINGER_MS = 5_000;
  * else from the log. Replay, a slow reader and a missed batch are the same loop: read what follows the position.
  */
 export class Connection implements HubMember, SentSource {
-  readonly addresses: readonly Address[];
+  addresses: readonly Address[];
+  /** Its client knows it by this for as long as it is open. */
+  private readonly connectionId: string;
   live = false;
   /** Everything addressed to it up to here was written, or had expired. Never goes back: hence no notification twice. */
   position: Position;
@@ -34,7 +37,7 @@ export class Connection implements HubMember, SentSource {
   #reading = false;
   #ended: EndReason | undefined;
   #caughtUp = false;
-  #warned = false;
+  readonly #life: TokenLife;
   #page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position } | undefined;
   #interval: SentInterval | undefined;
   #secondsToHeartbeat: number;
@@ -43,14 +46,18 @@ export class Connection implements HubMember, SentSource {
 
   /** `target`: the database's head when the stream was opened; it is not caught up before that. */
   constructor(
-    readonly subscriber: Subscriber,
+    public subscriber: Subscriber,
+    /** By the database's clock, in ms since 1970. */
+    readonly openedAt: number,
     start: Position,
     private readonly target: Position,
     private readonly socket: Socket,
     private readonly hub: TenantHub<Connection>,
     private readonly node: StreamNode,
   ) {
-    this.addresses = [addressOfUser(subscriber.user), EVERYONE, ...subscriber.topics.map(addressOfTopic)];
+    this.connectionId = subscriber.connectionId;
+    this.addresses = addressesOf(subscriber);
+    this.#life = new TokenLife(subscriber.tokenExpiresAt, Date.now(), node.config);
     this.position = start;
     this.#lastId = start;
     this.#takenAt = Date.now();
@@ -58,6 +65,11 @@ export class Connection implements HubMember, SentSource {
     this.#secondsToHeartbeat = 1 + Math.floor(Math.random() * node.config.HEARTBEAT_SECONDS);
     socket.on('drain', () => void this.readOn());
     socket.on('close', () => this.#closed());
+  }
+
+  /** By the id that its client knows, or by that of its present record in history. */
+  isKnownAs(connectionId: string): boolean {
+    return connectionId === this.connectionId || connectionId === this.subscriber.connectionId;
   }
 
   /** A new entry for one of its addresses, in the order of the log. */
@@ -98,17 +110,12 @@ export class Connection implements HubMember, SentSource {
   /** Once a second. `now` by this machine's clock. */
   tick(now: number): void {
     if (this.#ended !== undefined) return;
-    const left = this.subscriber.tokenExpiresAt - now;
-    // One tick early and a little more, since the next would be too late, and comes a little late itself: a stream
-    // never outlives its token.
-    if (left <= 1_500) {
-      this.end('token-expired', jittered(this.node.config.STREAM_RETRY_MS), left);
+    const due = this.#life.look(now);
+    if (due === 'end') {
+      this.end('token-expired', jittered(this.node.config.STREAM_RETRY_MS), this.#life.left(now));
       return;
     }
-    if (!this.#warned && left <= this.node.config.TOKEN_EXPIRY_NOTICE_SECONDS * 1_000) {
-      this.#warned = true;
-      this.socket.write(expiringFrame(this.subscriber.tokenExpiresAt));
-    }
+    if (due === 'notice') this.socket.write(expiringFrame(this.subscriber.tokenExpiresAt));
     if (this.#isStalled(now)) {
       this.#ended = 'stalled';
       this.socket.destroy();
@@ -117,6 +124,29 @@ export class Connection implements HubMember, SentSource {
     this.#secondsToHeartbeat -= 1;
     if (this.#secondsToHeartbeat <= 0) this.#beat();
     if (!this.live) void this.readOn();
+  }
+
+  /**
+   * Goes on with a new token of the same user. `connectionId`: that of a new record in history, for which other topics
+   * make a new reader: what the old one was sent must not count for a topic that it did not have. Gained topics begin
+   * where the stream is, lost ones end there.
+   */
+  renew(token: Pick<Subscriber, 'topics' | 'tokenExpiresAt' | 'caller'>, at: number, record: string): void {
+    if (this.#ended !== undefined || !this.#life.renew(token.tokenExpiresAt, at, Date.now())) return;
+    const before = this.subscriber;
+    if (sameMembers(before.topics, token.topics)) {
+      this.subscriber = { ...before, ...token };
+      return;
+    }
+    if (this.live) this.position = asPosition(Math.max(this.position, this.hub.settled));
+    this.#endInterval();
+    this.subscriber = { ...before, ...token, connectionId: record };
+    const addresses = this.addresses;
+    this.addresses = addressesOf(this.subscriber);
+    this.hub.readdress(this, addresses);
+    // What was read ahead was read for the old topics.
+    this.#page = undefined;
+    this.node.changed(before, this.subscriber, this.position);
   }
 
   /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */
@@ -164,7 +194,8 @@ export class Connection implements HubMember, SentSource {
   async #readLog(): Promise<void> {
     const { tenantId, user, topics } = this.subscriber;
     const page: Page = await this.node.backlog.read(tenantId, { user, topics, after: this.position });
-    if (this.#ended !== undefined) return;
+    // Its topics may have changed meanwhile; then the page is not the right one.
+    if (this.#ended !== undefined || this.subscriber.topics !== topics) return;
     if (page.floor > this.position) this.#announceGap(page.floor);
     this.#page = { entries: page.entries, next: 0, upTo: page.upTo };
   }
@@ -259,3 +290,12 @@ export class Connection implements HubMember, SentSource {
     this.node.closed(this.subscriber, this.position, this.#ended);
   }
 }
+
+const addressesOf = ({ user, topics }: Subscriber): readonly Address[] => [
+  addressOfUser(user),
+  EVERYONE,
+  ...topics.map(addressOfTopic),
+];
+
+const sameMembers = (some: readonly string[], others: readonly string[]): boolean =>
+  some.length === others.length && new Set([...some, ...others]).size === some.length;

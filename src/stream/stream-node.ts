@@ -1,3 +1,4 @@
+import type { Admitted } from '../auth/admission.ts';
 import type { Config } from '../config.ts';
 import type { DatabaseClock } from '../database/clock.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
@@ -18,6 +19,8 @@ export interface Subscriber {
   readonly topics: readonly Topic[];
   /** ms since 1970. */
   readonly tokenExpiresAt: number;
+  /** What the token is held against while the stream is open. */
+  readonly caller: Admitted;
   /** `ack=auto`: the cursor follows what was written. */
   readonly autoAck: boolean;
 }
@@ -39,6 +42,8 @@ export interface StreamNode {
   trim(tail: Tail): void;
   /** The database failed a read that will be tried again. */
   databaseTrouble(error: unknown): void;
+  /** The subscriber of an open stream changed: in history one connection ends and another begins. */
+  changed(before: Subscriber, after: Subscriber, position: Position): void;
   /** A connection has left its hub; it had everything up to `position`. */
   closed(subscriber: Subscriber, position: Position, reason: EndReason): void;
 }

@@ -50,6 +50,7 @@ export class StreamController {
         device: principal.device ?? query.device ?? DEFAULT_DEVICE,
         topics,
         tokenExpiresAt,
+        caller: principal,
         autoAck: query.ack === 'auto',
         from: query.from,
         resume,

@@ -1,14 +1,19 @@
 import { Module } from '@nestjs/common';
+import { AuthModule } from '../auth/auth.module.ts';
+import { ChangesModule } from '../changes/changes.module.ts';
 import { LedgerModule } from '../ledger/ledger.module.ts';
 import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
+import { RenewalsController } from './renewals.controller.ts';
 import { StreamController } from './stream.controller.ts';
+import { StreamOrders } from './stream-orders.ts';
+import { StreamOrdersStore } from './stream-orders.store.ts';
 import { Streams } from './streams.ts';
 
 @Module({
-  imports: [LedgerModule],
-  controllers: [StreamController],
-  providers: [Streams, Arrivals, Backlog],
-  exports: [Streams],
+  imports: [AuthModule, ChangesModule, LedgerModule],
+  controllers: [StreamController, RenewalsController],
+  providers: [Streams, StreamOrders, StreamOrdersStore, Arrivals, Backlog],
+  exports: [Streams, StreamOrdersStore],
 })
 export class StreamModule {}

@@ -3,10 +3,11 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
+import { Admission } from '../auth/admission.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
 import { Draining } from '../health/draining.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { TenantId, UserId } from '../identifiers.ts';
 import type { Arrived, StartFrom } from '../ledger/arrivals.store.ts';
 import { Ledger } from '../ledger/ledger.ts';
 import { NodesStore } from '../ledger/nodes.store.ts';
@@ -18,8 +19,10 @@ import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
 import { Connection } from './connection.ts';
 import { byeFrame, jittered, syncFrame, type ByeReason } from './frames.ts';
+import { StreamOrders } from './stream-orders.ts';
+import type { StoredOrder } from './stream-orders.store.ts';
 import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';
-import type { Tail } from './tail.ts';
+import { addressOfUser, type Tail } from './tail.ts';
 import { TenantHub } from './tenant-hub.ts';
 
 /** A client that asks for its stream: who it is by its token, and what it wants. */
@@ -44,7 +47,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   #open = 0;
   #tailWeight = 0;
   #timers: NodeJS.Timeout[] = [];
-  #committed: Subscription | undefined;
+  #subscriptions: Subscription[] = [];
   #polling = false;
   #databaseAway = false;
   #allClosed: (() => void) | undefined;
@@ -59,13 +62,17 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     private readonly reads: ReadStore,
     private readonly nodes: NodesStore,
     private readonly draining: Draining,
+    private readonly admission: Admission,
+    private readonly orders: StreamOrders,
     @Inject(CONFIG) readonly config: Config,
   ) {}
 
   async onModuleInit(): Promise<void> {
-    this.#committed = this.ingest.committed.subscribe((batch) =>
-      this.#hubs.get(batch.tenantId)?.offer(batch),
-    );
+    this.#subscriptions = [
+      this.ingest.committed.subscribe((batch) => this.#hubs.get(batch.tenantId)?.offer(batch)),
+      this.admission.changed.subscribe((tenantId) => this.#admitAgain(tenantId)),
+      this.orders.received.subscribe((order) => this.#obey(order)),
+    ];
     await this.nodes.started(this.config.NODE_NAME);
     this.#timers = [
       setInterval(() => this.#tick(), TICK_MS),
@@ -88,6 +95,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       if (this.draining.active) return this.#refuse(socket, 'shutdown');
       // The database may have taken longer than the token had left.
       if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(socket, 'token-expired');
+      // Nor was anyone told of a stream that was not open yet.
+      if (this.admission.refusal(request.caller) !== undefined) return this.#refuse(socket, 'revoked');
       this.#begin(request, arrived, socket);
     } catch (error) {
       this.databaseTrouble(error);
@@ -95,6 +104,11 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     } finally {
       this.#left();
     }
+  }
+
+  /** The open stream of a user on this node that its client knows by this id, or history. */
+  find(tenantId: TenantId, user: UserId, connectionId: string): Subscriber | undefined {
+    return this.#connection(tenantId, user, connectionId)?.subscriber;
   }
 
   readAfter(tenantId: TenantId, position: Position) {
@@ -116,6 +130,12 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
         `the log cannot be read, streams wait: ${error instanceof Error ? error.message : 'unknown error'}`,
       );
     this.#databaseAway = true;
+  }
+
+  changed(before: Subscriber, after: Subscriber, position: Position): void {
+    const now = this.clock.now();
+    this.ledger.ended(before, now, position, 'renewed');
+    this.ledger.opened(after, now, position);
   }
 
   closed(subscriber: Subscriber, position: Position, reason: EndReason): void {
@@ -163,7 +183,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
     // What waits for a database that does not answer must not cost the streams their `bye`.
     await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
-    this.#committed?.unsubscribe();
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
     const closed = new Promise<void>((resolve) => {
       this.#allClosed = resolve;
     });
@@ -182,7 +202,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   }
 
   #begin(request: StreamRequest, arrived: Arrived, socket: Socket): void {
-    const { tenantId, user, device, topics, tokenExpiresAt, autoAck } = request;
+    const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck } = request;
     const { start, head, outcome, requested } = arrived;
     const subscriber: Subscriber = {
       connectionId: randomUUID(),
@@ -191,6 +211,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       device,
       topics,
       tokenExpiresAt,
+      caller,
       autoAck,
     };
     let hub = this.#hubs.get(tenantId);
@@ -198,14 +219,15 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       hub = new TenantHub(tenantId, head, this);
       this.#hubs.set(tenantId, hub);
     }
-    const connection = new Connection(subscriber, start, head, socket, hub, this);
+    const openedAt = this.clock.now();
+    const connection = new Connection(subscriber, openedAt, start, head, socket, hub, this);
     hub.join(connection);
     this.#open += 1;
     this.metrics.behind.inc();
     this.metrics.connections.set(this.#open);
     this.metrics.streamsOpened.inc({ resume: outcome });
     if (requested !== undefined) this.metrics.gapsAnnounced.inc();
-    this.ledger.opened(subscriber, this.clock.now(), start);
+    this.ledger.opened(subscriber, openedAt, start);
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
     socket.write(
@@ -220,6 +242,44 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     );
     // The first tick reads on, unless the token is about to end.
     connection.tick(Date.now());
+  }
+
+  #connection(tenantId: TenantId, user: UserId, connectionId: string): Connection | undefined {
+    for (const connection of this.#hubs.get(tenantId)?.recipients(addressOfUser(user)) ?? [])
+      if (connection.isKnownAs(connectionId)) return connection;
+    return undefined;
+  }
+
+  /** Something was revoked, suspended or registered otherwise: whom would it not let in any more? */
+  #admitAgain(tenantId: TenantId | 'all'): void {
+    const hubs = tenantId === 'all' ? [...this.#hubs.values()] : [this.#hubs.get(tenantId)];
+    for (const connection of hubs.flatMap((hub) => [...(hub?.connections ?? [])]))
+      if (this.admission.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
+  }
+
+  #obey(order: StoredOrder): void {
+    const hub = this.#hubs.get(order.tenantId);
+    if (hub === undefined) return;
+    if (order.kind === 'renew') {
+      const { expiresAt, topics, ...token } = order.renewed;
+      const caller = { tenantId: order.tenantId, subject: order.user, ...token };
+      this.#connection(order.tenantId, order.user, order.connectionId)?.renew(
+        { topics, tokenExpiresAt: expiresAt, caller },
+        order.at,
+        randomUUID(),
+      );
+      return;
+    }
+    const meant =
+      order.kind === 'disconnect'
+        ? [...hub.recipients(addressOfUser(order.user))]
+        : [...hub.connections].filter((connection) => connection.isKnownAs(order.connectionId));
+    // An order that is heard late, after the database was away, does not mean who has come since.
+    for (const connection of meant) if (connection.openedAt <= order.at) this.#revoke(connection);
+  }
+
+  #revoke(connection: Connection): void {
+    connection.end('revoked', jittered(this.config.STREAM_RETRY_MS));
   }
 
   #left(): void {

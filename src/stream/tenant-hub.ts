@@ -39,20 +39,23 @@ export class TenantHub<Member extends HubMember> {
 
   join(connection: Member): void {
     this.connections.add(connection);
-    for (const address of connection.addresses) {
-      const known = this.#recipients.get(address);
-      if (known === undefined) this.#recipients.set(address, new Set([connection]));
-      else known.add(connection);
-    }
+    this.#connect(connection, connection.addresses);
   }
 
   leave(connection: Member): void {
     this.connections.delete(connection);
-    for (const address of connection.addresses) {
-      const known = this.#recipients.get(address);
-      known?.delete(connection);
-      if (known?.size === 0) this.#recipients.delete(address);
-    }
+    this.#disconnect(connection, connection.addresses);
+  }
+
+  /** The addresses of a connection are others from now on. */
+  readdress(connection: Member, before: readonly Address[]): void {
+    this.#disconnect(connection, before);
+    this.#connect(connection, connection.addresses);
+  }
+
+  /** The connections that an address stands for. */
+  recipients(address: Address): Iterable<Member> {
+    return this.#recipients.get(address) ?? [];
   }
 
   /** A batch was committed. If it does not follow the tail, the log is read between. */
@@ -79,6 +82,22 @@ export class TenantHub<Member extends HubMember> {
       await this.#healing;
       // The log went back under us: asking again at once would only ask again.
       if (this.tail.head === before) throw new Error('the log ends before a position that was seen in it');
+    }
+  }
+
+  #connect(connection: Member, addresses: readonly Address[]): void {
+    for (const address of addresses) {
+      const known = this.#recipients.get(address);
+      if (known === undefined) this.#recipients.set(address, new Set([connection]));
+      else known.add(connection);
+    }
+  }
+
+  #disconnect(connection: Member, addresses: readonly Address[]): void {
+    for (const address of addresses) {
+      const known = this.#recipients.get(address);
+      known?.delete(connection);
+      if (known?.size === 0) this.#recipients.delete(address);
     }
   }
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { readClaims } from '../../src/auth/claims.ts';
 import { loadOrCreateSecret } from '../../src/auth/dev-secret.ts';
+import { environmentRules } from '../../src/issuers/environment.ts';
 import { readConfig } from '../../src/config.ts';
 import { startGuarded } from '../support/guarded-app.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
@@ -100,7 +101,12 @@ describe('the command that prints a token', () => {
       '--scope',
       'history:read notifications:publish',
     ]);
-    const { principal } = readClaims(payloadOf(stdout), readConfig({}), Date.now());
+    const { principal } = readClaims(
+      payloadOf(stdout),
+      environmentRules(readConfig({})),
+      readConfig({}),
+      Date.now(),
+    );
     expect(principal).toMatchObject({ tenantId: 'acme', subject: 'billing' });
     expect(principal?.scopes).toEqual(new Set(['history:read', 'notifications:publish']));
   });

@@ -5,7 +5,9 @@ import { CurrentPrincipal, Public, RequireScope, UserOnly } from '../../src/auth
 import { AuthModule } from '../../src/auth/auth.module.ts';
 import type { Principal } from '../../src/auth/principal.ts';
 import { CONFIG, readConfig, type Config } from '../../src/config.ts';
+import { DatabaseModule } from '../../src/database/database.module.ts';
 import { ProblemFilter } from '../../src/problem.filter.ts';
+import { createDatabase } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 /** What the guarded routes answer: who the service thinks is calling. */
@@ -76,14 +78,16 @@ export interface GuardedApp {
   close(): Promise<void>;
 }
 
-/** The guard in an application without a database: for what can be seen before any handler runs. */
+/** The guard in an application with nothing behind it: for what can be seen before any handler runs. */
 export async function startGuarded(
   settings: Record<string, string> = { JWT_SECRET: TEST_SECRET },
   controllers: DynamicModule['controllers'] = [GuardedController],
 ): Promise<GuardedApp> {
+  const database = await createDatabase();
+  const config = readConfig({ ...settings, DATABASE_URL: database.url });
   const root: DynamicModule = {
     module: GuardedModule,
-    imports: [configured(readConfig(settings)), AuthModule],
+    imports: [configured(config), DatabaseModule, AuthModule],
     controllers: controllers ?? [],
   };
   const app = await NestFactory.create<NestFastifyApplication>(root, new FastifyAdapter(), {
@@ -93,5 +97,9 @@ export async function startGuarded(
   app.useGlobalFilters(new ProblemFilter());
   app.enableCors({ origin: 'https://app.example', exposedHeaders: ['www-authenticate'] });
   await app.listen(0, '127.0.0.1');
-  return { url: await app.getUrl(), app, close: () => app.close() };
+  const close = async () => {
+    await app.close();
+    await database.drop();
+  };
+  return { url: await app.getUrl(), app, close };
 }

@@ -1,0 +1,75 @@
+import { hash } from 'node:crypto';
+import { Inject, Injectable } from '@nestjs/common';
+import { ExecutionContextHost } from '@nestjs/core/helpers/execution-context-host.js';
+import { AuthGuard } from '@nestjs/passport';
+import { LRUCache } from 'lru-cache';
+import { CONFIG, type Config } from '../config.ts';
+import { Issuers } from '../issuers/issuers.ts';
+import { Admission } from './admission.ts';
+import { tokenInvalid } from './bearer.ts';
+import { JwtStrategy, refusalOf, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
+import type { Principal } from './principal.ts';
+
+/** Whom a token stands for. */
+@Injectable()
+export class Tokens extends AuthGuard() {
+  /** By SHA-256, so that a copy of this process's memory holds fewer tokens that can be used. */
+  readonly #verified: LRUCache<string, VerifiedToken> | undefined;
+
+  constructor(
+    strategy: JwtStrategy,
+    private readonly issuers: Issuers,
+    private readonly admission: Admission,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {
+    super({ defaultStrategy: strategy.name });
+    if (config.TOKEN_CACHE_SIZE > 0) this.#verified = new LRUCache({ max: config.TOKEN_CACHE_SIZE });
+  }
+
+  /**
+   * The caller that a compact JWT stands for. A token that was seen before keeps its signature and its claims; what can
+   * change, its end, its issuer, revocations and the tenant, is looked at each time.
+   *
+   * @throws Problem `token_invalid`, `keys_unavailable`, `tenant_suspended`, `tenant_unknown`
+   */
+  async verify(token: string): Promise<Principal> {
+    const digest = hash('sha256', token, 'base64');
+    const principal = this.#remembered(digest) ?? (await this.#check(token, digest));
+    this.admission.admit(principal);
+    return principal;
+  }
+
+  #remembered(digest: string): Principal | undefined {
+    const found = this.#verified?.get(digest);
+    if (found === undefined) return undefined;
+    const { principal, issuer } = found;
+    // Every change of a registration makes a new object: the token has to pass the new one.
+    if (this.issuers.find(principal.issuer) !== issuer) {
+      this.#verified?.delete(digest);
+      return undefined;
+    }
+    if (principal.expiresAt + this.config.JWT_CLOCK_TOLERANCE_SECONDS * 1_000 <= Date.now()) {
+      this.#verified?.delete(digest);
+      throw tokenInvalid('The token has expired.');
+    }
+    return principal;
+  }
+
+  async #check(token: string, digest: string): Promise<Principal> {
+    const carrier: TokenCarrier = { token };
+    await super.canActivate(new ExecutionContextHost([carrier, {}]));
+    if (carrier.user === undefined) throw new Error('Passport let nobody in.');
+    this.#verified?.set(digest, carrier.user);
+    return carrier.user.principal;
+  }
+
+  /** Passport hands over what it found: an error of ours, a verified token, or why there is none. */
+  override handleRequest<Verified>(
+    error: unknown,
+    verified: Verified | false | undefined,
+    refused: unknown,
+  ): Verified {
+    if (verified) return verified;
+    throw refusalOf(error ?? refused);
+  }
+}

@@ -1,0 +1,174 @@
+import { randomUUID } from 'node:crypto';
+import { Injectable } from '@nestjs/common';
+import { AppendPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import type { TenantId, UserId } from '../identifiers.ts';
+
+/** What is revoked: one token by its `jti`, or all tokens of a user (or service) that were issued before an instant. */
+export type Revoked =
+  | { readonly kind: 'token'; readonly jti: string }
+  | { readonly kind: 'user'; readonly user: UserId; readonly issuedBefore: Date };
+
+export interface RevocationRecord {
+  readonly id: string;
+  readonly revoked: Revoked;
+  readonly createdAt: Date;
+  /** When the last token that it concerns has ended. */
+  readonly expiresAt: Date;
+}
+
+/** A revocation as every node keeps it; times in ms since 1970. */
+export interface InForce {
+  readonly tenantId: TenantId;
+  readonly kind: 'token' | 'user';
+  readonly subject: string;
+  readonly issuedBefore: number | undefined;
+  readonly expiresAt: number;
+}
+
+/** What is asked for: absent times are the database's now, and the longest life of a token. */
+export type RevocationRequest =
+  | { readonly kind: 'token'; readonly jti: string; readonly expiresAt: Date | undefined }
+  | { readonly kind: 'user'; readonly user: UserId; readonly issuedBefore: Date | undefined };
+
+/** Where a listing goes on: `createdAt` in microseconds as the database has it, and the id. */
+export type RevocationPlace = readonly [createdAt: string, id: string];
+
+/* No row: the instant lies ahead, or the token has ended already, by the database's clock. */
+const INSERT: Statement = {
+  name: 'revocation_insert',
+  text: `
+insert into revocations (tenant_id, revocation_id, kind, subject, issued_before, expires_at)
+select $1, $2, $3, $4, case when $3 = 'user' then coalesce($5::timestamptz, clock_timestamp()) end,
+  coalesce($6::timestamptz, clock_timestamp() + make_interval(days => $7))
+where coalesce($5::timestamptz <= clock_timestamp(), true) and coalesce($6::timestamptz > clock_timestamp(), true)
+returning revocation_id, kind, subject, issued_before, created_at, expires_at`,
+};
+
+const PAGE: Statement = {
+  name: 'revocation_page',
+  text: `
+select revocation_id, kind, subject, issued_before, created_at, expires_at,
+  to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as exact
+from revocations
+where tenant_id = $1 and expires_at > clock_timestamp() and (created_at, revocation_id) < ($2::timestamptz, $3::uuid)
+order by created_at desc, revocation_id desc limit $4`,
+};
+
+const COLUMNS = `tenant_id, revocation_id, kind, subject, issued_before, expires_at`;
+
+/* Of all tenants: a node does not know whose token comes next. A token is honoured for a minute past its end at most (JWT_CLOCK_TOLERANCE_SECONDS). */
+const LOAD: Statement = {
+  name: 'revocation_load',
+  text: `
+select ${COLUMNS} from revocations
+where (tenant_id, revocation_id) > ($1, $2::uuid) and expires_at > clock_timestamp() - interval '2 minutes'
+order by tenant_id, revocation_id limit $3`,
+};
+
+const SINCE: Statement = {
+  name: 'revocation_since',
+  text: `select ${COLUMNS} from revocations where transaction >= $1::xid8`,
+};
+
+type RecordRow = Record<string, unknown> & {
+  readonly revocation_id: string;
+  readonly created_at: Date;
+  readonly expires_at: Date;
+} & (
+    | { readonly kind: 'token'; readonly subject: string; readonly issued_before: null }
+    | { readonly kind: 'user'; readonly subject: UserId; readonly issued_before: Date }
+  );
+
+interface InForceRow extends Record<string, unknown> {
+  readonly tenant_id: TenantId;
+  readonly revocation_id: string;
+  readonly kind: 'token' | 'user';
+  readonly subject: string;
+  readonly issued_before: Date | null;
+  readonly expires_at: Date;
+}
+
+const LOAD_ROWS = 10_000;
+const LAST_ID = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+const FIRST_ID = '00000000-0000-0000-0000-000000000000';
+
+/** The SQL of revocations. */
+@Injectable()
+export class RevocationsStore {
+  constructor(
+    private readonly append: AppendPool,
+    private readonly history: HistoryPool,
+  ) {}
+
+  /**
+   * In the transaction of `run`. `longestLifeDays`: how long a token may live at most. Undefined: `issuedBefore` lies in
+   * the future, or `expiresAt` in the past.
+   */
+  async insert(
+    run: Pool['rows'],
+    tenantId: TenantId,
+    request: RevocationRequest,
+    longestLifeDays: number,
+  ): Promise<RevocationRecord | undefined> {
+    const user = request.kind === 'user';
+    const [row] = await run<RecordRow>(INSERT, [
+      tenantId,
+      randomUUID(),
+      request.kind,
+      user ? request.user : request.jti,
+      user ? request.issuedBefore?.toISOString() : null,
+      user ? null : request.expiresAt?.toISOString(),
+      longestLifeDays,
+    ]);
+    return row === undefined ? undefined : recordOf(row);
+  }
+
+  /** Those in force, newest first. */
+  async page(
+    tenantId: TenantId,
+    after: RevocationPlace | undefined,
+    limit: number,
+  ): Promise<readonly (RevocationRecord & { readonly place: RevocationPlace })[]> {
+    const [createdAt, id] = after ?? ['infinity', LAST_ID];
+    const rows = await this.history.rows<RecordRow & { exact: string }>(PAGE, [
+      tenantId,
+      createdAt,
+      id,
+      limit,
+    ]);
+    return rows.map((row) => ({ ...recordOf(row), place: [row.exact, row.revocation_id] as const }));
+  }
+
+  /** All that are in force, of every tenant, in pages. */
+  async *load(): AsyncGenerator<readonly InForce[]> {
+    let after: readonly [string, string] = ['', FIRST_ID];
+    for (;;) {
+      const rows = await this.append.rows<InForceRow>(LOAD, [...after, LOAD_ROWS]);
+      yield rows.map(inForceOf);
+      const last = rows.at(-1);
+      if (last === undefined || rows.length < LOAD_ROWS) return;
+      after = [last.tenant_id, last.revocation_id];
+    }
+  }
+
+  /** Those written by the transaction `horizon` or a later one. */
+  async since(horizon: string): Promise<readonly InForce[]> {
+    return (await this.append.rows<InForceRow>(SINCE, [horizon])).map(inForceOf);
+  }
+}
+
+function recordOf(row: RecordRow): RevocationRecord {
+  const revoked: Revoked =
+    row.kind === 'token'
+      ? { kind: 'token', jti: row.subject }
+      : { kind: 'user', user: row.subject, issuedBefore: row.issued_before };
+  return { id: row.revocation_id, revoked, createdAt: row.created_at, expiresAt: row.expires_at };
+}
+
+const inForceOf = (row: InForceRow): InForce => ({
+  tenantId: row.tenant_id,
+  kind: row.kind,
+  subject: row.subject,
+  issuedBefore: row.issued_before?.getTime(),
+  expiresAt: row.expires_at.getTime(),
+});

@@ -1,0 +1,130 @@
+import { randomUUID } from 'node:crypto';
+import { Injectable } from '@nestjs/common';
+import { z } from 'zod';
+import { AppendPool, type Pool, type Statement } from '../database/pool.ts';
+import { topicSchema, type DeviceId, type TenantId, type Topic, type UserId } from '../identifiers.ts';
+
+/** What a new token changes about an open stream. Times in ms since 1970. */
+export interface Renewed {
+  readonly topics: readonly Topic[];
+  readonly expiresAt: number;
+  readonly issuer: string;
+  readonly tokenId: string | undefined;
+  readonly issuedAt: number | undefined;
+}
+
+/** Something that open streams are told, on whichever node they are. */
+export type Order =
+  | { readonly kind: 'close'; readonly connectionId: string }
+  | { readonly kind: 'disconnect'; readonly user: UserId }
+  | {
+      readonly kind: 'renew';
+      readonly connectionId: string;
+      readonly user: UserId;
+      readonly renewed: Renewed;
+    };
+
+/** An order as it was stored; `at` by the database's clock, in ms since 1970. */
+export type StoredOrder = Order & { readonly tenantId: TenantId; readonly id: string; readonly at: number };
+
+/** A stream that is open, or whose topics have changed while it is. */
+export interface OpenConnection {
+  readonly user: UserId;
+  readonly device: DeviceId;
+}
+
+/* A node that cannot reach the database for a while still hears of it; a stream that is open for longer than that without one has lost its token. */
+const INSERT: Statement = {
+  name: 'stream_order_insert',
+  text: `
+insert into stream_orders (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
+values ($1, $2, $3, $4, $5, $6, clock_timestamp() + interval '1 day')`,
+};
+
+/* Of all tenants: which of them have streams here is looked up in memory. */
+const SINCE: Statement = {
+  name: 'stream_order_since',
+  text: `
+select tenant_id, order_id, kind, user_id, connection_id, renewed, (extract(epoch from at) * 1000)::float8 as at
+from stream_orders where transaction >= $1::xid8 order by at`,
+};
+
+const OPEN: Statement = {
+  name: 'stream_order_connection',
+  text: `
+select user_id as "user", device_id as device from connections
+where tenant_id = $1 and connection_id = $2 and (until is null or reason = 'renewed')`,
+};
+
+const renewedSchema = z.object({
+  topics: z.array(topicSchema),
+  expiresAt: z.number(),
+  issuer: z.string(),
+  tokenId: z.string().optional(),
+  issuedAt: z.number().optional(),
+});
+
+type Row = Record<string, unknown> & {
+  readonly tenant_id: TenantId;
+  readonly order_id: string;
+  readonly at: number;
+} & (
+    | { readonly kind: 'close'; readonly connection_id: string }
+    | { readonly kind: 'disconnect'; readonly user_id: UserId }
+    | {
+        readonly kind: 'renew';
+        readonly connection_id: string;
+        readonly user_id: UserId;
+        readonly renewed: string;
+      }
+  );
+
+/** The SQL of orders to open streams. */
+@Injectable()
+export class StreamOrdersStore {
+  constructor(private readonly pool: AppendPool) {}
+
+  /** In the transaction of `run`. */
+  async insert(run: Pool['rows'], tenantId: TenantId, order: Order): Promise<void> {
+    await run(INSERT, [
+      tenantId,
+      randomUUID(),
+      order.kind,
+      order.kind === 'close' ? null : order.user,
+      order.kind === 'disconnect' ? null : order.connectionId,
+      order.kind === 'renew' ? JSON.stringify(order.renewed) : null,
+    ]);
+  }
+
+  /** As a statement of its own. */
+  async renew(tenantId: TenantId, order: Order & { kind: 'renew' }): Promise<void> {
+    await this.insert((statement, values) => this.pool.rows(statement, values), tenantId, order);
+  }
+
+  /** Those written by the transaction `horizon` or a later one, in their order. */
+  async since(horizon: string): Promise<readonly StoredOrder[]> {
+    return (await this.pool.rows<Row>(SINCE, [horizon])).map(orderOf);
+  }
+
+  async openConnection(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {
+    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(OPEN, [
+      tenantId,
+      connectionId,
+    ]);
+    return row;
+  }
+}
+
+function orderOf(row: Row): StoredOrder {
+  const common = { tenantId: row.tenant_id, id: row.order_id, at: row.at };
+  if (row.kind === 'close') return { ...common, kind: 'close', connectionId: row.connection_id };
+  if (row.kind === 'disconnect') return { ...common, kind: 'disconnect', user: row.user_id };
+  const { tokenId, issuedAt, ...renewed } = renewedSchema.parse(JSON.parse(row.renewed));
+  return {
+    ...common,
+    kind: 'renew',
+    connectionId: row.connection_id,
+    user: row.user_id,
+    renewed: { ...renewed, tokenId, issuedAt },
+  };
+}

@@ -1,0 +1,33 @@
+import { Body, Controller, Header, Post, Query } from '@nestjs/common';
+import type { z } from 'zod';
+import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { Tickets } from '../auth/tickets.ts';
+import { deviceIdSchema } from '../identifiers.ts';
+import { parseBody, refuseQuery } from '../json-body.ts';
+import { ticketRequestSchema, type ticketSchema } from './tickets.schema.ts';
+
+const DEFAULT_DEVICE = deviceIdSchema.parse('default');
+
+@Controller('v1/stream/tickets')
+export class TicketsController {
+  constructor(private readonly tickets: Tickets) {}
+
+  /** A token in its seconds of grace gets none: its stream would have to end before it began. */
+  @Post()
+  @UserOnly({ clockTolerance: false })
+  @Header('cache-control', 'no-store')
+  async issue(
+    @CurrentPrincipal() principal: Principal,
+    @Query() query: unknown,
+    @Body() body: unknown,
+  ): Promise<z.infer<typeof ticketSchema>> {
+    refuseQuery(query);
+    const { device } = body === undefined ? {} : parseBody(ticketRequestSchema, body);
+    const { ticket, expiresAt } = await this.tickets.issue(
+      principal,
+      principal.device ?? device ?? DEFAULT_DEVICE,
+    );
+    return { ticket, expiresAt: expiresAt.toISOString() };
+  }
+}

@@ -1,0 +1,7 @@
+import { Module } from '@nestjs/common';
+import { ChangesModule } from '../changes/changes.module.ts';
+import { Tenants } from './tenants.ts';
+import { TenantsStore } from './tenants.store.ts';
+
+@Module({ imports: [ChangesModule], providers: [Tenants, TenantsStore], exports: [Tenants, TenantsStore] })
+export class TenantsModule {}

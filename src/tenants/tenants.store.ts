@@ -1,0 +1,138 @@
+import { Injectable } from '@nestjs/common';
+import { AppendPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import type { TenantId } from '../identifiers.ts';
+
+export const TENANT_STATUSES = ['active', 'suspended'] as const;
+export type TenantStatus = (typeof TENANT_STATUSES)[number];
+
+/** What an administrator says about a tenant. */
+export interface TenantSettings {
+  readonly name: string | null;
+  readonly status: TenantStatus;
+  /** Days that its log is kept; null: RETENTION_DAYS. */
+  readonly keptDays: number | null;
+  /** Serialized origins (RFC 6454 §6.2) that its pages are served from, beside CORS_ORIGINS. */
+  readonly corsOrigins: readonly string[];
+}
+
+export interface Tenant extends TenantSettings {
+  readonly id: TenantId;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+}
+
+/** What a node keeps of a tenant in memory. */
+export interface TenantState {
+  readonly id: TenantId;
+  readonly status: TenantStatus;
+  readonly corsOrigins: readonly string[];
+}
+
+const COLUMNS = `tenant_id as id, name, status, kept_days as "keptDays", cors_origins as "corsOrigins",
+  created_at as "createdAt", updated_at as "updatedAt"`;
+const STATE = `tenant_id as id, status, cors_origins as "corsOrigins"`;
+
+/* No row: the tenant is there already. The stream row is what makes a tenant one that can be published to. */
+const CREATE: Statement = {
+  name: 'create_tenant',
+  text: `
+with tenant as (
+  insert into tenants (tenant_id, name, status, kept_days, cors_origins) values ($1, $2, $3, $4, $5)
+  on conflict do nothing returning *
+), stream as (
+  insert into streams (tenant_id) select tenant_id from tenant on conflict do nothing
+)
+select ${COLUMNS} from tenant`,
+};
+
+const FIND: Statement = { name: 'find_tenant', text: `select ${COLUMNS} from tenants where tenant_id = $1` };
+
+const LOCK: Statement = {
+  name: 'lock_tenant',
+  text: `select ${COLUMNS} from tenants where tenant_id = $1 for update`,
+};
+
+const UPDATE: Statement = {
+  name: 'update_tenant',
+  text: `
+update tenants set name = $2, status = $3, kept_days = $4, cors_origins = $5,
+  updated_at = now(), transaction = pg_current_xact_id()
+where tenant_id = $1 returning ${COLUMNS}`,
+};
+
+/* The list of tenants, and what a node keeps of them, concern the installation and name no tenant. */
+const PAGE: Statement = {
+  name: 'page_tenants',
+  text: `
+select ${COLUMNS} from tenants
+where tenant_id > $1 and ($2::text is null or status = $2)
+order by tenant_id limit $3`,
+};
+
+const LOAD: Statement = {
+  name: 'load_tenants',
+  text: `select ${STATE} from tenants where $1 or status <> 'active' or cors_origins <> '{}'`,
+};
+
+const CHANGED: Statement = {
+  name: 'changed_tenants',
+  text: `select ${STATE} from tenants where transaction >= $1::xid8`,
+};
+
+type TenantRow = Tenant & Record<string, unknown>;
+type StateRow = TenantState & Record<string, unknown>;
+
+/** The SQL of tenants. What takes `run` is part of a transaction of the caller. */
+@Injectable()
+export class TenantsStore {
+  constructor(
+    private readonly pool: AppendPool,
+    private readonly history: HistoryPool,
+  ) {}
+
+  /** Makes the tenant and its stream. Undefined: there is one with this id. */
+  async create(run: Pool['rows'], tenantId: TenantId, settings: TenantSettings): Promise<Tenant | undefined> {
+    const [row] = await run<TenantRow>(CREATE, [tenantId, ...valuesOf(settings)]);
+    return row;
+  }
+
+  async find(tenantId: TenantId): Promise<Tenant | undefined> {
+    const [row] = await this.history.rows<TenantRow>(FIND, [tenantId]);
+    return row;
+  }
+
+  /** The tenant, which nobody else changes until the transaction ends. */
+  async lock(run: Pool['rows'], tenantId: TenantId): Promise<Tenant | undefined> {
+    const [row] = await run<TenantRow>(LOCK, [tenantId]);
+    return row;
+  }
+
+  /** Of a tenant that `lock` has found. */
+  async update(run: Pool['rows'], tenantId: TenantId, settings: TenantSettings): Promise<Tenant> {
+    const [row] = await run<TenantRow>(UPDATE, [tenantId, ...valuesOf(settings)]);
+    if (row === undefined) throw new Error('a locked tenant does not vanish');
+    return row;
+  }
+
+  /** By id, those after `after`. */
+  async page(after: string, status: TenantStatus | undefined, limit: number): Promise<Tenant[]> {
+    return await this.history.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
+  }
+
+  /** `all`: every tenant; else those that are suspended or have origins of their own. */
+  async load(all: boolean): Promise<TenantState[]> {
+    return await this.pool.rows<StateRow>(LOAD, [all]);
+  }
+
+  /** What was written by the transaction `since` (an xid8 as text) or a later one. */
+  async changed(since: string): Promise<TenantState[]> {
+    return await this.pool.rows<StateRow>(CHANGED, [since]);
+  }
+}
+
+const valuesOf = ({ name, status, keptDays, corsOrigins }: TenantSettings): unknown[] => [
+  name,
+  status,
+  keptDays,
+  corsOrigins,
+];
