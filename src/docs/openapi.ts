@@ -155,8 +155,10 @@ function contentOf(content: Content, schemas: JsonSchemas): [mediaType: string, 
 export function problemsOf({ access, body, problems }: Operation): ErrorCode[] {
   const codes = new Set<ErrorCode>(['token_in_query', 'internal', ...problems]);
   const add = (...more: ErrorCode[]) => more.forEach((code) => codes.add(code));
-  if (access !== 'public') add('validation_failed', 'token_missing', 'token_invalid');
-  if (access === 'user') add('not_for_services');
+  if (access !== 'public') {
+    add('validation_failed', 'token_missing', 'token_invalid', 'tenant_suspended', 'tenant_unknown');
+  }
+  if (access === 'user') add('not_for_services', 'credentials_conflict', 'origin_refused');
   else if (access !== 'public') add('scope_missing');
   if (body !== undefined) add('malformed_json', 'body_too_large', 'unsupported_media_type');
   return [...codes].toSorted((a, b) => ERRORS[a].status - ERRORS[b].status);

@@ -27,6 +27,9 @@ export interface MaintenanceReport {
   floorsRaised: number;
   partitionsDropped: number;
   idempotencyKeysForgotten: number;
+  revocationsForgotten: number;
+  streamOrdersForgotten: number;
+  streamTicketsForgotten: number;
   devicesForgotten: number;
   connectionsForgotten: number;
   connectionsEnded: number;
@@ -102,6 +105,9 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       floorsRaised: 0,
       partitionsDropped: 0,
       idempotencyKeysForgotten: 0,
+      revocationsForgotten: 0,
+      streamOrdersForgotten: 0,
+      streamTicketsForgotten: 0,
       devicesForgotten: 0,
       connectionsForgotten: 0,
       connectionsEnded: 0,
@@ -148,6 +154,9 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       'sweep',
       async () => void (report.idempotencyKeysForgotten = await sweep.idempotencyKeys()),
     );
+    await attempt('sweep', async () => void (report.revocationsForgotten = await sweep.revocations()));
+    await attempt('sweep', async () => void (report.streamOrdersForgotten = await sweep.streamOrders()));
+    await attempt('sweep', async () => void (report.streamTicketsForgotten = await sweep.streamTickets()));
     await attempt('sweep', async () => void (report.connectionsEnded = await sweep.lostConnections()));
     await attempt('sweep', async () => void (report.connectionsForgotten = await sweep.endedConnections()));
     await attempt('sweep', async () => void (report.devicesForgotten = await sweep.devices()));

@@ -26,6 +26,21 @@ with gone as (
 select count(*)::int as gone from gone`,
 };
 
+/* A revocation outlives the last of its tokens by far more than the clock difference that is forgiven. */
+const ended = (table: 'revocations' | 'stream_orders' | 'stream_tickets', grace: string): Statement => ({
+  name: `sweep_${table}`,
+  text: `
+with gone as (
+  delete from ${table} where ctid = any (array(
+    select ctid from ${table} where expires_at < now() - interval '${grace}' limit $1 for update skip locked))
+  returning 1
+)
+select count(*)::int as gone from gone`,
+});
+const REVOCATIONS = ended('revocations', '1 hour');
+const STREAM_ORDERS = ended('stream_orders', '0');
+const STREAM_TICKETS = ended('stream_tickets', '0');
+
 /** The time inside a position, in SQL. */
 const timeOf = (position: string) =>
   `to_timestamp((${position} / ${POSITIONS_PER_MS} + ${EPOCH_MS}) / 1000.0)`;
@@ -117,6 +132,18 @@ export class SweepStore {
 
   async idempotencyKeys(olderThanHours: number, limit: number): Promise<number> {
     return await this.#count(KEYS, [olderThanHours, limit]);
+  }
+
+  async revocations(limit: number): Promise<number> {
+    return await this.#count(REVOCATIONS, [limit]);
+  }
+
+  async streamOrders(limit: number): Promise<number> {
+    return await this.#count(STREAM_ORDERS, [limit]);
+  }
+
+  async streamTickets(limit: number): Promise<number> {
+    return await this.#count(STREAM_TICKETS, [limit]);
   }
 
   /** For a page of tenants by key, at most `limit` devices of each. */

@@ -18,6 +18,18 @@ export class Sweep {
     return await this.#untilFew(() => this.store.idempotencyKeys(this.config.IDEMPOTENCY_WINDOW_HOURS, ROWS));
   }
 
+  async revocations(): Promise<number> {
+    return await this.#untilFew(() => this.store.revocations(ROWS));
+  }
+
+  async streamOrders(): Promise<number> {
+    return await this.#untilFew(() => this.store.streamOrders(ROWS));
+  }
+
+  async streamTickets(): Promise<number> {
+    return await this.#untilFew(() => this.store.streamTickets(ROWS));
+  }
+
   async devices(): Promise<number> {
     return await this.#tenants((after) =>
       this.store.devices(after, TENANTS, this.config.DEVICE_IDLE_DAYS, ROWS),

@@ -50,6 +50,42 @@ async function nodeRow(name: string, started: string, seen: string): Promise<voi
   );
 }
 
+describe('revocations, orders to streams and tickets', () => {
+  test('are forgotten when they have ended, a revocation an hour later', async () => {
+    for (const end of ['-61 minutes', '-59 minutes', '1 minute']) {
+      await log.database.query(
+        `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
+         values ('acme', gen_random_uuid(), 'token', $1::text, now() + $1::text::interval)`,
+        [end],
+      );
+    }
+    for (const end of ['-1 second', '1 minute']) {
+      await log.database.query(
+        `insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+         values ('acme', gen_random_uuid(), 'disconnect', $1::text, now() + $1::text::interval)`,
+        [end],
+      );
+      await log.database.query(
+        `insert into stream_tickets (tenant_id, hash, principal, expires_at)
+         values ('acme', convert_to($1::text, 'UTF8'), $1::text, now() + $1::text::interval)`,
+        [end],
+      );
+    }
+    expect(await runOnce()).toMatchObject({
+      revocationsForgotten: 1,
+      streamOrdersForgotten: 1,
+      streamTicketsForgotten: 1,
+      failed: [],
+    });
+    expect(await column('select subject as it from revocations order by expires_at')).toEqual([
+      '-59 minutes',
+      '1 minute',
+    ]);
+    expect(await column('select user_id as it from stream_orders')).toEqual(['1 minute']);
+    expect(await column('select principal as it from stream_tickets')).toEqual(['1 minute']);
+  });
+});
+
 describe('idempotency keys', () => {
   test('are forgotten after their window and not before', async () => {
     await key('old', '24 hours 1 minute');

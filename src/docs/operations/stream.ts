@@ -1,4 +1,5 @@
 import { ackSchema } from '../../ledger/acks.schema.ts';
+import { renewalSchema, renewedSchema } from '../../stream/renewals.schema.ts';
 import { streamQuerySchema } from '../../stream/stream.query.ts';
 import type { Operation } from '../operation.ts';
 import { streamEvents } from '../stream-events.ts';
@@ -81,5 +82,47 @@ there. Cumulative, never backwards, harmless when repeated. Committed before it 
       'database_unavailable',
       'keys_unavailable',
     ],
+  },
+  {
+    method: 'post',
+    path: '/v1/stream/renewals',
+    id: 'renewStream',
+    tag: 'Stream',
+    summary: 'Keep a stream open with a new token',
+    description: `A stream ends with its token; \`expiring\` says so a minute before. With a new token of the same
+user and tenant it goes on, without a cut. Topics may be others: those gained begin now, those lost end now. 202 once
+it is stored; the node that holds the stream applies it within a second.`,
+    access: 'user',
+    body: {
+      schema: renewalSchema,
+      examples: {
+        default: {
+          summary: 'The id is from `sync`',
+          value: {
+            connectionId: '019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911',
+            token: 'eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ1LTQyIn0.c2lnbmF0dXJl',
+          },
+        },
+      },
+    },
+    answers: [
+      {
+        status: 202,
+        description: 'The renewal is stored.',
+        content: [
+          {
+            mediaType: 'application/json',
+            schema: renewedSchema,
+            examples: {
+              default: {
+                summary: 'The new end',
+                value: { tokenExpiresAt: '2026-11-22T18:00:00.000Z' },
+              },
+            },
+          },
+        ],
+      },
+    ],
+    problems: ['not_found', 'subject_mismatch', 'database_unavailable', 'keys_unavailable'],
   },
 ];
