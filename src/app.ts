@@ -20,6 +20,8 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
     bodyLimit: config.MAX_REQUEST_BYTES,
     // Streams are ended one by one with a `bye`; what is idle then may go.
     forceCloseConnections: 'idle',
+    // Its own 503 has neither our form nor Retry-After; a caller who comes too late is told so by the route.
+    return503OnClosing: false,
     // Whose X-Forwarded-For is believed; by default nobody's.
     trustProxy: config.TRUSTED_PROXIES.length > 0 ? [...config.TRUSTED_PROXIES] : false,
     // Logging is ours (src/logging), and so is the request id.

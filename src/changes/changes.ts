@@ -59,12 +59,16 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
    * gone away since that commit, with a later look.
    */
   async now(): Promise<void> {
-    // A look that is under way may have read before that commit; callers that wait meanwhile share the one after it.
-    this.#next ??= (this.#looking ?? Promise.resolve()).then(async () => {
-      this.#next = undefined;
-      await this.#poll();
-    });
+    // Callers that wait for the same look share the one after it.
+    this.#next ??= this.#lookAfter(this.#looking);
     await this.#next;
+  }
+
+  /** A look that is under way may have read before the commit that the caller means. */
+  async #lookAfter(looking: Promise<void> | undefined): Promise<void> {
+    await looking;
+    this.#next = undefined;
+    await this.#poll();
   }
 
   async #poll(): Promise<void> {

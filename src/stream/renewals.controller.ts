@@ -6,16 +6,16 @@ import { Tokens } from '../auth/tokens.ts';
 import { Changes } from '../changes/changes.ts';
 import { Problem } from '../errors.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
+import { Hubs } from './hubs.ts';
 import { renewalSchema } from './renewals.schema.ts';
 import { StreamOrdersStore } from './stream-orders.store.ts';
-import { Streams } from './streams.ts';
 
 /** A new token for an open stream, so that it need not end with the old one. */
 @Controller('v1/stream/renewals')
 export class RenewalsController {
   constructor(
     private readonly tokens: Tokens,
-    private readonly streams: Streams,
+    private readonly hubs: Hubs,
     private readonly orders: StreamOrdersStore,
     private readonly changes: Changes,
   ) {}
@@ -37,7 +37,7 @@ export class RenewalsController {
 
     const { tenantId, subject: user } = caller;
     const connection =
-      this.streams.find(tenantId, user, connectionId) ??
+      this.hubs.find(tenantId, user, connectionId)?.subscriber ??
       (await this.orders.openConnection(tenantId, connectionId));
     if (connection === undefined || connection.user !== user) {
       throw new Problem('not_found', 'No stream of this user with this connectionId is open.');

@@ -4,8 +4,10 @@ import { ChangesModule } from '../changes/changes.module.ts';
 import { LedgerModule } from '../ledger/ledger.module.ts';
 import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
+import { Hubs } from './hubs.ts';
 import { RenewalsController } from './renewals.controller.ts';
 import { StreamController } from './stream.controller.ts';
+import { StreamControl } from './stream-control.ts';
 import { StreamOrders } from './stream-orders.ts';
 import { StreamOrdersStore } from './stream-orders.store.ts';
 import { Streams } from './streams.ts';
@@ -13,7 +15,7 @@ import { Streams } from './streams.ts';
 @Module({
   imports: [AuthModule, ChangesModule, LedgerModule],
   controllers: [StreamController, RenewalsController],
-  providers: [Streams, StreamOrders, StreamOrdersStore, Arrivals, Backlog],
+  providers: [Streams, Hubs, StreamControl, StreamOrders, StreamOrdersStore, Arrivals, Backlog],
   exports: [Streams, StreamOrdersStore],
 })
 export class StreamModule {}

@@ -7,7 +7,7 @@ import { Admission } from '../auth/admission.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
 import { Draining } from '../health/draining.ts';
-import type { TenantId, UserId } from '../identifiers.ts';
+import type { TenantId } from '../identifiers.ts';
 import type { Arrived, StartFrom } from '../ledger/arrivals.store.ts';
 import { Ledger } from '../ledger/ledger.ts';
 import { NodesStore } from '../ledger/nodes.store.ts';
@@ -19,10 +19,9 @@ import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
 import { Connection } from './connection.ts';
 import { byeFrame, jittered, syncFrame, type ByeReason } from './frames.ts';
-import { StreamOrders } from './stream-orders.ts';
-import type { StoredOrder } from './stream-orders.store.ts';
+import { Hubs } from './hubs.ts';
 import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';
-import { addressOfUser, type Tail } from './tail.ts';
+import type { Tail } from './tail.ts';
 import { TenantHub } from './tenant-hub.ts';
 
 /** A client that asks for its stream: who it is by its token, and what it wants. */
@@ -42,12 +41,11 @@ const HOLE_ROWS = 5_000;
 @Injectable()
 export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   readonly counts = new DeliveryCounts();
-  readonly #hubs = new Map<TenantId, TenantHub<Connection>>();
   readonly #logger = new Logger(Streams.name);
   #open = 0;
   #tailWeight = 0;
   #timers: NodeJS.Timeout[] = [];
-  #subscriptions: Subscription[] = [];
+  #committed: Subscription | undefined;
   #polling = false;
   #databaseAway = false;
   #allClosed: (() => void) | undefined;
@@ -63,16 +61,12 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     private readonly nodes: NodesStore,
     private readonly draining: Draining,
     private readonly admission: Admission,
-    private readonly orders: StreamOrders,
+    private readonly hubs: Hubs,
     @Inject(CONFIG) readonly config: Config,
   ) {}
 
   async onModuleInit(): Promise<void> {
-    this.#subscriptions = [
-      this.ingest.committed.subscribe((batch) => this.#hubs.get(batch.tenantId)?.offer(batch)),
-      this.admission.changed.subscribe((tenantId) => this.#admitAgain(tenantId)),
-      this.orders.received.subscribe((order) => this.#obey(order)),
-    ];
+    this.#committed = this.ingest.committed.subscribe((batch) => this.hubs.get(batch.tenantId)?.offer(batch));
     await this.nodes.started(this.config.NODE_NAME);
     this.#timers = [
       setInterval(() => this.#tick(), TICK_MS),
@@ -106,11 +100,6 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     }
   }
 
-  /** The open stream of a user on this node that its client knows by this id, or history. */
-  find(tenantId: TenantId, user: UserId, connectionId: string): Subscriber | undefined {
-    return this.#connection(tenantId, user, connectionId)?.subscriber;
-  }
-
   readAfter(tenantId: TenantId, position: Position) {
     return this.reads.allAfter(tenantId, position, {
       rows: HOLE_ROWS,
@@ -141,8 +130,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   closed(subscriber: Subscriber, position: Position, reason: EndReason): void {
     this.ledger.ended(subscriber, this.clock.now(), position, reason);
     this.metrics.streamsEnded.inc({ reason });
-    const hub = this.#hubs.get(subscriber.tenantId);
-    if (hub?.connections.size === 0) this.#hubs.delete(subscriber.tenantId);
+    const hub = this.hubs.get(subscriber.tenantId);
+    if (hub?.connections.size === 0) this.hubs.delete(subscriber.tenantId);
     this.#left();
   }
 
@@ -150,7 +139,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   async poll(): Promise<void> {
     if (this.#polling) return;
     this.#polling = true;
-    const known = new Map([...this.#hubs.values()].map((hub) => [hub, hub.tail.head]));
+    const known = new Map([...this.hubs.values()].map((hub) => [hub, hub.tail.head]));
     const askedAt = Date.now();
     try {
       // Also without tenants: the answer tells the database's time.
@@ -183,11 +172,11 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
     // What waits for a database that does not answer must not cost the streams their `bye`.
     await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
-    for (const subscription of this.#subscriptions) subscription.unsubscribe();
+    this.#committed?.unsubscribe();
     const closed = new Promise<void>((resolve) => {
       this.#allClosed = resolve;
     });
-    const all = [...this.#hubs.values()].flatMap((hub) => [...hub.connections]);
+    const all = [...this.hubs.values()].flatMap((hub) => [...hub.connections]);
     const spread = this.config.SHUTDOWN_SPREAD_SECONDS * 1_000;
     all.forEach((connection, index) =>
       connection.end(
@@ -214,10 +203,10 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       caller,
       autoAck,
     };
-    let hub = this.#hubs.get(tenantId);
+    let hub = this.hubs.get(tenantId);
     if (hub === undefined) {
       hub = new TenantHub(tenantId, head, this);
-      this.#hubs.set(tenantId, hub);
+      this.hubs.set(tenantId, hub);
     }
     const openedAt = this.clock.now();
     const connection = new Connection(subscriber, openedAt, start, head, socket, hub, this);
@@ -244,44 +233,6 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     connection.tick(Date.now());
   }
 
-  #connection(tenantId: TenantId, user: UserId, connectionId: string): Connection | undefined {
-    for (const connection of this.#hubs.get(tenantId)?.recipients(addressOfUser(user)) ?? [])
-      if (connection.isKnownAs(connectionId)) return connection;
-    return undefined;
-  }
-
-  /** Something was revoked, suspended or registered otherwise: whom would it not let in any more? */
-  #admitAgain(tenantId: TenantId | 'all'): void {
-    const hubs = tenantId === 'all' ? [...this.#hubs.values()] : [this.#hubs.get(tenantId)];
-    for (const connection of hubs.flatMap((hub) => [...(hub?.connections ?? [])]))
-      if (this.admission.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
-  }
-
-  #obey(order: StoredOrder): void {
-    const hub = this.#hubs.get(order.tenantId);
-    if (hub === undefined) return;
-    if (order.kind === 'renew') {
-      const { expiresAt, topics, ...token } = order.renewed;
-      const caller = { tenantId: order.tenantId, subject: order.user, ...token };
-      this.#connection(order.tenantId, order.user, order.connectionId)?.renew(
-        { topics, tokenExpiresAt: expiresAt, caller },
-        order.at,
-        randomUUID(),
-      );
-      return;
-    }
-    const meant =
-      order.kind === 'disconnect'
-        ? [...hub.recipients(addressOfUser(order.user))]
-        : [...hub.connections].filter((connection) => connection.isKnownAs(order.connectionId));
-    // An order that is heard late, after the database was away, does not mean who has come since.
-    for (const connection of meant) if (connection.openedAt <= order.at) this.#revoke(connection);
-  }
-
-  #revoke(connection: Connection): void {
-    connection.end('revoked', jittered(this.config.STREAM_RETRY_MS));
-  }
-
   #left(): void {
     this.#open -= 1;
     this.metrics.connections.set(this.#open);
@@ -296,7 +247,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
 
   #restartTenant(hub: TenantHub<Connection>): void {
     this.#logger.warn(`the log of tenant ${hub.tenantId} went back: its streams start anew`);
-    this.#hubs.delete(hub.tenantId);
+    this.hubs.delete(hub.tenantId);
     for (const connection of hub.connections)
       connection.end('unavailable', jittered(this.config.STREAM_RETRY_MS));
   }
@@ -304,7 +255,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   #tick(): void {
     const now = Date.now();
     this.#tailWeight = 0;
-    for (const hub of this.#hubs.values()) {
+    for (const hub of this.hubs.values()) {
       this.#tailWeight += hub.tail.weight;
       for (const connection of hub.connections) connection.tick(now);
     }
