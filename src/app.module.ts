@@ -1,6 +1,7 @@
 import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { APP_FILTER } from '@nestjs/core';
 import type { DestinationStream } from 'pino';
+import { AdminModule } from './admin/admin.module.ts';
 import { AuthModule } from './auth/auth.module.ts';
 import { ChangesModule } from './changes/changes.module.ts';
 import { CONFIG, type Config } from './config.ts';
@@ -45,6 +46,7 @@ export class AppModule {
         NotificationsModule,
         HistoryModule,
         StreamModule,
+        AdminModule,
         MaintenanceModule,
         DocsModule,
       ],

@@ -36,6 +36,10 @@ export const HEADERS = {
     description: 'Seconds to wait before the next try.',
     schema: { type: 'integer', minimum: 0 },
   },
+  'Set-Cookie': {
+    description: 'The session cookie `__Host-tidings`, or its removal (RFC 6265).',
+    schema: { type: 'string' },
+  },
   'WWW-Authenticate': {
     description: 'The `Bearer` challenge of RFC 6750: which check failed, or which scope is needed.',
     schema: { type: 'string' },

@@ -71,7 +71,7 @@ function describe(operation: Operation, schemas: JsonSchemas, problem: object): 
       ? {}
       : {
           requestBody: {
-            required: true,
+            required: body.required ?? true,
             content: {
               'application/json': { schema: schemas.convert(body.schema, 'input'), examples: body.examples },
             },

@@ -41,7 +41,12 @@ export interface Operation {
   readonly query?: Fields;
   readonly pathParameters?: Fields;
   readonly headers?: readonly RequestHeaderName[];
-  readonly body?: { readonly schema: z.ZodType; readonly examples: Examples };
+  readonly body?: {
+    readonly schema: z.ZodType;
+    readonly examples: Examples;
+    /** False: without a body the request means the same as with an empty object. Default: true. */
+    readonly required?: boolean;
+  };
   readonly answers: readonly Answer[];
   readonly problems: readonly ErrorCode[];
 }

@@ -5,7 +5,7 @@ import { operations } from '../../src/docs/operations/operations.ts';
 import { problemSchema } from '../../src/docs/problem.schema.ts';
 import { streamEvents } from '../../src/docs/stream-events.ts';
 import { startService, type Service } from '../support/app.ts';
-import { publish } from '../support/api.ts';
+import { get, publish } from '../support/api.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
@@ -39,7 +39,8 @@ async function call(path: string, { method = 'get', token, headers = {}, body, u
   const operation = operations.find((each) => each.path === path && each.method === method);
   if (operation === undefined) throw new Error(`${method} ${path} is not documented`);
   const response = await fetch(`${service.url}${url}`, {
-    method,
+    // The standard corrects the case of some methods, and PATCH is not among them.
+    method: method.toUpperCase(),
     headers: {
       ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
       ...(body === undefined ? {} : { 'content-type': 'application/json' }),
@@ -160,9 +161,69 @@ describe('an answer that went well is as documented', () => {
     for (const line of text.trimEnd().split('\n')) historyItemSchema.parse(JSON.parse(line));
   });
 
+  test('to everything about a session, tickets and renewals', async () => {
+    const post = { method: 'post', token: user } as const;
+    expect((await call('/v1/session', post)).status).toBe(204);
+    expect((await call('/v1/session', { method: 'delete' })).status).toBe(204);
+    expect((await call('/v1/stream/tickets', { ...post, body: { device: 'tv' } })).status).toBe(201);
+    const stream = await StreamClient.open(service.url, user);
+    const { connectionId } = await stream.untilEvent('sync');
+    const body = { connectionId, token: userToken({ expiresInSeconds: 7200 }) };
+    expect((await call('/v1/stream/renewals', { ...post, body })).status).toBe(202);
+    await stream.cut();
+  });
+
+  test('to everything that administrators and operators do', async () => {
+    const token = serviceToken({ client: 'root', scope: 'tenants:admin operations:write history:read' });
+    const ok = async (method: string, path: string, body?: unknown, url?: string) => {
+      const answer = await call(path, {
+        method,
+        token,
+        ...(body === undefined ? {} : { body }),
+        ...(url === undefined ? {} : { url }),
+      });
+      expect({ path, method, text: answer.text, status: answer.status }).toMatchObject({
+        status: method === 'delete' || path.endsWith('disconnect') ? 204 : method === 'post' ? 201 : 200,
+      });
+      return answer.text === '' ? {} : (JSON.parse(answer.text) as Record<string, unknown>);
+    };
+    await ok('post', '/v1/tenants', { id: 'documented', name: 'Documented' });
+    await ok('get', '/v1/tenants');
+    const tenant = '/v1/tenants/documented';
+    await ok('patch', '/v1/tenants/{id}', { status: 'suspended' }, tenant);
+    await ok('get', '/v1/tenants/{id}', undefined, tenant);
+    await ok('get', '/v1/tenants/{id}/audit', undefined, `${tenant}/audit`);
+    const { id } = await ok('post', '/v1/issuers', {
+      iss: 'https://id.documented.example/',
+      jwksUrl: 'https://id.documented.example/jwks',
+      audiences: ['tidings'],
+      tenant: 'documented',
+    });
+    const issuer = `/v1/issuers/${String(id)}`;
+    await ok('get', '/v1/issuers');
+    await ok('patch', '/v1/issuers/{id}', { status: 'disabled' }, issuer);
+    await ok('get', '/v1/issuers/{id}', undefined, issuer);
+    await ok('delete', '/v1/issuers/{id}', undefined, issuer);
+    await ok('post', '/v1/revocations', { user: 'gone' });
+    await ok('post', '/v1/revocations', { token: { jti: 'lost' } });
+    await ok('get', '/v1/revocations');
+    await ok('post', '/v1/users/{id}/disconnect', undefined, '/v1/users/gone/disconnect');
+    await ok('get', '/v1/audit');
+    const stream = await StreamClient.open(service.url, userToken({ user: 'closed' }));
+    const { connectionId } = await stream.untilEvent('sync');
+    const path = `/v1/connections/${String(connectionId)}`;
+    await eventually(async () =>
+      expect((await get(`${service.url}/v1/connections?user=closed`, token)).body).toMatchObject({
+        items: [{}],
+      }),
+    );
+    await ok('delete', '/v1/connections/{id}', undefined, path);
+    await stream.closed;
+  });
+
   test.each(
     operations
-      .filter(({ access, path }) => access === 'public' && !path.includes('{'))
+      .filter(({ method, access, path }) => method === 'get' && access === 'public' && !path.includes('{'))
       .map(({ path }) => [path]),
   )('to GET %s', async (path) => {
     expect((await call(path)).status).toBe(200);

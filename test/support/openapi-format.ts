@@ -60,7 +60,12 @@ export const openApiSchema = strict({
   tags: z.array(strict({ name: z.string(), description: z.string() })),
   paths: z.record(
     z.string().startsWith('/'),
-    strict({ get: operation.optional(), post: operation.optional(), delete: operation.optional() }),
+    strict({
+      get: operation.optional(),
+      post: operation.optional(),
+      patch: operation.optional(),
+      delete: operation.optional(),
+    }),
   ),
   components: strict({
     securitySchemes: z.record(

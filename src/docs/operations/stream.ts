@@ -56,7 +56,7 @@ status makes a browser's \`EventSource\` give up for ever.`,
         content: [{ mediaType: 'text/event-stream', text: EXAMPLE, events: streamEvents }],
       },
     ],
-    problems: [],
+    problems: ['ticket_invalid'],
   },
   {
     method: 'post',

@@ -1,0 +1,28 @@
+import { Module } from '@nestjs/common';
+import { AuditModule } from '../audit/audit.module.ts';
+import { ChangesModule } from '../changes/changes.module.ts';
+import { IssuersModule } from '../issuers/issuers.module.ts';
+import { RevocationsModule } from '../revocations/revocations.module.ts';
+import { StreamModule } from '../stream/stream.module.ts';
+import { TenantsModule } from '../tenants/tenants.module.ts';
+import { Acts } from './acts.ts';
+import { AuditController } from './audit.controller.ts';
+import { DisconnectsController } from './disconnects.controller.ts';
+import { IssuersController } from './issuers.controller.ts';
+import { OpenConnectionsStore } from './open-connections.store.ts';
+import { RevocationsController } from './revocations.controller.ts';
+import { TenantsController } from './tenants.controller.ts';
+
+/** What administrators and operators do, and the record of it. */
+@Module({
+  imports: [AuditModule, ChangesModule, IssuersModule, RevocationsModule, StreamModule, TenantsModule],
+  controllers: [
+    TenantsController,
+    IssuersController,
+    RevocationsController,
+    DisconnectsController,
+    AuditController,
+  ],
+  providers: [Acts, OpenConnectionsStore],
+})
+export class AdminModule {}

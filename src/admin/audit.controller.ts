@@ -1,0 +1,78 @@
+import { Controller, Get, Header, Param, Query } from '@nestjs/common';
+import { z } from 'zod';
+import type { AuditRecord } from '../audit/audit.ts';
+import { AuditStore } from '../audit/audit.store.ts';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { tenantIdSchema, type TenantId } from '../identifiers.ts';
+import { parseQuery } from '../json-body.ts';
+import { readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
+import { TenantsStore } from '../tenants/tenants.store.ts';
+import { auditQuerySchema } from './audit.schema.ts';
+import { nothingHere, pathId } from './path-id.ts';
+
+const place = z.tuple([z.uuid()]);
+
+/** What administrators did, newest first. */
+@Controller('v1')
+export class AuditController {
+  constructor(
+    private readonly audit: AuditStore,
+    private readonly tenants: TenantsStore,
+  ) {}
+
+  @Get('audit')
+  @Header('cache-control', 'no-store')
+  @RequireScope('history:read')
+  async ofOwnTenant(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
+    const { items, nextCursor } = await this.#page(tenantId, query, [tenantId, 'audit']);
+    return { items: items.map((record) => itemOf(record, isOf(tenantId, record))), nextCursor };
+  }
+
+  @Get('tenants/:id/audit')
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async ofTenant(@CurrentPrincipal() principal: Principal, @Param('id') id: string, @Query() query: unknown) {
+    const tenantId = pathId(tenantIdSchema, id, 'tenant');
+    const listing: Listing = [principal.tenantId, 'tenants', tenantId, 'audit'];
+    const { items, nextCursor } = await this.#page(tenantId, query, listing);
+    // The tenant of an administrator need not be one that was ever published to; what it did is shown all the same.
+    if (items.length === 0 && (await this.tenants.find(tenantId)) === undefined) throw nothingHere('tenant');
+    return { items: items.map((record) => itemOf(record, true)), nextCursor };
+  }
+
+  async #page(tenantId: TenantId, query: unknown, of: Listing) {
+    const { limit = DEFAULT_LIMIT, cursor, ...filters } = parseQuery(auditQuerySchema, query);
+    const { action, since, until } = filters;
+    const listing: Listing = [...of, action, since, until];
+    const before = cursor === undefined ? undefined : readCursor(listing, cursor, place)[0];
+    const found = await this.audit.page(tenantId, { action, since, until }, before, limit + 1);
+    const items = found.slice(0, limit);
+    const last = found.length > limit ? items.at(-1) : undefined;
+    return { items, nextCursor: last === undefined ? null : writeCursor(listing, [last.id]) };
+  }
+}
+
+/** A command is of no tenant; there is nothing about it that another one would show. */
+const isOf = (tenantId: TenantId, { actor }: AuditRecord): boolean =>
+  actor.tenantId === null || actor.tenantId === tenantId;
+
+/** `open`: who it was is shown. Otherwise nothing of the actor's own tenant is, and its request id is its own words. */
+function itemOf({ id, at, action, target, before, after, ...by }: AuditRecord, open: boolean) {
+  const { actor, remoteAddress, requestId } = by;
+  return {
+    id,
+    at,
+    action,
+    target,
+    actor: open ? actorOf(actor) : { kind: 'administrator' },
+    remoteAddress: open ? remoteAddress : null,
+    requestId: open ? requestId : null,
+    before,
+    after,
+  };
+}
+
+const actorOf = ({ tenantId: tenant, subject, issuer }: AuditRecord['actor']) =>
+  tenant === null ? { kind: 'command' } : { kind: 'service', tenant, subject, issuer };

@@ -1,0 +1,64 @@
+import { Body, Controller, Delete, HttpCode, Param, Post, Req } from '@nestjs/common';
+import type { FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { userIdSchema } from '../identifiers.ts';
+import { parseBody, refuseQuery } from '../json-body.ts';
+import { StreamOrdersStore } from '../stream/stream-orders.store.ts';
+import { Acts } from './acts.ts';
+import { OpenConnectionsStore } from './open-connections.store.ts';
+import { nothingHere, pathId } from './path-id.ts';
+
+const emptyBody = z.strictObject({});
+
+/** Closes streams of the caller's tenant, on whichever node they are. Their tokens stay good: clients may come back. */
+@Controller('v1')
+export class DisconnectsController {
+  constructor(
+    private readonly orders: StreamOrdersStore,
+    private readonly connections: OpenConnectionsStore,
+    private readonly acts: Acts,
+  ) {}
+
+  /** Also for a user who has no stream: whether there is one may change while the order is on its way. */
+  @Post('users/:id/disconnect')
+  @HttpCode(204)
+  @RequireScope('operations:write')
+  async disconnect(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+    @Body() body: unknown,
+  ): Promise<void> {
+    refuseQuery(request.query);
+    if (body !== undefined) parseBody(emptyBody, body);
+    const user = pathId(userIdSchema, id, 'user');
+    const { tenantId } = principal;
+    const act = { action: 'user.disconnect', tenantId } as const;
+    await this.acts.perform(principal, request, act, async (run) => {
+      await this.orders.insert(run, tenantId, { kind: 'disconnect', user });
+      return { result: undefined, change: { target: user, before: null, after: null } };
+    });
+  }
+
+  @Delete('connections/:id')
+  @HttpCode(204)
+  @RequireScope('operations:write')
+  async close(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+  ): Promise<void> {
+    refuseQuery(request.query);
+    const connectionId = pathId(z.uuid(), id, 'open connection');
+    const { tenantId } = principal;
+    const act = { action: 'connection.close', tenantId } as const;
+    await this.acts.perform(principal, request, act, async (run) => {
+      const before = await this.connections.find(run, tenantId, connectionId);
+      if (before === undefined) throw nothingHere('open connection');
+      await this.orders.insert(run, tenantId, { kind: 'close', connectionId });
+      return { result: undefined, change: { target: connectionId, before, after: null } };
+    });
+  }
+}

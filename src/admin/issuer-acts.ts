@@ -1,0 +1,60 @@
+import { randomUUIDv7 } from 'node:crypto';
+import type { Pool } from '../database/pool.ts';
+import { Problem } from '../errors.ts';
+import type { IssuersStore } from '../issuers/issuers.store.ts';
+import type { IssuerPatch, IssuerRegistration } from '../issuers/registration.schema.ts';
+import { newIssuer, patchedIssuer, type RegistrationRules } from '../issuers/registration.ts';
+import type { Outcome } from './acts.ts';
+import { issuerView, looksLike, type IssuerView } from './issuer-view.ts';
+import { nothingHere } from './path-id.ts';
+
+/* What the API and the command line do to the registry of issuers: each in one transaction with its record. */
+
+/** Throws Problem `issuer_exists`, `validation_failed`. */
+export async function registerIssuer(
+  run: Pool['rows'],
+  issuers: IssuersStore,
+  registration: IssuerRegistration,
+  rules: RegistrationRules,
+): Promise<Outcome<IssuerView, IssuerView>> {
+  const id = randomUUIDv7();
+  const record = await issuers.insert(run, id, newIssuer(id, registration, rules));
+  if (record === undefined) throw taken();
+  const after = issuerView(record);
+  return { result: after, change: { target: id, before: null, after } };
+}
+
+/** Throws Problem `not_found`, `issuer_exists`, `validation_failed`. */
+export async function changeIssuer(
+  run: Pool['rows'],
+  issuers: IssuersStore,
+  id: string,
+  patch: IssuerPatch,
+  rules: RegistrationRules,
+): Promise<Outcome<IssuerView, IssuerView>> {
+  const current = await issuers.lock(run, id);
+  if (current === undefined) throw nothingHere('issuer');
+  const before = issuerView(current);
+  const next = patchedIssuer(current, patch, rules);
+  // A secret cannot be compared, so one that is sent is always a new one.
+  if (typeof patch.secret !== 'string' && looksLike(current, next))
+    return { result: before, change: undefined };
+  const record = await issuers.update(run, id, next);
+  if (record === 'iss-taken') throw taken();
+  const after = issuerView(record);
+  return { result: after, change: { target: id, before, after } };
+}
+
+/** Throws Problem `not_found`. */
+export async function removeIssuer(
+  run: Pool['rows'],
+  issuers: IssuersStore,
+  id: string,
+): Promise<Outcome<undefined, IssuerView>> {
+  const current = await issuers.lock(run, id);
+  if (current === undefined) throw nothingHere('issuer');
+  await issuers.remove(run, id);
+  return { result: undefined, change: { target: id, before: issuerView(current), after: null } };
+}
+
+const taken = () => new Problem('issuer_exists', 'Another issuer with this iss is registered.');

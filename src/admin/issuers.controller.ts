@@ -1,0 +1,116 @@
+import {
+  Body,
+  Controller,
+  Delete,
+  Get,
+  Header,
+  HttpCode,
+  Inject,
+  Param,
+  Patch,
+  Post,
+  Query,
+  Req,
+  Res,
+} from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { CONFIG, type Config } from '../config.ts';
+import { IssuersStore } from '../issuers/issuers.store.ts';
+import { issuerPatchSchema, issuerRegistrationSchema } from '../issuers/registration.schema.ts';
+import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
+import { readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
+import { Acts } from './acts.ts';
+import { changeIssuer, registerIssuer, removeIssuer } from './issuer-acts.ts';
+import { issuerView, type IssuerView } from './issuer-view.ts';
+import { issuersQuerySchema } from './issuers.schema.ts';
+import { nothingHere, pathId } from './path-id.ts';
+
+const place = z.tuple([z.uuid()]);
+
+/** Who may sign tokens. An issuer belongs to no tenant; what is done to it is recorded in that of the actor. */
+@Controller('v1/issuers')
+export class IssuersController {
+  constructor(
+    private readonly issuers: IssuersStore,
+    private readonly acts: Acts,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  @Get()
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
+    const { limit = DEFAULT_LIMIT, cursor } = parseQuery(issuersQuerySchema, query);
+    const listing: Listing = [tenantId, 'issuers'];
+    const after = cursor === undefined ? undefined : readCursor(listing, cursor, place)[0];
+    const found = await this.issuers.page(after, limit + 1);
+    const items = found.slice(0, limit).map(issuerView);
+    const last = found.length > limit ? items.at(-1) : undefined;
+    return { items, nextCursor: last === undefined ? null : writeCursor(listing, [last.id]) };
+  }
+
+  @Post()
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async register(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Res({ passthrough: true }) reply: FastifyReply,
+    @Body() body: unknown,
+  ): Promise<IssuerView> {
+    refuseQuery(request.query);
+    const registration = parseBody(issuerRegistrationSchema, body);
+    const act = { action: 'issuer.create', tenantId: principal.tenantId } as const;
+    const issuer = await this.acts.perform(principal, request, act, (run) =>
+      registerIssuer(run, this.issuers, registration, this.config),
+    );
+    reply.header('location', `/v1/issuers/${issuer.id}`);
+    return issuer;
+  }
+
+  @Get(':id')
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async find(@Param('id') id: string, @Query() query: unknown): Promise<IssuerView> {
+    refuseQuery(query);
+    const record = await this.issuers.find(pathId(z.uuid(), id, 'issuer'));
+    if (record === undefined) throw nothingHere('issuer');
+    return issuerView(record);
+  }
+
+  @Patch(':id')
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async change(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+    @Body() body: unknown,
+  ): Promise<IssuerView> {
+    refuseQuery(request.query);
+    const issuerId = pathId(z.uuid(), id, 'issuer');
+    const patch = parseBody(issuerPatchSchema, body);
+    const act = { action: 'issuer.update', tenantId: principal.tenantId } as const;
+    return await this.acts.perform(principal, request, act, (run) =>
+      changeIssuer(run, this.issuers, issuerId, patch, this.config),
+    );
+  }
+
+  @Delete(':id')
+  @HttpCode(204)
+  @RequireScope('tenants:admin')
+  async remove(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+  ): Promise<void> {
+    refuseQuery(request.query);
+    const issuerId = pathId(z.uuid(), id, 'issuer');
+    const act = { action: 'issuer.delete', tenantId: principal.tenantId } as const;
+    await this.acts.perform(principal, request, act, (run) => removeIssuer(run, this.issuers, issuerId));
+  }
+}

@@ -1,0 +1,90 @@
+import { Body, Controller, Get, Header, Inject, Post, Query, Req } from '@nestjs/common';
+import type { FastifyRequest } from 'fastify';
+import type { z } from 'zod';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { CONFIG, type Config } from '../config.ts';
+import { Problem } from '../errors.ts';
+import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
+import { connectionPlace, readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
+import {
+  RevocationsStore,
+  type RevocationRecord,
+  type RevocationRequest,
+} from '../revocations/revocations.store.ts';
+import { Acts } from './acts.ts';
+import { newRevocationSchema, revocationsQuerySchema } from './revocations.schema.ts';
+
+/** Tokens that are refused before their time, in the tenant of the caller. */
+@Controller('v1/revocations')
+export class RevocationsController {
+  constructor(
+    private readonly revocations: RevocationsStore,
+    private readonly acts: Acts,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  @Get()
+  @Header('cache-control', 'no-store')
+  @RequireScope('history:read', 'operations:write')
+  async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
+    const { limit = DEFAULT_LIMIT, cursor } = parseQuery(revocationsQuerySchema, query);
+    const listing: Listing = [tenantId, 'revocations'];
+    const after = cursor === undefined ? undefined : readCursor(listing, cursor, connectionPlace);
+    const found = await this.revocations.page(tenantId, after, limit + 1);
+    const items = found.slice(0, limit);
+    const last = found.length > limit ? items.at(-1) : undefined;
+    return {
+      items: items.map(viewOf),
+      nextCursor: last === undefined ? null : writeCursor(listing, last.place),
+    };
+  }
+
+  @Post()
+  @Header('cache-control', 'no-store')
+  @RequireScope('operations:write')
+  async revoke(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Body() body: unknown,
+  ) {
+    refuseQuery(request.query);
+    const wanted = requestOf(parseBody(newRevocationSchema, body));
+    const { tenantId } = principal;
+    const act = { action: 'revocation.create', tenantId } as const;
+    return await this.acts.perform(principal, request, act, async (run) => {
+      const record = await this.revocations.insert(
+        run,
+        tenantId,
+        wanted,
+        this.config.MAX_TOKEN_LIFETIME_DAYS,
+      );
+      if (record === undefined) throw outOfTime(wanted);
+      const after = viewOf(record);
+      return { result: after, change: { target: record.id, before: null, after } };
+    });
+  }
+}
+
+function requestOf({ token, user, issuedBefore }: z.infer<typeof newRevocationSchema>): RevocationRequest {
+  if (token !== undefined) return { kind: 'token', jti: token.jti, expiresAt: token.expiresAt };
+  if (user !== undefined) return { kind: 'user', user, issuedBefore };
+  throw new Error('the schema lets nothing else through');
+}
+
+/** By the database's clock, which only the statement knows. */
+function outOfTime({ kind }: RevocationRequest): Problem {
+  const fault =
+    kind === 'user'
+      ? { pointer: '/issuedBefore', detail: 'is not in the future' }
+      : {
+          pointer: '/token/expiresAt',
+          detail: 'is in the future: a token that has ended need not be revoked',
+        };
+  return new Problem('validation_failed', 'The body is not valid.', { errors: [fault] });
+}
+
+function viewOf({ id, revoked, createdAt, expiresAt }: RevocationRecord) {
+  return { id, ...revoked, createdAt, expiresAt };
+}

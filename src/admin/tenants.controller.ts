@@ -1,0 +1,114 @@
+import { isDeepStrictEqual } from 'node:util';
+import { Body, Controller, Get, Header, Param, Patch, Post, Query, Req, Res } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { Problem } from '../errors.ts';
+import { tenantIdSchema } from '../identifiers.ts';
+import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
+import { readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
+import { TenantsStore, type Tenant, type TenantSettings } from '../tenants/tenants.store.ts';
+import { Acts, type Outcome } from './acts.ts';
+import { nothingHere, pathId } from './path-id.ts';
+import {
+  newTenantSchema,
+  tenantPatchSchema,
+  tenantsQuerySchema,
+  type TenantPatch,
+} from './tenants.schema.ts';
+
+const place = z.tuple([tenantIdSchema]);
+
+/** The tenants of the installation. Here the tenant is the object of the act, and stands in the path. */
+@Controller('v1/tenants')
+export class TenantsController {
+  constructor(
+    private readonly tenants: TenantsStore,
+    private readonly acts: Acts,
+  ) {}
+
+  @Get()
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
+    const { status, limit = DEFAULT_LIMIT, cursor } = parseQuery(tenantsQuerySchema, query);
+    const listing: Listing = [tenantId, 'tenants', status];
+    const after = cursor === undefined ? '' : readCursor(listing, cursor, place)[0];
+    const found = await this.tenants.page(after, status, limit + 1);
+    const items = found.slice(0, limit);
+    const last = found.length > limit ? items.at(-1) : undefined;
+    return { items, nextCursor: last === undefined ? null : writeCursor(listing, [last.id]) };
+  }
+
+  @Post()
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async create(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Res({ passthrough: true }) reply: FastifyReply,
+    @Body() body: unknown,
+  ): Promise<Tenant> {
+    refuseQuery(request.query);
+    const { id, name = null, keptDays = null, corsOrigins = [] } = parseBody(newTenantSchema, body);
+    const settings: TenantSettings = { name, status: 'active', keptDays, corsOrigins };
+    const act = { action: 'tenant.create', tenantId: id } as const;
+    const tenant = await this.acts.perform(principal, request, act, async (run) => {
+      const result = await this.tenants.create(run, id, settings);
+      if (result === undefined) throw new Problem('tenant_exists', `The tenant ${id} exists.`);
+      return { result, change: { target: id, before: null, after: result } };
+    });
+    reply.header('location', `/v1/tenants/${id}`);
+    return tenant;
+  }
+
+  @Get(':id')
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async find(@Param('id') id: string, @Query() query: unknown): Promise<Tenant> {
+    refuseQuery(query);
+    const tenant = await this.tenants.find(pathId(tenantIdSchema, id, 'tenant'));
+    if (tenant === undefined) throw nothingHere('tenant');
+    return tenant;
+  }
+
+  @Patch(':id')
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async change(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+    @Body() body: unknown,
+  ): Promise<Tenant> {
+    refuseQuery(request.query);
+    const tenantId = pathId(tenantIdSchema, id, 'tenant');
+    const patch = parseBody(tenantPatchSchema, body);
+    const act = { action: 'tenant.update', tenantId } as const;
+    return await this.acts.perform(principal, request, act, async (run): Promise<Outcome<Tenant>> => {
+      const before = await this.tenants.lock(run, tenantId);
+      if (before === undefined) throw nothingHere('tenant');
+      const settings = patched(before, patch);
+      if (settings === undefined) return { result: before, change: undefined };
+      const after = await this.tenants.update(run, tenantId, settings);
+      return { result: after, change: { target: tenantId, before, after } };
+    });
+  }
+}
+
+/** Undefined: the patch changes nothing. */
+function patched(
+  { name, status, keptDays, corsOrigins }: Tenant,
+  patch: TenantPatch,
+): TenantSettings | undefined {
+  const before: TenantSettings = { name, status, keptDays, corsOrigins };
+  const after: TenantSettings = {
+    name: patch.name === undefined ? name : patch.name,
+    status: patch.status ?? status,
+    keptDays: patch.keptDays === undefined ? keptDays : patch.keptDays,
+    corsOrigins: patch.corsOrigins === undefined ? corsOrigins : (patch.corsOrigins ?? []),
+  };
+  return isDeepStrictEqual(before, after) ? undefined : after;
+}

@@ -1,0 +1,62 @@
+import { z } from 'zod';
+import { tenantIdSchema } from '../identifiers.ts';
+import { originSchema } from '../tenants/origin.ts';
+import { TENANT_STATUSES } from '../tenants/tenants.store.ts';
+import { cursor, limit, pageOf, time } from './page.schema.ts';
+
+const name = z
+  .string()
+  .min(1)
+  .max(200)
+  .refine(
+    (text) => text.isWellFormed() && !/\p{Cc}/u.test(text),
+    'has no control characters and no lone surrogates',
+  )
+  .meta({ description: 'For people.' });
+const keptDays = z.int().min(1).max(3_650).meta({
+  description: 'How many days its notifications and their history are kept; null: `RETENTION_DAYS`.',
+});
+const corsOrigins = z
+  .array(originSchema)
+  .max(100)
+  .refine((origins) => new Set(origins).size === origins.length, 'names one origin twice')
+  .meta({ description: 'Origins that its pages are served from, beside `CORS_ORIGINS`.' });
+const status = z.enum(TENANT_STATUSES).meta({
+  description: '`suspended`: every request and open stream of the tenant is refused; nothing is lost.',
+});
+
+export const newTenantSchema = z
+  .strictObject({
+    id: tenantIdSchema,
+    name: name.nullable().optional(),
+    keptDays: keptDays.nullable().optional(),
+    corsOrigins: corsOrigins.optional(),
+  })
+  .meta({ id: 'NewTenant' });
+
+/** RFC 7396, one level deep: null takes a value away, what is absent stays. */
+export const tenantPatchSchema = z
+  .strictObject({
+    name: name.nullable().optional(),
+    status: status.optional(),
+    keptDays: keptDays.nullable().optional(),
+    corsOrigins: corsOrigins.nullable().optional(),
+  })
+  .meta({ id: 'TenantPatch' });
+export type TenantPatch = z.infer<typeof tenantPatchSchema>;
+
+export const tenantsQuerySchema = z.strictObject({ status: status.optional(), limit, cursor });
+
+export const tenantSchema = z
+  .strictObject({
+    id: tenantIdSchema,
+    name: name.nullable(),
+    status,
+    keptDays: keptDays.nullable(),
+    corsOrigins,
+    createdAt: time,
+    updatedAt: time,
+  })
+  .meta({ id: 'Tenant' });
+
+export const tenantsPageSchema = pageOf('TenantsPage', tenantSchema);
