@@ -2,7 +2,7 @@ import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { Changes, type ChangeSource } from '../changes/changes.ts';
 import { CONFIG, type Config } from '../config.ts';
-import { environmentRules } from './environment.ts';
+import { environmentIssuer } from './environment.ts';
 import type { Issuer, IssuerTenants } from './issuer.ts';
 import { IssuersStore, type IssuerRow } from './issuers.store.ts';
 import { GivenKeys } from './key-set.ts';
@@ -134,27 +134,4 @@ function tenantsOf({ tenant, tenants }: IssuerDefinition): IssuerTenants {
   if (tenant !== undefined) return { kind: 'fixed', tenantId: tenant };
   // A registration names tenants. Should a row name none, it grants none.
   return { kind: 'listed', tenantIds: new Set(tenants) };
-}
-
-/** The issuer that the settings name; for every tenant. */
-function environmentIssuer(config: Config, remoteKeys: (url: string) => RemoteKeys): Issuer {
-  const { JWT_SECRET, JWKS_URL, JWKS_ALGORITHMS } = config;
-  const keys =
-    JWT_SECRET !== undefined
-      ? new SharedSecret(JWT_SECRET)
-      : JWKS_URL !== undefined
-        ? remoteKeys(JWKS_URL)
-        : undefined;
-  if (keys === undefined) throw new Error('Neither JWT_SECRET nor JWKS_URL is set.');
-  const algorithms = JWT_SECRET === undefined ? JWKS_ALGORITHMS : (['HS256'] as const);
-  return {
-    ...environmentRules(config),
-    id: 'environment',
-    version: 0,
-    status: 'active',
-    algorithms,
-    requireAtJwt: false,
-    revokedBefore: undefined,
-    keys: within(algorithms, keys),
-  };
 }

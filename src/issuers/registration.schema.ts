@@ -75,8 +75,10 @@ const members = {
       (text) => Buffer.byteLength(text) >= 32 && text.isWellFormed(),
       'has at least 32 bytes (RFC 7518 §3.2)',
     )
-    .meta({ writeOnly: true, minLength: 1, description: 'For HS256: at least 32 bytes. Never shown again.' }),
-  algorithms: severalOf(z.enum(ALGORITHMS), 1, ALGORITHMS.length),
+    .meta({ writeOnly: true, description: 'For HS256: at least 32 bytes. Never shown again.' }),
+  algorithms: severalOf(z.enum(ALGORITHMS), 1, ALGORITHMS.length).meta({
+    description: 'Default: RS256 with jwksUrl, HS256 with secret; required with keys.',
+  }),
   audiences: severalOf(line('an audience', 1_024), 1, MOST_NAMES).meta({
     description: 'One of these has to be in the `aud` of its tokens.',
   }),

@@ -1,7 +1,9 @@
-import { createPublicKey } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, sign as signBytes } from 'node:crypto';
 import type { RequestListener } from 'node:http';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { KEY_SET_TIMING, RemoteKeys } from '../../src/auth/signing-keys.ts';
+import { GivenKeys, keptKeySetSchema } from '../../src/issuers/key-set.ts';
+import { KEY_SET_TIMING, RemoteKeys } from '../../src/issuers/remote-keys.ts';
+import { SharedSecret, within, type VerificationKeys } from '../../src/issuers/verification-keys.ts';
 import { eventually } from '../support/eventually.ts';
 import { startGuarded, type GuardedApp } from '../support/guarded-app.ts';
 import { issue, issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';
@@ -11,18 +13,20 @@ let rsa: IssuerKey;
 let rsaOther: IssuerKey;
 let elliptic: IssuerKey;
 let pss: IssuerKey;
+let edwards: IssuerKey;
 let server: KeyServer;
 
 beforeAll(async () => {
-  [rsa, rsaOther, elliptic, pss] = await Promise.all([
+  [rsa, rsaOther, elliptic, pss, edwards] = await Promise.all([
     issuerKey('RS256', 'rsa'),
     issuerKey('RS256', 'rsa-other'),
     issuerKey('ES256', 'elliptic'),
     issuerKey('PS256', 'pss'),
+    issuerKey('EdDSA', 'edwards'),
   ]);
 });
 beforeEach(async () => {
-  server = await startKeyServer([rsa.jwk, elliptic.jwk, pss.jwk]);
+  server = await startKeyServer([rsa.jwk, elliptic.jwk, pss.jwk, edwards.jwk]);
 });
 afterEach(async () => {
   await server.close();
@@ -30,14 +34,18 @@ afterEach(async () => {
 
 const silent: RequestListener = () => undefined;
 const answering =
-  (status: number, body = '', headers: Record<string, string> = {}): RequestListener =>
+  (status: number, body = ''): RequestListener =>
   (_, response) =>
-    response.writeHead(status, headers).end(body);
+    response.writeHead(status).end(body);
+
+/** Whoever takes keys from an answer that is none has them here. */
+const sendingElsewhere: RequestListener = (_, response) =>
+  response.writeHead(302, { location: '/elsewhere' }).end(JSON.stringify({ keys: [rsa.jwk] }));
 
 describe('an application with JWKS_URL', () => {
   let service: GuardedApp;
   beforeEach(async () => {
-    service = await startGuarded({ JWKS_URL: server.url, JWKS_ALGORITHMS: 'RS256,ES256,PS256' });
+    service = await startGuarded({ JWKS_URL: server.url, JWKS_ALGORITHMS: 'RS256,ES256,PS256,EdDSA' });
   });
   afterEach(async () => {
     await service.close();
@@ -56,7 +64,7 @@ describe('an application with JWKS_URL', () => {
   }
 
   test('accepts the keys of its issuer, and asks for them once', async () => {
-    for (const key of [rsa, elliptic, pss]) {
+    for (const key of [rsa, elliptic, pss, edwards]) {
       const { status, body } = await call(await issue(key));
       expect({ status, body }).toMatchObject({ status: 200, body: { tenant: 'acme', subject: 'alice' } });
     }
@@ -126,6 +134,20 @@ describe('an application with JWKS_URL', () => {
     }
   });
 
+  test('does not take a key that is too short, though its issuer publishes it', async () => {
+    const { privateKey, publicKey } = generateKeyPairSync('rsa', { modulusLength: 1024 });
+    server.keys = [{ ...publicKey.export({ format: 'jwk' }), kty: 'RSA', kid: 'weak' }];
+    const [, payload = ''] = (await issue(rsa)).split('.');
+    const header = Buffer.from(JSON.stringify({ alg: 'RS256', kid: 'weak' })).toString('base64url');
+    const signature = signBytes('sha256', Buffer.from(`${header}.${payload}`), privateKey).toString(
+      'base64url',
+    );
+    expect(await call(`${header}.${payload}.${signature}`)).toMatchObject({
+      status: 401,
+      code: 'token_invalid',
+    });
+  });
+
   test('does not take a key that is there to encrypt', async () => {
     server.keys = [{ ...rsa.jwk, use: 'enc' }];
     expect(await call(await issue(rsa))).toMatchObject({ status: 401 });
@@ -134,7 +156,7 @@ describe('an application with JWKS_URL', () => {
   test.each<[string, RequestListener]>([
     ['is broken', answering(500)],
     ['knows no such page', answering(404)],
-    ['sends elsewhere', answering(302, '', { location: '/elsewhere' })],
+    ['sends elsewhere', sendingElsewhere],
     ['answers with something else', answering(200, '<html>')],
     ['answers with JSON of another kind', answering(200, '{"error":"later"}')],
     ['answers without end', answering(200, JSON.stringify({ keys: [], padding: 'x'.repeat(300 * 1024) }))],
@@ -160,7 +182,7 @@ describe('an application with JWKS_URL', () => {
 
 describe('the keys of an issuer', () => {
   const keysOf = (timing: Partial<typeof KEY_SET_TIMING> = {}, warn?: (message: string) => void) =>
-    new RemoteKeys(server.url, ['RS256', 'ES256'], { ...KEY_SET_TIMING, ...timing }, warn);
+    new RemoteKeys(server.url, warn, { ...KEY_SET_TIMING, ...timing });
   const header = ({ alg, kid }: IssuerKey) => ({ alg, kid });
 
   test('are asked for once by a crowd', async () => {
@@ -178,13 +200,21 @@ describe('the keys of an issuer', () => {
     expect(server.asked).toHaveLength(2);
   });
 
+  test('are fetched anew once for a crowd with a new key', async () => {
+    const keys = keysOf({ cooldown: 0 });
+    await keys.keyFor(header(rsa));
+    server.keys = [rsa.jwk, rsaOther.jwk];
+    await Promise.all(Array.from({ length: 50 }, () => keys.keyFor(header(rsaOther))));
+    expect(server.asked).toHaveLength(2);
+  });
+
   test('are not fetched anew each time that someone makes up a name', async () => {
     const keys = keysOf();
     await keys.keyFor(header(rsa));
-    for (const kid of ['a', 'b', 'c']) {
-      await expect(keys.keyFor({ alg: 'RS256', kid })).rejects.toMatchObject({ code: 'token_invalid' });
+    for (const kid of ['a', 'b', 'c', '../keys', server.url, "' or 1=1 --", '__proto__']) {
+      await expect(keys.keyFor({ alg: 'RS256', kid })).rejects.toMatchObject({ name: 'NoSuchKey' });
     }
-    expect(server.asked).toHaveLength(1);
+    expect(server.asked).toEqual(['/keys']);
   });
 
   test('lose a key that was withdrawn at the next refresh, for which nobody waits', async () => {
@@ -192,7 +222,7 @@ describe('the keys of an issuer', () => {
     await keys.keyFor(header(rsa));
     server.keys = [elliptic.jwk];
     await keys.keyFor(header(rsa));
-    await eventually(() => expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ code: 'token_invalid' }));
+    await eventually(() => expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ name: 'NoSuchKey' }));
   });
 
   test('serve on while the key server is away, and the operator hears of it', async () => {
@@ -205,11 +235,26 @@ describe('the keys of an issuer', () => {
     expect((await keys.keyFor(header(rsa))).type).toBe('public');
   });
 
+  test.each<[string, RequestListener]>([
+    ['redirects', sendingElsewhere],
+    ['answers without end', answering(200, JSON.stringify({ keys: [], padding: 'x'.repeat(300 * 1024) }))],
+    ['answers with something else', answering(200, '{"error":"later"}')],
+  ])('serve on when the key server suddenly %s', async (_, fault) => {
+    const warnings: string[] = [];
+    const keys = keysOf({ refreshAfter: 0, rest: 0 }, (message) => warnings.push(message));
+    await keys.keyFor(header(rsa));
+    server.fault = fault;
+    await keys.keyFor(header(rsa));
+    await eventually(() => expect(warnings).not.toEqual([]));
+    expect((await keys.keyFor(header(rsa))).type).toBe('public');
+    expect(server.asked).not.toContain('/elsewhere');
+  });
+
   test('do not serve for ever', async () => {
     const keys = keysOf({ maxAge: 0 });
     await keys.keyFor(header(rsa));
     server.fault = answering(500);
-    await expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ code: 'keys_unavailable' });
+    await expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ name: 'KeysUnavailable' });
   });
 
   test.each<[string, RequestListener]>([
@@ -219,7 +264,7 @@ describe('the keys of an issuer', () => {
     server.fault = fault;
     const keys = keysOf({ rest: 60_000 });
     for (let i = 0; i < 3; i++) {
-      await expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ code: 'keys_unavailable' });
+      await expect(keys.keyFor(header(rsa))).rejects.toMatchObject({ name: 'KeysUnavailable' });
     }
     expect(server.asked).toHaveLength(1);
   });
@@ -231,13 +276,102 @@ describe('the keys of an issuer', () => {
     server.fault = fault;
     const started = performance.now();
     await expect(keysOf({ timeout: 100 }).keyFor(header(rsa))).rejects.toMatchObject({
-      code: 'keys_unavailable',
+      name: 'KeysUnavailable',
     });
     expect(performance.now() - started).toBeLessThan(2_000);
   });
 
   test('are unavailable when nobody listens', async () => {
     await server.close();
-    await expect(keysOf().keyFor(header(rsa))).rejects.toMatchObject({ code: 'keys_unavailable' });
+    await expect(keysOf().keyFor(header(rsa))).rejects.toMatchObject({ name: 'KeysUnavailable' });
   });
+
+  test('are found among any number of keys of kinds that are of no use', async () => {
+    const useless = Array.from({ length: 200 }, (_, i) => ({ kty: 'oct', k: 'AAAA', kid: `o${i}` }));
+    const others = [
+      { kty: 'AKP', kid: 'rsa' },
+      { kty: 'OKP', crv: 'X25519', x: edwards.jwk.x ?? '', kid: 'rsa' },
+    ];
+    server.keys = [...useless, ...others, rsa.jwk];
+    expect((await keysOf().keyFor(header(rsa))).asymmetricKeyType).toBe('rsa');
+  });
+
+  test.each<[string, string]>([
+    ['null', 'null'],
+    ['text', '"rsa"'],
+    ['a list', '[]'],
+    ['an object without a kind', '{"kid":"rsa"}'],
+    ['a kind that is a number', '{"kty":1,"kid":"rsa"}'],
+    ['an algorithm that is a number', '{"kty":"RSA","alg":1,"kid":"rsa"}'],
+  ])('are not spoiled by %s among them', async (_, junk) => {
+    server.fault = answering(200, `{"keys":[${junk},${JSON.stringify(rsa.jwk)}]}`);
+    expect((await keysOf().keyFor(header(rsa))).type).toBe('public');
+  });
+
+  test('are refused when they are more than any issuer has', async () => {
+    server.keys = Array.from({ length: 101 }, (_, i) => ({ ...edwards.jwk, kid: `k${i}` }));
+    await expect(keysOf().keyFor({ alg: 'EdDSA', kid: 'k0' })).rejects.toMatchObject({
+      name: 'KeysUnavailable',
+    });
+    server.keys = server.keys.slice(1);
+    expect((await keysOf().keyFor({ alg: 'EdDSA', kid: 'k1' })).type).toBe('public');
+  });
+
+  test('that carry one name are told apart by their kind, and refused when that does not tell them apart', async () => {
+    server.keys = [
+      { ...rsa.jwk, kid: 'k' },
+      { ...elliptic.jwk, kid: 'k' },
+    ];
+    const keys = keysOf({ cooldown: 0 });
+    expect((await keys.keyFor({ alg: 'RS256', kid: 'k' })).asymmetricKeyType).toBe('rsa');
+    expect((await keys.keyFor({ alg: 'ES256', kid: 'k' })).asymmetricKeyType).toBe('ec');
+    server.keys = [
+      { ...rsa.jwk, kid: 'k' },
+      { ...rsaOther.jwk, kid: 'k' },
+    ];
+    await expect(keysOf().keyFor({ alg: 'RS256', kid: 'k' })).rejects.toMatchObject({
+      name: 'NoSuchKey',
+      message: expect.stringContaining('cannot be told'),
+    });
+  });
+
+  test('are never private ones, should the issuer publish one', async () => {
+    server.keys = [{ ...edwards.jwk, d: edwards.jwk.x ?? '' }];
+    await expect(keysOf().keyFor(header(edwards))).rejects.toMatchObject({ name: 'KeysUnavailable' });
+  });
+});
+
+describe.each<[string, (keys: IssuerKey['jwk'][]) => VerificationKeys]>([
+  [
+    'fetched',
+    (keys) => {
+      server.keys = keys;
+      return new RemoteKeys(server.url);
+    },
+  ],
+  ['registered', (keys) => new GivenKeys(keptKeySetSchema.parse({ keys }))],
+])('%s keys', (_, having) => {
+  test.each(['EdDSA', 'Ed25519'])('of Ed25519 serve EdDSA, published as %s', async (alg) => {
+    const keys = having([{ ...edwards.jwk, alg }]);
+    expect((await keys.keyFor({ alg: 'EdDSA', kid: 'edwards' })).asymmetricKeyType).toBe('ed25519');
+  });
+
+  test.each(['HS256', 'none', 'toString', 'RSA-OAEP'])('are no keys for %s', async (alg) => {
+    const keys = within(['RS256'], having([rsa.jwk]));
+    await expect(keys.keyFor({ alg, kid: 'rsa' })).rejects.toMatchObject({ name: 'NoSuchKey' });
+    expect(server.asked).toEqual([]);
+  });
+
+  test('are found by name, and without one if only one fits', async () => {
+    const keys = having([rsa.jwk, elliptic.jwk]);
+    expect((await keys.keyFor({ alg: 'RS256', kid: undefined })).asymmetricKeyType).toBe('rsa');
+    await expect(keys.keyFor({ alg: 'RS256', kid: 'elliptic' })).rejects.toMatchObject({ name: 'NoSuchKey' });
+    await expect(keys.keyFor({ alg: 'ES384', kid: 'elliptic' })).rejects.toMatchObject({ name: 'NoSuchKey' });
+  });
+});
+
+test('a secret is a key for HS256 alone', async () => {
+  const keys = within(['HS256'], new SharedSecret('s'.repeat(32)));
+  expect((await keys.keyFor({ alg: 'HS256', kid: undefined })).export().toString()).toBe('s'.repeat(32));
+  await expect(keys.keyFor({ alg: 'RS256', kid: undefined })).rejects.toMatchObject({ name: 'NoSuchKey' });
 });
