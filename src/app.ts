@@ -38,23 +38,6 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
   acceptJson(adapter.getInstance());
   endSilentConnections(adapter.getInstance(), config);
-  if (config.CORS_ORIGINS.length > 0) {
-    app.enableCors({
-      origin: config.CORS_ORIGINS,
-      methods: ['GET', 'POST', 'DELETE'],
-      allowedHeaders: [
-        'Authorization',
-        'Content-Type',
-        'Last-Event-ID',
-        'Idempotency-Key',
-        'X-Request-Id',
-        'traceparent',
-        'Cache-Control',
-      ],
-      exposedHeaders: ['Location', 'Retry-After', 'Idempotency-Replayed', 'X-Request-Id', 'WWW-Authenticate'],
-      maxAge: 600,
-    });
-  }
   return app;
 }
 

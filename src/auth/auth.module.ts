@@ -2,6 +2,7 @@ import { Module, type OnModuleInit } from '@nestjs/common';
 import { METHOD_METADATA } from '@nestjs/common/constants.js';
 import { APP_GUARD, DiscoveryModule, DiscoveryService, HttpAdapterHost, MetadataScanner } from '@nestjs/core';
 import type { FastifyInstance } from 'fastify';
+import { Cors } from '../cors.ts';
 import { IssuersModule } from '../issuers/issuers.module.ts';
 import { RevocationsModule } from '../revocations/revocations.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
@@ -9,14 +10,27 @@ import { ACCESS } from './access.decorator.ts';
 import { Admission } from './admission.ts';
 import { addEarlyChecks } from './early-checks.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
+import { SessionController } from './session.controller.ts';
+import { Tickets } from './tickets.ts';
+import { TicketsStore } from './tickets.store.ts';
 import { TokenGuard } from './token.guard.ts';
 import { Tokens } from './tokens.ts';
 
 /** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */
 @Module({
   imports: [DiscoveryModule, IssuersModule, TenantsModule, RevocationsModule],
-  providers: [JwtStrategy, Admission, Tokens, TokenGuard, { provide: APP_GUARD, useExisting: TokenGuard }],
-  exports: [Admission, Tokens],
+  controllers: [SessionController],
+  providers: [
+    Cors,
+    JwtStrategy,
+    Admission,
+    Tokens,
+    Tickets,
+    TicketsStore,
+    TokenGuard,
+    { provide: APP_GUARD, useExisting: TokenGuard },
+  ],
+  exports: [Admission, Tokens, Tickets],
 })
 export class AuthModule implements OnModuleInit {
   constructor(

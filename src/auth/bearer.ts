@@ -26,6 +26,11 @@ export function tokenInvalid(reason: string, cause?: unknown): Problem {
   });
 }
 
+/** @param reason a sentence in ASCII without quotes and without anything from the ticket. */
+export function ticketInvalid(reason: string): Problem {
+  return new Problem('ticket_invalid', reason, { headers: { 'www-authenticate': REALM } });
+}
+
 /** @param scopes any one of them would do. */
 export function scopeMissing(scopes: readonly string[]): Problem {
   const needed = scopes.length === 1 ? `the scope ${scopes[0]}` : `one of the scopes ${scopes.join(', ')}`;

@@ -24,7 +24,7 @@ const TICKET = /^([A-Za-z0-9_-]{2,86})\.[A-Za-z0-9_-]{43}$/;
 const grantSchema = z.strictObject({
   tenantId: tenantIdSchema,
   subject: userIdSchema,
-  topics: z.array(topicSchema),
+  topics: z.array(topicSchema).readonly(),
   device: deviceIdSchema,
   expiresAt: z.number(),
   issuer: z.string(),

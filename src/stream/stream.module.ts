@@ -11,10 +11,11 @@ import { StreamControl } from './stream-control.ts';
 import { StreamOrders } from './stream-orders.ts';
 import { StreamOrdersStore } from './stream-orders.store.ts';
 import { Streams } from './streams.ts';
+import { TicketsController } from './tickets.controller.ts';
 
 @Module({
   imports: [AuthModule, ChangesModule, LedgerModule],
-  controllers: [StreamController, RenewalsController],
+  controllers: [StreamController, RenewalsController, TicketsController],
   providers: [Streams, Hubs, StreamControl, StreamOrders, StreamOrdersStore, Arrivals, Backlog],
   exports: [Streams, StreamOrdersStore],
 })
