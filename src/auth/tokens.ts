@@ -10,6 +10,9 @@ import { tokenInvalid } from './bearer.ts';
 import { JwtStrategy, refusalOf, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
 import type { Principal } from './principal.ts';
 
+/** A signature is checked again after this long, in ms: the key may have been withdrawn since. */
+const REMEMBERED_MS = 10 * 60_000;
+
 /** Whom a token stands for. */
 @Injectable()
 export class Tokens extends AuthGuard() {
@@ -23,7 +26,8 @@ export class Tokens extends AuthGuard() {
     @Inject(CONFIG) private readonly config: Config,
   ) {
     super({ defaultStrategy: strategy.name });
-    if (config.TOKEN_CACHE_SIZE > 0) this.#verified = new LRUCache({ max: config.TOKEN_CACHE_SIZE });
+    if (config.TOKEN_CACHE_SIZE > 0)
+      this.#verified = new LRUCache({ max: config.TOKEN_CACHE_SIZE, ttl: REMEMBERED_MS });
   }
 
   /**
