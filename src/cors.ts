@@ -41,7 +41,8 @@ export class Cors implements OnApplicationBootstrap {
         'access-control-allow-credentials': 'true',
         'access-control-expose-headers': EXPOSED,
       });
-      if (request.method !== 'OPTIONS' || !('access-control-request-method' in request.headers)) return done();
+      if (request.method !== 'OPTIONS' || !('access-control-request-method' in request.headers))
+        return done();
       void reply.headers(PREFLIGHT).status(204).send();
     });
   }

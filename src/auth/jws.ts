@@ -56,7 +56,7 @@ const issuerSchema = z.object({ iss: z.string() });
  * @throws Problem `token_invalid`
  */
 export function claimedIssuer(token: string): string {
-  const payload = readPart(token.split('.', 2)[1] ?? '')?.value;
+  const payload = readPart(payloadOf(token))?.value;
   if (typeof payload !== 'object' || payload === null || Array.isArray(payload)) throw notClaims();
   const parsed = issuerSchema.safeParse(payload);
   if (!parsed.success) throw tokenInvalid('The claim `iss` has to be the issuer that this service trusts.');
@@ -68,8 +68,8 @@ export function claimedIssuer(token: string): string {
  *
  * @throws Problem `token_invalid`
  */
-export function readPayload(payload: Uint8Array): unknown {
-  const { text, value } = parse(payload) ?? {};
+export function readPayload(token: string): unknown {
+  const { text, value } = readPart(payloadOf(token)) ?? {};
   if (text === undefined) throw notClaims();
   // RFC 7519 §4 lets a reader refuse doubles or take the last. Another reader of the same token, a gateway, may take the first.
   if (hasDoubles(text, 0)) {
@@ -91,11 +91,11 @@ function hasDoubles(text: string, depth: number): boolean {
   );
 }
 
-const readPart = (part: string) => parse(Buffer.from(part, 'base64url'));
+const payloadOf = (token: string): string => token.split('.', 2)[1] ?? '';
 
-function parse(bytes: Uint8Array): { readonly text: string; readonly value: unknown } | undefined {
+function readPart(part: string): { readonly text: string; readonly value: unknown } | undefined {
   try {
-    const text = utf8.decode(bytes).trim();
+    const text = utf8.decode(Buffer.from(part, 'base64url')).trim();
     return { text, value: JSON.parse(text) };
   } catch {
     return undefined;

@@ -7,7 +7,7 @@ import { CONFIG, type Config } from '../config.ts';
 import { Issuers } from '../issuers/issuers.ts';
 import { Admission } from './admission.ts';
 import { tokenInvalid } from './bearer.ts';
-import { JwtStrategy, refusalOf, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
+import { JwtStrategy, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
 import type { Principal } from './principal.ts';
 
 /** A signature is checked again after this long, in ms: the key may have been withdrawn since. */
@@ -74,6 +74,7 @@ export class Tokens extends AuthGuard() {
     refused: unknown,
   ): Verified {
     if (verified) return verified;
-    throw refusalOf(error ?? refused);
+    const reason = error ?? refused;
+    throw reason instanceof Error ? reason : new Error('Passport let nobody in.');
   }
 }

@@ -97,7 +97,10 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
     const horizon = await this.store.horizon();
     // Below what was seen before: the database was restored, and what this node knows may never have happened.
     const anew = since === undefined || BigInt(horizon) < BigInt(since);
-    await Promise.all(this.#sources.map((source) => (anew ? source.load() : source.catchUp(since))));
+    const looks = this.#sources.map((source) => (anew ? source.load() : source.catchUp(since)));
+    // All of them, also when one has failed: what a slow one has read would otherwise be applied over the next look.
+    const failed = (await Promise.allSettled(looks)).find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
     this.#horizon = horizon;
   }
 }

@@ -64,6 +64,7 @@ export async function keyIn(set: LocalJWKSet | RemoteJWKSet, { alg, kid }: KeyRe
     const key = await set({ alg, ...(kid === undefined ? {} : { kid }) });
     return keyObjects.get(key) ?? keep(key);
   } catch (error) {
+    if (error instanceof NoSuchKey) throw error;
     if (error instanceof errors.JWKSNoMatchingKey) {
       throw new NoSuchKey('The issuer has no key with the `kid` and `alg` of the token.');
     }
@@ -80,6 +81,11 @@ export async function keyIn(set: LocalJWKSet | RemoteJWKSet, { alg, kid }: KeyRe
 
 function keep(key: CryptoKey): KeyObject {
   const keyObject = KeyObject.from(key);
+  const bits = keyObject.asymmetricKeyDetails?.modulusLength ?? LEAST_RSA_BITS;
+  if (bits < LEAST_RSA_BITS) throw new NoSuchKey('The key of the issuer is too short to be trusted.');
   keyObjects.set(key, keyObject);
   return keyObject;
 }
+
+/** RFC 7518 §3.3 and §3.5. */
+const LEAST_RSA_BITS = 2048;

@@ -37,6 +37,8 @@ export interface Arrived {
    * whose device has a cursor below the floor.
    */
   readonly requested?: Position;
+  /** When the database was asked, by its clock, in ms since 1970. */
+  readonly at: number;
 }
 
 /*
@@ -118,7 +120,7 @@ with arrival as materialized (
   select $1, user_id, device_id, before, target, width_bucket(target - before - 1, $3::bigint[]), true, topics
   from settled where settled and resumed and target > before and target > floor
 )
-select n, settled, cursor, head, floor from settled`,
+select n, settled, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled`,
 };
 
 /** The tenant has no stream row yet. */
@@ -136,6 +138,7 @@ interface Row {
   cursor: Position;
   head: Position;
   floor: Position;
+  at: number;
 }
 
 /** Devices that open streams: their cursors, and what a resume confirms. */
@@ -186,10 +189,10 @@ export class ArrivalsStore {
 }
 
 /** Where a stream starts. A position at the floor is no gap: what follows it is all kept. */
-function place(arrival: Arrival, { cursor, head, floor }: Row): Arrived {
+function place(arrival: Arrival, { cursor, head, floor, at }: Row): Arrived {
   const { resume, malformed, from } = arrival;
   // The cursor may have been read after the head, and never passes what was in the log.
-  const known = { cursor, head: asPosition(Math.max(head, cursor)), floor };
+  const known = { cursor, head: asPosition(Math.max(head, cursor)), floor, at };
   if (resume !== undefined && !malformed && resume <= head) {
     if (resume < floor) return { ...known, start: floor, outcome: 'gap', requested: resume };
     return { ...known, start: resume, outcome: 'exact' };

@@ -47,7 +47,7 @@ export class Connection implements HubMember, SentSource {
   /** `target`: the database's head when the stream was opened; it is not caught up before that. */
   constructor(
     public subscriber: Subscriber,
-    /** By the database's clock, in ms since 1970. */
+    /** In ms since 1970, told by the database and not estimated: orders are as exact, and may follow within a millisecond. */
     readonly openedAt: number,
     start: Position,
     private readonly target: Position,

@@ -192,7 +192,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
 
   #begin(request: StreamRequest, arrived: Arrived, socket: Socket): void {
     const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck } = request;
-    const { start, head, outcome, requested } = arrived;
+    const { start, head, outcome, requested, at } = arrived;
     const subscriber: Subscriber = {
       connectionId: randomUUID(),
       tenantId,
@@ -208,15 +208,14 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       hub = new TenantHub(tenantId, head, this);
       this.hubs.set(tenantId, hub);
     }
-    const openedAt = this.clock.now();
-    const connection = new Connection(subscriber, openedAt, start, head, socket, hub, this);
+    const connection = new Connection(subscriber, at, start, head, socket, hub, this);
     hub.join(connection);
     this.#open += 1;
     this.metrics.behind.inc();
     this.metrics.connections.set(this.#open);
     this.metrics.streamsOpened.inc({ resume: outcome });
     if (requested !== undefined) this.metrics.gapsAnnounced.inc();
-    this.ledger.opened(subscriber, openedAt, start);
+    this.ledger.opened(subscriber, this.clock.now(), start);
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
     socket.write(
