@@ -106,6 +106,9 @@ export const settingsSchema = z.object({
     .describe(
       'Service scopes that tokens of this issuer may carry, separated by commas; a token with another one is refused.',
     ),
+  JWT_REQUIRE_AT_JWT: flag(false).describe(
+    'Whether its tokens have to be of type `at+jwt` (RFC 9068), so that no ID token passes for an access token.',
+  ),
   JWT_CLOCK_TOLERANCE_SECONDS: integer(5, 0, 60).describe(
     'Clock difference forgiven on requests. Streams forgive none.',
   ),

@@ -22,7 +22,7 @@ export function environmentIssuer(config: Config, remoteKeys: (url: string) => R
     version: 0,
     status: 'active',
     algorithms,
-    requireAtJwt: false,
+    requireAtJwt: config.JWT_REQUIRE_AT_JWT,
     revokedBefore: undefined,
     keys: within(algorithms, keys),
   };

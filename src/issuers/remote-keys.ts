@@ -14,7 +14,7 @@ export const KEY_SET_TIMING = {
   rest: 1_000,
   /** An older key set is fetched anew, beside the requests: none of them waits. */
   refreshAfter: 10 * 60_000,
-  /** How long the keys at hand serve while the key server is away; also the longest that a withdrawn key is honoured. */
+  /** How long the keys at hand serve while the key server is away. */
   maxAge: 60 * 60_000,
 };
 
