@@ -14,7 +14,7 @@ declare module 'fastify' {
 export type Access =
   | { readonly kind: 'public' }
   | { readonly kind: 'service'; readonly anyOf: readonly ServiceScope[] }
-  | { readonly kind: 'user'; readonly clockTolerance: boolean };
+  | { readonly kind: 'user'; readonly clockTolerance: boolean; readonly ticket: boolean };
 
 export const ACCESS = Symbol('access');
 
@@ -30,9 +30,10 @@ export const RequireScope = (...anyOf: [ServiceScope, ...ServiceScope[]]): Metho
  *
  * @param clockTolerance false where even a token in its seconds of grace is too old: what it opens would have to
  * end before it began.
+ * @param ticket true where the query parameter `ticket` does in place of a token
  */
-export const UserOnly = ({ clockTolerance = true } = {}): MethodDecorator =>
-  declare({ kind: 'user', clockTolerance });
+export const UserOnly = ({ clockTolerance = true, ticket = false } = {}): MethodDecorator =>
+  declare({ kind: 'user', clockTolerance, ticket });
 
 /** The caller, in a handler that is not public. */
 export const CurrentPrincipal = createParamDecorator((_: unknown, context: ExecutionContext): Principal => {

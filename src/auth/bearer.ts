@@ -31,6 +31,17 @@ export function ticketInvalid(reason: string): Problem {
   return new Problem('ticket_invalid', reason, { headers: { 'www-authenticate': REALM } });
 }
 
+/** RFC 6750 §3.1: more than one way of sending a token. */
+export function credentialsConflict(): Problem {
+  return new Problem(
+    'credentials_conflict',
+    'The credentials of the request are of different users or tenants.',
+    {
+      headers: { 'www-authenticate': `${REALM}, error="invalid_request"` },
+    },
+  );
+}
+
 /** @param scopes any one of them would do. */
 export function scopeMissing(scopes: readonly string[]): Problem {
   const needed = scopes.length === 1 ? `the scope ${scopes[0]}` : `one of the scopes ${scopes.join(', ')}`;
@@ -47,19 +58,19 @@ export function tokenInQuery(name: string): Problem {
 
 /**
  * The token of a request, from its raw headers (name, value, name, value …): the parsed ones keep only the first
- * `Authorization`, and two of them are two answers to the question who is calling.
+ * `Authorization`, and two of them are two answers to the question who is calling. Undefined: there is none, or another
+ * scheme, whose caller has to learn which one is understood.
  *
- * @throws Problem `token_missing` or `token_invalid`
+ * @throws Problem `token_invalid`
  */
-export function bearerToken(rawHeaders: readonly string[]): string {
+export function bearerToken(rawHeaders: readonly string[]): string | undefined {
   const values = rawHeaders.filter(
     (_, i) => i % 2 === 1 && rawHeaders[i - 1]?.toLowerCase() === 'authorization',
   );
   const [value] = values;
-  if (value === undefined) throw tokenMissing();
+  if (value === undefined) return undefined;
   if (values.length > 1) throw tokenInvalid('The request carries more than one Authorization header.');
-  // Another scheme is as good as none: its caller has to learn which one is understood.
-  if (!/^bearer(?: |$)/i.test(value)) throw tokenMissing();
+  if (!/^bearer(?: |$)/i.test(value)) return undefined;
   if (value.length > MAX_TOKEN_LENGTH)
     throw tokenInvalid(`The token is longer than ${MAX_TOKEN_LENGTH} characters.`);
   const token = CREDENTIALS.exec(value)?.[1];

@@ -1,10 +1,15 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
 import { Reflector } from '@nestjs/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Cors } from '../cors.ts';
 import { Problem } from '../errors.ts';
+import { Tenants } from '../tenants/tenants.ts';
 import { ACCESS, type Access } from './access.decorator.ts';
-import { bearerToken, scopeMissing, tokenInvalid } from './bearer.ts';
+import { bearerToken, credentialsConflict, scopeMissing, tokenInvalid, tokenMissing } from './bearer.ts';
+import { mayUseCookie, originRefused } from './cross-site.ts';
 import { isService, type Principal } from './principal.ts';
+import { sessionToken } from './session-cookie.ts';
+import { Tickets } from './tickets.ts';
 import { Tokens } from './tokens.ts';
 
 /**
@@ -15,26 +20,67 @@ import { Tokens } from './tokens.ts';
 export class TokenGuard implements CanActivate {
   constructor(
     private readonly tokens: Tokens,
+    private readonly tickets: Tickets,
+    private readonly tenants: Tenants,
+    private readonly cors: Cors,
     private readonly reflector: Reflector,
   ) {}
 
-  /** @throws Problem `token_missing`, `token_invalid`, `keys_unavailable`, `scope_missing`, `not_for_services` */
+  /** @throws Problem of 401, 403 or 503 */
   async canActivate(context: ExecutionContext): Promise<boolean> {
     const access = this.reflector.get<Access | undefined>(ACCESS, context.getHandler());
     if (access === undefined)
       throw new Error(`${context.getHandler().name} does not declare who may call it.`);
     if (access.kind === 'public') return true;
     const http = context.switchToHttp();
-    authorize(access, await this.authenticate(http.getRequest(), http.getResponse()), Date.now());
+    const request = http.getRequest<FastifyRequest>();
+    // A browser adds the cookie by itself; what acts for a service says so.
+    if (access.kind === 'service' && bearerToken(request.raw.rawHeaders) === undefined) throw tokenMissing();
+    const ticket = access.kind === 'user' && access.ticket ? ticketIn(request.query) : undefined;
+    authorize(access, await this.authenticate(request, http.getResponse(), ticket), Date.now());
     return true;
   }
 
-  /** Who is calling, found out once per request. */
-  async authenticate(request: FastifyRequest, _reply: FastifyReply): Promise<Principal> {
-    request.user ??= await this.tokens.verify(bearerToken(request.raw.rawHeaders));
+  /**
+   * Who is calling, found out once per request: by a bearer token, the session cookie, a ticket. Each one that is there
+   * has to be good, and all have to be of one user: with two callers, a proxy and this service could take the request
+   * for one of each.
+   *
+   * @param ticket as it stands in the query; undefined: none, or the route takes none
+   */
+  async authenticate(request: FastifyRequest, reply: FastifyReply, ticket?: unknown): Promise<Principal> {
+    request.user ??= await this.#findCaller(request, reply, ticket);
     return request.user;
   }
+
+  async #findCaller(request: FastifyRequest, reply: FastifyReply, ticket: unknown): Promise<Principal> {
+    const { headers, raw } = request;
+    const bearer = await this.#verify(bearerToken(raw.rawHeaders));
+    const session = await this.#verify(sessionToken(raw.rawHeaders));
+    // Last, because it is spent by being looked at. It is the narrowest of the three, and decides.
+    const granted = ticket === undefined ? undefined : await this.tickets.redeem(ticket);
+    const caller = granted ?? bearer ?? session;
+    if (caller === undefined) throw tokenMissing();
+    for (const other of [bearer, session])
+      if (other && !isSameCaller(other, caller)) throw credentialsConflict();
+    this.cors.confine(request, reply, caller.tenantId);
+    const allows = (origin: string) => this.tenants.allowsOrigin(caller.tenantId, origin);
+    if (caller === session && !mayUseCookie(headers, allows)) throw originRefused();
+    return caller;
+  }
+
+  async #verify(token: string | undefined): Promise<Principal | undefined> {
+    return token === undefined ? undefined : await this.tokens.verify(token);
+  }
 }
+
+/** A query parameter that came twice is a list, and as such no ticket. */
+function ticketIn(query: unknown): unknown {
+  return typeof query === 'object' && query !== null && 'ticket' in query ? query.ticket : undefined;
+}
+
+const isSameCaller = (a: Principal, b: Principal): boolean =>
+  a.tenantId === b.tenantId && a.subject === b.subject;
 
 function authorize(access: Exclude<Access, { kind: 'public' }>, principal: Principal, now: number): void {
   if (access.kind === 'service') {

@@ -1,3 +1,4 @@
+import { SESSION_COOKIE } from '../auth/session-cookie.ts';
 import { SERVICE_SCOPES } from '../scopes.ts';
 import { ERRORS, Problem, type ErrorCode } from '../errors.ts';
 import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
@@ -17,6 +18,9 @@ Unknown fields and query parameters are refused. Errors are \`application/proble
 const TOKEN = `A JWT of the identity provider that this service was set up with: \`sub\`, \`tenant_id\`, \`iss\`, \`aud\`, \`exp\`,
 and \`scope\` (separated by spaces) for services and operators: ${SERVICE_SCOPES.map((scope) => `\`${scope}\``).join(', ')}.
 The token of a logged-in user has none of these scopes, and optionally \`topics\` and \`device\`.`;
+
+const SESSION = `The token of a logged-in user, put into a cookie by \`POST /v1/session\` or by a server of yours on this host. It
+does for routes of users, from pages of this host and of origins that the tenant allows.`;
 
 interface Response {
   readonly description: string;
@@ -43,6 +47,7 @@ export function openApiDocument(): Record<string, unknown> {
     components: {
       securitySchemes: {
         token: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: TOKEN },
+        session: { type: 'apiKey', in: 'cookie', name: SESSION_COOKIE, description: SESSION },
       },
       headers: HEADERS,
       schemas: Object.fromEntries(
@@ -64,7 +69,7 @@ function describe(operation: Operation, schemas: JsonSchemas, problem: object): 
       access === 'public'
         ? []
         : access === 'user'
-          ? [{ token: [] }]
+          ? [{ token: [] }, { session: [] }]
           : access.map((scope) => ({ token: [scope] })),
     parameters: parametersOf(operation, schemas),
     ...(body === undefined
@@ -156,9 +161,10 @@ export function problemsOf({ access, body, problems }: Operation): ErrorCode[] {
   const codes = new Set<ErrorCode>(['token_in_query', 'internal', ...problems]);
   const add = (...more: ErrorCode[]) => more.forEach((code) => codes.add(code));
   if (access !== 'public') {
-    add('validation_failed', 'token_missing', 'token_invalid', 'tenant_suspended', 'tenant_unknown');
+    add('validation_failed', 'token_missing', 'token_invalid', 'credentials_conflict');
+    add('tenant_suspended', 'tenant_unknown');
   }
-  if (access === 'user') add('not_for_services', 'credentials_conflict', 'origin_refused');
+  if (access === 'user') add('not_for_services', 'origin_refused');
   else if (access !== 'public') add('scope_missing');
   if (body !== undefined) add('malformed_json', 'body_too_large', 'unsupported_media_type');
   return [...codes].toSorted((a, b) => ERRORS[a].status - ERRORS[b].status);

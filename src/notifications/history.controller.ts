@@ -55,7 +55,7 @@ export class HistoryController {
     const listing: Listing = [tenantId, 'notifications', user, topic, type, status, since, until];
     const before =
       cursor === undefined ? undefined : asPosition(readCursor(listing, cursor, positionPlace)[0]);
-    void reply.headers({ 'cache-control': 'no-store', vary: 'accept' });
+    void reply.headers({ 'cache-control': 'no-store', vary: 'Origin, Accept' });
     if (!wantsLines(accept)) {
       const { items, next } = await this.history.page(tenantId, filters, before, limit ?? DEFAULT_LIMIT);
       const nextCursor = next === undefined ? null : writeCursor(listing, [next]);

@@ -23,7 +23,7 @@ export class StreamController {
   ) {}
 
   @Get()
-  @UserOnly({ clockTolerance: false })
+  @UserOnly({ clockTolerance: false, ticket: true })
   async stream(
     @CurrentPrincipal() principal: Principal,
     @Query() rawQuery: unknown,

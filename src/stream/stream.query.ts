@@ -8,6 +8,10 @@ export const streamQuerySchema = z
       description:
         "Which of the user's devices this is; `default` if absent. A `device` claim in the token wins.",
     }),
+    ticket: z.string().optional().meta({
+      description:
+        'From `POST /v1/stream/tickets`, in place of a token. It opens one stream; its device is that of the ticket.',
+    }),
     from: z
       .enum(['undelivered', 'latest', 'earliest'])
       .default('undelivered')

@@ -71,7 +71,7 @@ describe('the OpenAPI document', () => {
     expect(document.paths['/v1/notifications']?.post?.security).toEqual([
       { token: ['notifications:publish'] },
     ]);
-    expect(document.paths['/v1/stream']?.get?.security).toEqual([{ token: [] }]);
+    expect(document.paths['/v1/stream']?.get?.security).toEqual([{ token: [] }, { session: [] }]);
     expect(document.paths['/health/live']?.get?.security).toEqual([]);
   });
 

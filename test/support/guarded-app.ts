@@ -84,7 +84,7 @@ export async function startGuarded(
   controllers: DynamicModule['controllers'] = [GuardedController],
 ): Promise<GuardedApp> {
   const database = await createDatabase();
-  const config = readConfig({ ...settings, DATABASE_URL: database.url });
+  const config = readConfig({ CORS_ORIGINS: 'https://app.example', ...settings, DATABASE_URL: database.url });
   const root: DynamicModule = {
     module: GuardedModule,
     imports: [configured(config), DatabaseModule, AuthModule],

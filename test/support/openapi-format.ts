@@ -70,12 +70,20 @@ export const openApiSchema = strict({
   components: strict({
     securitySchemes: z.record(
       z.string(),
-      strict({
-        type: z.literal('http'),
-        scheme: z.literal('bearer'),
-        bearerFormat: z.string(),
-        description: z.string(),
-      }),
+      z.union([
+        strict({
+          type: z.literal('http'),
+          scheme: z.literal('bearer'),
+          bearerFormat: z.string(),
+          description: z.string(),
+        }),
+        strict({
+          type: z.literal('apiKey'),
+          in: z.literal('cookie'),
+          name: z.string(),
+          description: z.string(),
+        }),
+      ]),
     ),
     headers: z.record(z.string(), header),
     schemas: z.record(z.string().regex(/^[A-Za-z0-9._-]+$/), schema),
