@@ -20,6 +20,8 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
     bodyLimit: config.MAX_REQUEST_BYTES,
     // Streams are ended one by one with a `bye`; what is idle then may go.
     forceCloseConnections: 'idle',
+    // The longest id that stands in a path has 256 characters, of which each may count twice in UTF-16.
+    routerOptions: { maxParamLength: 512 },
     // Its own 503 has neither our form nor Retry-After; a caller who comes too late is told so by the route.
     return503OnClosing: false,
     // Whose X-Forwarded-For is believed; by default nobody's.

@@ -12,17 +12,18 @@ export interface OpenConnection {
 
 /*
  * Open as GET /v1/connections decides it: without an end, on a node that was seen lately and did not start again since.
- * A stream whose topics were renewed goes on under the id that its client was told.
+ * A stream whose topics were renewed goes on with another record; its client and older listings know it by the first.
  */
 const FIND: Statement = {
   name: 'find_open_connection',
   text: `
-select c.connection_id as "connectionId", c.user_id as "user", c.device_id as device, c.node, c.since
-from connections c
-left join nodes n on n.node = c.node
-where c.tenant_id = $1 and c.connection_id = $2 and (
-  c.reason = 'renewed'
-  or c.until is null and n.started_at <= c.since and n.seen_at >= clock_timestamp() - interval '10 seconds'
+select m.connection_id as "connectionId", m.user_id as "user", m.device_id as device, m.node, m.since
+from connections m
+where m.tenant_id = $1 and m.connection_id = $2 and exists (
+  select from connections c join nodes n on n.node = c.node
+  where c.tenant_id = $1 and c.user_id = m.user_id and c.device_id = m.device_id and c.node = m.node
+    and (c.connection_id = m.connection_id or m.reason = 'renewed' and c.since >= m.until)
+    and c.until is null and n.started_at <= c.since and n.seen_at >= clock_timestamp() - interval '10 seconds'
 )`,
 };
 

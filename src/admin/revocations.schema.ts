@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { userIdSchema } from '../identifiers.ts';
-import { cursor, instant, limit, pageOf, time } from './page.schema.ts';
+import { instantSchema } from '../instant.ts';
+import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 /** As claims.ts reads it; NUL cannot be stored. */
 const jti = z
@@ -15,7 +16,7 @@ export const newRevocationSchema = z
     token: z
       .strictObject({
         jti,
-        expiresAt: instant.optional().meta({
+        expiresAt: instantSchema.optional().meta({
           description:
             '`exp` of the token. Without it the revocation is kept for the longest life of a token.',
         }),
@@ -24,7 +25,7 @@ export const newRevocationSchema = z
     user: userIdSchema
       .optional()
       .meta({ description: '`sub` of the tokens: a user, or the client id of a service.' }),
-    issuedBefore: instant.optional().meta({
+    issuedBefore: instantSchema.optional().meta({
       description: 'With `user`: tokens issued before it, or without `iat`, are revoked. Default: now.',
     }),
   })

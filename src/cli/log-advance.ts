@@ -2,13 +2,12 @@ import 'reflect-metadata';
 import { parseArgs } from 'node:util';
 import { readConfig, ConfigError, type Config } from '../config.ts';
 import { MaintenancePool } from '../database/maintenance-pool.ts';
-import { openDatabase } from '../database/open-database.ts';
-import { findRunningServer } from '../database/running-server.ts';
 import { StartError } from '../database/start-error.ts';
 import { advance, type Advanced } from '../log/advance.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
+import { onDatabase } from './on-database.ts';
 
 const HELP = `Lifts the head of every tenant's log to at least the database's present time.
 
@@ -44,20 +43,14 @@ async function run(): Promise<void> {
   }
   const ahead = secondsOf(values.ahead);
   const config = readConfig(process.env);
-  const result = await onDatabase(config, (url) => advanceOn({ ...config, DATABASE_URL: url }, ahead));
+  const result = await onDatabase(config, report, (url) =>
+    advanceOn({ ...config, DATABASE_URL: url }, ahead),
+  );
   process.stdout.write(values.json ? `${JSON.stringify(result)}\n` : inWords(result));
 }
 
-/** On the server of a running service if there is one; else the database is opened, and closed if it is ours. */
-async function onDatabase<Result>(config: Config, work: (url: string) => Promise<Result>): Promise<Result> {
-  const running = config.DATABASE_URL === undefined ? await findRunningServer(config.DATA_DIR) : undefined;
-  if (running !== undefined) return await work(running);
-  const database = await openDatabase(config, (line) => process.stderr.write(`${line}\n`));
-  try {
-    return await work(database.url);
-  } finally {
-    await database.close();
-  }
+function report(line: string): void {
+  process.stderr.write(`${line}\n`);
 }
 
 async function advanceOn(config: Config, ahead: number): Promise<Advanced> {

@@ -29,7 +29,7 @@ export const HEADERS = {
     schema: { type: 'string', const: 'true' },
   },
   Location: {
-    description: 'Where the notification can be looked up.',
+    description: 'Where what was made can be looked up.',
     schema: { type: 'string', format: 'uri-reference' },
   },
   'Retry-After': {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { topicSchema, typeSchema, userIdSchema } from '../identifiers.ts';
+import { instantSchema } from '../instant.ts';
 import { STATUSES } from './delivery-status.ts';
 
 /* The query strings of history. Limits are texts here: '' and '5.0' are no numbers that somebody meant. */
@@ -19,9 +20,8 @@ const cursor = z
   .meta({ description: '`nextCursor` of the page before, with the same filters.' });
 
 const time = (description: string) =>
-  z.iso
-    .datetime({ offset: true, error: 'is a time as RFC 3339 has it, such as 2026-12-01T00:00:00.000Z' })
-    .transform((text) => Date.parse(text))
+  instantSchema
+    .transform((instant) => instant.getTime())
     .optional()
     .meta({ description });
 

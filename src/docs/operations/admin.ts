@@ -1,6 +1,5 @@
 import { z } from 'zod';
 import { auditPageSchema, auditQuerySchema } from '../../admin/audit.schema.ts';
-import { issuerSchema, issuersPageSchema, issuersQuerySchema } from '../../admin/issuers.schema.ts';
 import {
   newRevocationSchema,
   revocationSchema,
@@ -15,38 +14,12 @@ import {
   tenantsQuerySchema,
 } from '../../admin/tenants.schema.ts';
 import { tenantIdSchema, userIdSchema } from '../../identifiers.ts';
-import { issuerPatchSchema, issuerRegistrationSchema } from '../../issuers/registration.schema.ts';
-import type { Answer, Examples, Operation } from '../operation.ts';
-import { acts, issuer, revocations, tenant } from './admin.examples.ts';
-
-const json = (status: number, description: string, schema: z.ZodType, examples: Examples): Answer => ({
-  status,
-  description,
-  ...(status === 201 && schema !== revocationSchema ? { headers: ['Location'] } : {}),
-  content: [{ mediaType: 'application/json', schema, examples }],
-});
-
-const page = (schema: z.ZodType, ...items: readonly unknown[]): Answer =>
-  json(200, 'One page.', schema, { page: { summary: 'A page', value: { items, nextCursor: null } } });
-
-const DONE: Answer = {
-  status: 204,
-  description: 'It is stored and counts on this node; on the others within a second.',
-};
-
-const COMMON = {
-  tag: 'Administration',
-  problems: ['database_unavailable', 'keys_unavailable'],
-} as const satisfies Partial<Operation>;
-const WITH_ID = { ...COMMON, problems: [...COMMON.problems, 'not_found'] } as const;
+import type { Operation } from '../operation.ts';
+import { acts, revocations, tenant } from './admin.examples.ts';
+import { issuerOperations } from './admin.issuers.ts';
+import { COMMON, DONE, EFFECT, json, page, PATCHING, WITH_ID } from './admin.parts.ts';
 
 const ofTenant = z.object({ id: tenantIdSchema.meta({ description: 'The tenant.' }) });
-const ofIssuer = z.object({ id: z.uuid().meta({ description: 'The `id` of the issuer, not its `iss`.' }) });
-
-const EFFECT =
-  'Counts on the node that answers as soon as it answers, on the others within a second, and is recorded in the audit log.';
-const PATCHING =
-  'A member that is absent stays as it is; null takes its value away. What changes nothing is not recorded.';
 
 const tenantOperations: readonly Operation[] = [
   {
@@ -78,7 +51,12 @@ const tenantOperations: readonly Operation[] = [
         },
       },
     },
-    answers: [json(201, 'The tenant.', tenantSchema, { tenant: { summary: 'Registered', value: tenant } })],
+    answers: [
+      {
+        ...json(201, 'The tenant.', tenantSchema, { tenant: { summary: 'Registered', value: tenant } }),
+        headers: ['Location'],
+      },
+    ],
     problems: [...COMMON.problems, 'tenant_exists'],
   },
   {
@@ -124,109 +102,6 @@ lost. ${EFFECT}`,
     pathParameters: ofTenant,
     query: auditQuerySchema,
     answers: [page(auditPageSchema, acts.open)],
-  },
-];
-
-const issuerOperations: readonly Operation[] = [
-  {
-    ...COMMON,
-    method: 'get',
-    path: '/v1/issuers',
-    id: 'listIssuers',
-    summary: 'Who may sign tokens',
-    description: 'The registered issuers, oldest first; that of the settings is not among them.',
-    access: ['tenants:admin'],
-    query: issuersQuerySchema,
-    answers: [page(issuersPageSchema, issuer)],
-  },
-  {
-    ...COMMON,
-    method: 'post',
-    path: '/v1/issuers',
-    id: 'registerIssuer',
-    summary: 'Registers an issuer',
-    description: `Exactly one of \`jwksUrl\`, \`keys\` and \`secret\`, and exactly one of \`tenant\` and \`tenants\`. A token of this issuer
-never speaks for another tenant, whatever it claims. ${EFFECT}`,
-    access: ['tenants:admin'],
-    body: {
-      schema: issuerRegistrationSchema,
-      examples: {
-        one: {
-          summary: 'An identity provider of one tenant',
-          value: {
-            iss: issuer.iss,
-            name: issuer.name,
-            jwksUrl: issuer.jwksUrl,
-            audiences: issuer.audiences,
-            tenant: issuer.tenant,
-            claims: { topics: issuer.claims.topics },
-          },
-        },
-        several: {
-          summary: 'One that names the tenant in a nested claim',
-          value: {
-            iss: 'https://login.example',
-            jwksUrl: 'https://login.example/keys',
-            algorithms: ['ES256', 'EdDSA'],
-            audiences: ['tidings'],
-            tenants: ['acme', 'globex'],
-            claims: { tenant: '/org/id', scopes: ['/realm_access/roles', 'scope'] },
-            scopes: ['notifications:publish', 'history:read', 'operations:write'],
-            requireAtJwt: true,
-          },
-        },
-      },
-    },
-    answers: [json(201, 'The issuer.', issuerSchema, { issuer: { summary: 'Registered', value: issuer } })],
-    problems: [...COMMON.problems, 'issuer_exists'],
-  },
-  {
-    ...WITH_ID,
-    method: 'get',
-    path: '/v1/issuers/{id}',
-    id: 'getIssuer',
-    summary: 'One issuer',
-    description: 'Its keys are public and shown, a secret is not.',
-    access: ['tenants:admin'],
-    pathParameters: ofIssuer,
-    answers: [json(200, 'The issuer.', issuerSchema, { issuer: { summary: 'Active', value: issuer } })],
-  },
-  {
-    ...WITH_ID,
-    method: 'patch',
-    path: '/v1/issuers/{id}',
-    id: 'changeIssuer',
-    summary: 'Changes, disables or enables an issuer, or revokes its older tokens',
-    description: `${PATCHING} Streams whose tokens are good no more end with \`bye\` \`revoked\`. ${EFFECT}`,
-    access: ['tenants:admin'],
-    pathParameters: ofIssuer,
-    body: {
-      schema: issuerPatchSchema,
-      examples: {
-        disable: { summary: 'Take no token of it', value: { status: 'disabled' } },
-        revoke: {
-          summary: 'Take no token that was issued before',
-          value: { revokedBefore: '2026-11-22T16:00:00.000Z' },
-        },
-      },
-    },
-    answers: [
-      json(200, 'The issuer.', issuerSchema, {
-        issuer: { summary: 'Disabled', value: { ...issuer, status: 'disabled', version: 2 } },
-      }),
-    ],
-    problems: [...WITH_ID.problems, 'issuer_exists'],
-  },
-  {
-    ...WITH_ID,
-    method: 'delete',
-    path: '/v1/issuers/{id}',
-    id: 'removeIssuer',
-    summary: 'Removes an issuer',
-    description: `Its tokens are refused, and its streams end with \`bye\` \`revoked\`. ${EFFECT}`,
-    access: ['tenants:admin'],
-    pathParameters: ofIssuer,
-    answers: [DONE],
   },
 ];
 

@@ -1,0 +1,85 @@
+import { randomUUIDv7 } from 'node:crypto';
+import { Changes } from '../../src/changes/changes.ts';
+import { AppendPool, type Pool } from '../../src/database/pool.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
+import { IssuersStore } from '../../src/issuers/issuers.store.ts';
+import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/issuers/registration.schema.ts';
+import { newIssuer, patchedIssuer } from '../../src/issuers/registration.ts';
+import { RevocationsStore, type RevocationRequest } from '../../src/revocations/revocations.store.ts';
+import { StreamOrdersStore, type Order } from '../../src/stream/stream-orders.store.ts';
+import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.store.ts';
+import type { Service } from './app.ts';
+
+/* What administrators do, by the statements of the administrative API and without its routes. */
+
+/** Runs `work` in a transaction; after that it counts on the node that took it. */
+export async function act<Result>(
+  { app }: Service,
+  work: (run: Pool['rows']) => Promise<Result>,
+): Promise<Result> {
+  const result = await app.get(AppendPool).transaction(work);
+  await app.get(Changes).now();
+  return result;
+}
+
+const revoke = async (service: Service, tenant: string, request: RevocationRequest): Promise<void> => {
+  const { MAX_TOKEN_LIFETIME_DAYS: days } = service.config;
+  const stored = await act(service, (run) =>
+    service.app.get(RevocationsStore).insert(run, tenantIdSchema.parse(tenant), request, days),
+  );
+  if (stored === undefined) throw new Error('The revocation was refused.');
+};
+
+export const revokeToken = (service: Service, tenant: string, jti: string, expiresAt?: Date) =>
+  revoke(service, tenant, { kind: 'token', jti, expiresAt });
+
+export const revokeUser = (service: Service, tenant: string, user: string, issuedBefore?: Date) =>
+  revoke(service, tenant, { kind: 'user', user: userIdSchema.parse(user), issuedBefore });
+
+/** An order to open streams. */
+export const order = (service: Service, tenant: string, given: Order) =>
+  act(service, (run) => service.app.get(StreamOrdersStore).insert(run, tenantIdSchema.parse(tenant), given));
+
+export const disconnect = (service: Service, tenant: string, user: string) =>
+  order(service, tenant, { kind: 'disconnect', user: userIdSchema.parse(user) });
+
+export const closeConnection = (service: Service, tenant: string, connectionId: string) =>
+  order(service, tenant, { kind: 'close', connectionId });
+
+/** Makes the tenant if it is not there. */
+export async function setTenant(
+  service: Service,
+  tenant: string,
+  settings: Partial<TenantSettings>,
+): Promise<void> {
+  const store = service.app.get(TenantsStore);
+  const id = tenantIdSchema.parse(tenant);
+  const usual: TenantSettings = { name: null, status: 'active', keptDays: null, corsOrigins: [] };
+  await act(service, async (run) => {
+    const made = await store.create(run, id, { ...usual, ...settings });
+    if (made !== undefined) return;
+    await store.lock(run, id);
+    await store.update(run, id, { ...usual, ...settings });
+  });
+}
+
+/** Registers an issuer and answers its id. */
+export async function registerIssuer(service: Service, registration: object): Promise<string> {
+  const id = randomUUIDv7();
+  const state = newIssuer(id, issuerRegistrationSchema.parse(registration), service.config);
+  const record = await act(service, (run) => service.app.get(IssuersStore).insert(run, id, state));
+  if (record === undefined) throw new Error('The issuer is registered already.');
+  return id;
+}
+
+export async function patchIssuer(service: Service, id: string, patch: object): Promise<void> {
+  const store = service.app.get(IssuersStore);
+  await act(service, async (run) => {
+    const current = await store.lock(run, id);
+    if (current === undefined) throw new Error('There is no such issuer.');
+    await store.update(run, id, patchedIssuer(current, issuerPatchSchema.parse(patch), service.config));
+  });
+}
+
+export const deleteIssuer = (service: Service, id: string) =>
+  act(service, (run) => service.app.get(IssuersStore).remove(run, id));
