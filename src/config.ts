@@ -43,6 +43,16 @@ export const settingsSchema = z.object({
         .slice(0, 64) || 'node',
     )
     .describe('Name of this node in history and logs.'),
+  METRICS_PORT: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(65_535)
+    .optional()
+    .describe(
+      'Port of a listener of its own for /metrics, which then is not served on PORT; 0 takes a free one.',
+    ),
+  METRICS_HOST: z.string().min(1).default('127.0.0.1').describe('Address that METRICS_PORT listens on.'),
   LOG_LEVEL: z
     .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
     .default('info')

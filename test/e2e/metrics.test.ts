@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { MetricsListener } from '../../src/metrics/metrics-listener.ts';
 import { startService, type Service } from '../support/app.ts';
 import { publish } from '../support/api.ts';
 import { serviceToken } from '../support/tokens.ts';
@@ -59,5 +60,35 @@ describe('GET /metrics', () => {
     ).toBe(1);
     expect(text).toContain('route="/docs/assets/:name"');
     expect(text).not.toMatch(/seen/);
+  });
+});
+
+describe('metrics at an address of their own', () => {
+  let service: Service;
+  beforeAll(async () => {
+    service = await startService({ METRICS_PORT: '0' });
+  });
+  afterAll(() => service.close());
+
+  const url = (path: string) => `http://127.0.0.1:${service.app.get(MetricsListener).port}${path}`;
+
+  test('are there, and not at that of the API', async () => {
+    const { status, headers } = await fetch(url('/metrics?any'));
+    expect([status, headers.get('content-type')]).toEqual([200, 'text/plain; version=0.0.4; charset=utf-8']);
+    expect(await (await fetch(url('/metrics'))).text()).toContain('# TYPE tidings_connections gauge');
+    expect((await fetch(`${service.url}/metrics`)).status).toBe(404);
+  });
+
+  test('have nothing beside them', async () => {
+    expect((await fetch(url('/health/live'))).status).toBe(404);
+    expect((await fetch(url('/metrics'), { method: 'POST' })).status).toBe(405);
+    const head = await fetch(url('/metrics'), { method: 'HEAD' });
+    expect([head.status, await head.text()]).toEqual([200, '']);
+  });
+
+  test('keep the service from starting where the port is taken, and say which setting it is', async () => {
+    const taken = String(service.app.get(MetricsListener).port);
+    const started = startService({ METRICS_PORT: taken }, { database: service.database });
+    await expect(started).rejects.toThrow(/METRICS_PORT/);
   });
 });

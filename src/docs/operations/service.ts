@@ -91,12 +91,13 @@ give up.`,
     id: 'metrics',
     tag: 'Operation',
     summary: 'Metrics of this node',
-    description: 'In the text format of Prometheus. No metric names a tenant.',
+    description:
+      'In the text format of Prometheus. No metric names a tenant. Not here, but at an address of their own, if `METRICS_PORT` is set.',
     access: 'public',
     answers: [
       { status: 200, description: 'All metrics.', content: [{ mediaType: 'text/plain', text: METRICS }] },
     ],
-    problems: [],
+    problems: ['not_found'],
   },
   {
     method: 'get',
