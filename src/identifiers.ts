@@ -39,3 +39,6 @@ export type TenantId = z.infer<typeof tenantIdSchema>;
 export type UserId = z.infer<typeof userIdSchema>;
 export type Topic = z.infer<typeof topicSchema>;
 export type DeviceId = z.infer<typeof deviceIdSchema>;
+
+/** The device of a client that names none. */
+export const DEFAULT_DEVICE = deviceIdSchema.parse('default');

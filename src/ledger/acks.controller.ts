@@ -2,12 +2,10 @@ import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Problem } from '../errors.ts';
-import { deviceIdSchema } from '../identifiers.ts';
+import { DEFAULT_DEVICE } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
 import { ackSchema } from './acks.schema.ts';
 import { Acknowledgements } from './acks.ts';
-
-const DEFAULT_DEVICE = deviceIdSchema.parse('default');
 
 @Controller('v1/acks')
 export class AcksController {

@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { CONFIG, type Config } from '../config.ts';
-import { deviceIdSchema } from '../identifiers.ts';
+import { DEFAULT_DEVICE } from '../identifiers.ts';
 import { parseQuery } from '../json-body.ts';
 import { parsePosition } from '../log/position.ts';
 import { jittered } from './frames.ts';
@@ -11,8 +11,6 @@ import { PassingTroubleFilter } from './passing-trouble.filter.ts';
 import { openEventStream, STREAM_HEADERS } from './socket.ts';
 import { streamQuerySchema } from './stream.query.ts';
 import { Streams } from './streams.ts';
-
-const DEFAULT_DEVICE = deviceIdSchema.parse('default');
 
 @Controller('v1/stream')
 @UseFilters(PassingTroubleFilter)

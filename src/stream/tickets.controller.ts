@@ -3,11 +3,9 @@ import type { z } from 'zod';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Tickets } from '../auth/tickets.ts';
-import { deviceIdSchema } from '../identifiers.ts';
+import { DEFAULT_DEVICE } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
 import { ticketRequestSchema, type ticketSchema } from './tickets.schema.ts';
-
-const DEFAULT_DEVICE = deviceIdSchema.parse('default');
 
 @Controller('v1/stream/tickets')
 export class TicketsController {

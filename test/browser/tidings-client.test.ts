@@ -1,10 +1,12 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { Changes } from '../../src/changes/changes.ts';
 import { get, publish, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
+import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { eventually } from '../support/eventually.ts';
 import { SameOriginProxy, type Route } from '../support/same-origin-proxy.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
@@ -31,23 +33,52 @@ const PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title><script
   });
 </script>`;
 
-/* From another origin than the service's, with the token in the page: by the package `eventsource`, as documented. */
+/* From another origin than the service's, with the token in the page: by ticket. `source` is the newest of `sources`. */
+const TICKET_PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title><script type="module">
+  import { openTidings } from '/tidings-client.js';
+  const { service, token } = await (await fetch('/login')).json();
+  window.sources = [];
+  window.EventSource = class extends EventSource {
+    constructor(...args) {
+      super(...args);
+      sources.push(this);
+    }
+  };
+  window.got = [];
+  window.renewals = 0;
+  openTidings({
+    key: 'alice',
+    device: 'laptop',
+    url: service,
+    token,
+    renew: async () => {
+      renewals += 1;
+      return (await (await fetch('/login')).json()).token;
+    },
+    onNotification: ({ id }) => void got.push(id),
+  });
+</script>`;
+
+/* The same with the token in a header: by the package `eventsource`, as documented. */
 const BEARER_PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title>
 <script type="importmap">{"imports": {"eventsource": "/eventsource/index.js", "eventsource-parser": "/eventsource-parser/index.js"}}</script>
 <script type="module">
   import { EventSource } from 'eventsource';
   import { openTidings } from '/tidings-client.js';
   const { service, token } = await (await fetch('/login')).json();
-  const withToken = (address, request) =>
-    fetch(address, { ...request, headers: { ...request.headers, authorization: 'Bearer ' + token } });
+  const open = (address, token) =>
+    new EventSource(address, {
+      fetch: (input, init) =>
+        fetch(input, { ...init, headers: { ...init.headers, authorization: 'Bearer ' + token() } }),
+    });
   window.got = [];
   openTidings({
     key: 'alice',
     device: 'laptop',
     url: service,
+    token,
+    open,
     onNotification: ({ id }) => void got.push(id),
-    open: (address) => new EventSource(address, { fetch: withToken }),
-    fetch: withToken,
   });
 </script>`;
 
@@ -233,26 +264,102 @@ describeInBrowsers((installed) => {
     await eventually(async () => expect(await page.evaluate('window.gaps')).toEqual(['reset']), PATIENCE);
   });
 
-  test('reads and confirms from another origin with a token of its own', async () => {
-    await proxy.close();
-    const token = userToken({ user });
-    proxy = await SameOriginProxy.start(service.url, token, {
-      '/': text('text/html', BEARER_PAGE),
-      '/login': () => ({ type: 'application/json', body: JSON.stringify({ service: crossing.url, token }) }),
-      '/tidings-client.js': text('text/javascript', client),
-      ...scriptsOf('eventsource'),
-      ...scriptsOf('eventsource-parser'),
-    });
-    const settings = { ...SETTINGS, NODE_NAME: 'crossing', CORS_ORIGINS: proxy.url };
-    const crossing = await startService(settings, { database: service.database });
-    try {
-      const sent = [await send()];
+  describe('from another origin with a token of its own', () => {
+    let crossing: Service;
+    let cutting: CuttingProxy;
+    let lifetime: number;
+    let logins: number;
+    const serve = async (html: string) => {
+      await proxy.close();
+      proxy = await SameOriginProxy.start(service.url, '', {
+        '/': text('text/html', html),
+        '/login': () => ({
+          type: 'application/json',
+          body: JSON.stringify({
+            service: cutting.url,
+            token: userToken({
+              user,
+              expiresInSeconds: lifetime,
+              claims: { jti: `${user}-${(logins += 1)}` },
+            }),
+          }),
+        }),
+        '/tidings-client.js': text('text/javascript', client),
+        ...scriptsOf('eventsource'),
+        ...scriptsOf('eventsource-parser'),
+      });
+      const settings = { ...SETTINGS, NODE_NAME: 'crossing', CORS_ORIGINS: proxy.url };
+      crossing = await startService(settings, { database: service.database });
+      cutting = await CuttingProxy.start(crossing.url);
       await open();
+    };
+    beforeEach(() => {
+      lifetime = 3600;
+      logins = 0;
+    });
+    afterEach(async () => {
+      await cutting.close();
+      await crossing.close();
+    });
+
+    test.each([
+      ['by header', BEARER_PAGE],
+      ['by ticket', TICKET_PAGE],
+    ])('reads and confirms %s', async (_, html) => {
+      const sent = [await send()];
+      await serve(html);
       await expectGot(sent);
       await expectCursor(sent[0]?.position);
       expect(proxy.streams).toEqual([]);
-    } finally {
-      await crossing.close();
-    }
+    });
+
+    test('fetches a new ticket when its stream is lost, and misses nothing', async () => {
+      await serve(TICKET_PAGE);
+      const sent = [await send()];
+      await expectGot(sent);
+      for (const loss of ['reset', 'close'] as const) {
+        cutting.cut(loss);
+        sent.push(await send(), await send());
+        await expectGot(sent);
+      }
+      const urls = await page.evaluate<string[]>('sources.map(({ url }) => url)');
+      expect(urls).toHaveLength(3);
+      const tickets = urls.map((url) => new URL(url).searchParams.get('ticket'));
+      expect(new Set(tickets).size).toBe(3);
+      expect(new URL(urls[2] ?? '').searchParams.get('lastEventId')).toBe(sent[2]?.position);
+      expect(await page.evaluate('window.renewals')).toBe(0);
+    });
+
+    test('renews its token in place before it ends, without a cut', async () => {
+      lifetime = 10;
+      await serve(TICKET_PAGE);
+      const first = Date.now() + 10_000;
+      const sent = [await send()];
+      await expectGot(sent);
+      lifetime = 3600;
+      await eventually(async () => expect(await page.evaluate('window.renewals')).toBe(1), PATIENCE);
+      await eventually(() => expect(Date.now()).toBeGreaterThan(first), PATIENCE);
+      sent.push(await send());
+      await expectGot(sent);
+      expect(await page.evaluate('sources.map(({ readyState }) => readyState)')).toEqual([1]);
+    });
+
+    test('gets itself a new token when the old one counts no more', async () => {
+      await serve(TICKET_PAGE);
+      const sent = [await send()];
+      await expectGot(sent);
+      cutting.away = true;
+      cutting.cut('reset');
+      await crossing.database.query(
+        `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
+         values ('acme', gen_random_uuid(), 'token', $1, now() + interval '1 hour')`,
+        [`${user}-1`],
+      );
+      await crossing.app.get(Changes).now();
+      cutting.away = false;
+      sent.push(await send());
+      await expectGot(sent);
+      expect(await page.evaluate('window.renewals')).toBe(1);
+    });
   });
 });

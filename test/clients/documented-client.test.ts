@@ -15,9 +15,9 @@ interface Client {
     key: string;
     device: string;
     url: string;
+    token: string;
     onNotification(notification: { id: string }): void;
-    open(address: string): EventSource;
-    fetch: typeof fetch;
+    open(address: string, token: () => string): EventSource;
     storage: { getItem(key: string): string | null; setItem(key: string, value: string): void };
   }) => () => void;
 }
@@ -45,19 +45,18 @@ test('the documented client runs in Node with a bearer token, and goes on where 
   const { openTidings } = (await import(CLIENT)) as Client;
   const kept = new Map<string, string>();
   const got: string[] = [];
-  const withToken: typeof fetch = (input, init) => {
-    const headers = new Headers(init?.headers);
-    headers.set('authorization', `Bearer ${userToken()}`);
-    return fetch(input, { ...init, headers });
-  };
   const start = () =>
     openTidings({
       key: 'alice',
       device: 'node',
       url: proxy.url,
+      token: userToken(),
       onNotification: ({ id }) => void got.push(id),
-      open: (address) => new EventSource(address, { fetch: withToken }),
-      fetch: withToken,
+      open: (address, token) =>
+        new EventSource(address, {
+          fetch: (input, init) =>
+            fetch(input, { ...init, headers: { ...init.headers, authorization: `Bearer ${token()}` } }),
+        }),
       storage: {
         getItem: (key) => kept.get(key) ?? null,
         setItem: (key, value) => void kept.set(key, value),
