@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import { ChangesPool, type Statement } from '../database/pool.ts';
 
 /* In text: an xid8 is 64 bits wide, and nothing is done with it here but to hand it back. */
 const HORIZON: Statement = {
@@ -10,7 +10,7 @@ const HORIZON: Statement = {
 /** Where in the history of the whole database the next look begins. Belongs to no tenant. */
 @Injectable()
 export class ChangesStore {
-  constructor(private readonly pool: AppendPool) {}
+  constructor(private readonly pool: ChangesPool) {}
 
   /** The oldest transaction that is still under way: every older one is visible or was undone. */
   async horizon(): Promise<string> {

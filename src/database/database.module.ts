@@ -3,10 +3,13 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
-import { AppendPool, BacklogPool, HistoryPool, type PoolOptions } from './pool.ts';
+import { AppendPool, BacklogPool, ChangesPool, HistoryPool, type PoolOptions } from './pool.ts';
 
 /** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
 const ENTITY_CONNECTIONS = 2;
+
+/** Longest wait for what other nodes changed, in ms: a connection that went silent is noticed soon, and another one made. */
+const CHANGES_TIMEOUT_MS = 2_000;
 
 /** The connections to the database: one pool per kind of work, and TypeORM's own for plain tables. */
 @Global()
@@ -47,19 +50,32 @@ const ENTITY_CONNECTIONS = 2;
       useFactory: (config: Config) =>
         new HistoryPool(poolOptions(config, 'history', config.DATABASE_HISTORY_CONNECTIONS)),
     },
+    {
+      provide: ChangesPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) => {
+        const options = poolOptions(config, 'changes', 1);
+        return new ChangesPool({
+          ...options,
+          connectTimeoutMs: Math.min(options.connectTimeoutMs, CHANGES_TIMEOUT_MS),
+          statementTimeoutMs: Math.min(options.statementTimeoutMs, CHANGES_TIMEOUT_MS),
+        });
+      },
+    },
   ],
-  exports: [AppendPool, BacklogPool, HistoryPool, DatabaseClock],
+  exports: [AppendPool, BacklogPool, ChangesPool, HistoryPool, DatabaseClock],
 })
 export class DatabaseModule implements OnApplicationShutdown {
   constructor(
     @Inject(AppendPool) private readonly append: AppendPool,
     @Inject(BacklogPool) private readonly backlog: BacklogPool,
     @Inject(HistoryPool) private readonly history: HistoryPool,
+    @Inject(ChangesPool) private readonly changes: ChangesPool,
   ) {}
 
   /** The last of the hooks: whoever has something to flush did so in an earlier one. */
   async onApplicationShutdown(): Promise<void> {
-    await Promise.all([this.append.end(), this.backlog.end(), this.history.end()]);
+    await Promise.all([this.append, this.backlog, this.history, this.changes].map((pool) => pool.end()));
   }
 }
 

@@ -134,6 +134,8 @@ export class AppendPool extends Pool {}
 export class BacklogPool extends Pool {}
 /** Questions of operators. */
 export class HistoryPool extends Pool {}
+/** What other nodes changed. Nothing else uses it: a revocation must not wait behind publishes. */
+export class ChangesPool extends Pool {}
 
 /**
  * SQLSTATEs after which the statement did not happen or cannot be known to have happened because the server or

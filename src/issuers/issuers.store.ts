@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, errorCode, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import { ChangesPool, errorCode, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
 import type { IssuerDefinition } from './registration.schema.ts';
 import type { IssuerState } from './registration.ts';
 
@@ -83,7 +83,7 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 @Injectable()
 export class IssuersStore {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly changes: ChangesPool,
     private readonly history: HistoryPool,
   ) {}
 
@@ -132,12 +132,12 @@ export class IssuersStore {
 
   /** All that are not deleted. */
   async all(): Promise<IssuerRow[]> {
-    return await this.pool.rows<IssuerRow & Row>(ALL);
+    return await this.changes.rows<IssuerRow & Row>(ALL);
   }
 
   /** What the transaction `since` (an xid8 as text) or a later one wrote; the deleted ones, too. */
   async changedSince(since: string): Promise<IssuerRow[]> {
-    return await this.pool.rows<IssuerRow & Row>(CHANGED, [since]);
+    return await this.changes.rows<IssuerRow & Row>(CHANGED, [since]);
   }
 }
 

@@ -244,7 +244,7 @@ export class Ingest {
 
   /** The connection died under the statement: it may have been committed or not. The log itself tells. */
   async #settle(tenantId: TenantId, batch: readonly Waiting[], append: string): Promise<void> {
-    const found = await this.store.settle(
+    const found = await this.#findStored(
       tenantId,
       batch.flatMap(({ publication }) => publication.drafts.map(({ id }) => id)),
       append,
@@ -264,6 +264,17 @@ export class Ingest {
       `append lost its connection: ${batch.length - missing.length} publications were stored, ${missing.length} are appended again`,
     );
     if (missing.length > 0) await this.#append(tenantId, missing, randomUUID());
+  }
+
+  /** What ended one connection mostly ended those that lay idle beside it, and each is found out by being used. */
+  async #findStored(tenantId: TenantId, ids: readonly string[], append: string) {
+    for (let idle = this.config.DATABASE_APPEND_CONNECTIONS; ; idle -= 1) {
+      try {
+        return await this.store.settle(tenantId, ids, append);
+      } catch (error) {
+        if (idle === 0 || isNeverSent(error) || !isConnectionLoss(error)) throw error;
+      }
+    }
   }
 
   #refuse(tenantId: TenantId, batch: readonly Waiting[], error: unknown): void {

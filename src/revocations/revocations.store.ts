@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { AppendPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import { ChangesPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
 import type { TenantId, UserId } from '../identifiers.ts';
 
 /** What is revoked: one token by its `jti`, or all tokens of a user (or service) that were issued before an instant. */
@@ -96,7 +96,7 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 @Injectable()
 export class RevocationsStore {
   constructor(
-    private readonly append: AppendPool,
+    private readonly changes: ChangesPool,
     private readonly history: HistoryPool,
   ) {}
 
@@ -143,7 +143,7 @@ export class RevocationsStore {
   async *load(): AsyncGenerator<readonly InForce[]> {
     let after: readonly [string, string] = ['', FIRST_ID];
     for (;;) {
-      const rows = await this.append.rows<InForceRow>(LOAD, [...after, LOAD_ROWS]);
+      const rows = await this.changes.rows<InForceRow>(LOAD, [...after, LOAD_ROWS]);
       yield rows.map(inForceOf);
       const last = rows.at(-1);
       if (last === undefined || rows.length < LOAD_ROWS) return;
@@ -153,7 +153,7 @@ export class RevocationsStore {
 
   /** Those written by the transaction `horizon` or a later one. */
   async since(horizon: string): Promise<readonly InForce[]> {
-    return (await this.append.rows<InForceRow>(SINCE, [horizon])).map(inForceOf);
+    return (await this.changes.rows<InForceRow>(SINCE, [horizon])).map(inForceOf);
   }
 }
 

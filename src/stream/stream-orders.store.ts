@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { z } from 'zod';
-import { AppendPool, type Pool, type Statement } from '../database/pool.ts';
+import { AppendPool, ChangesPool, type Pool, type Statement } from '../database/pool.ts';
 import { topicSchema, type DeviceId, type TenantId, type Topic, type UserId } from '../identifiers.ts';
 
 /** What a new token changes about an open stream. Times in ms since 1970. */
@@ -82,7 +82,10 @@ type Row = Record<string, unknown> & {
 /** The SQL of orders to open streams. */
 @Injectable()
 export class StreamOrdersStore {
-  constructor(private readonly pool: AppendPool) {}
+  constructor(
+    private readonly pool: AppendPool,
+    private readonly changes: ChangesPool,
+  ) {}
 
   /** In the transaction of `run`. */
   async insert(run: Pool['rows'], tenantId: TenantId, order: Order): Promise<void> {
@@ -103,7 +106,7 @@ export class StreamOrdersStore {
 
   /** Those written by the transaction `horizon` or a later one, in their order. */
   async since(horizon: string): Promise<readonly StoredOrder[]> {
-    return (await this.pool.rows<Row>(SINCE, [horizon])).map(orderOf);
+    return (await this.changes.rows<Row>(SINCE, [horizon])).map(orderOf);
   }
 
   async openConnection(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {

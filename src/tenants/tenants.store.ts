@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import { ChangesPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
 import type { TenantId } from '../identifiers.ts';
 
 export const TENANT_STATUSES = ['active', 'suspended'] as const;
@@ -86,7 +86,7 @@ type StateRow = TenantState & Record<string, unknown>;
 @Injectable()
 export class TenantsStore {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly changes: ChangesPool,
     private readonly history: HistoryPool,
   ) {}
 
@@ -121,12 +121,12 @@ export class TenantsStore {
 
   /** `all`: every tenant; else those that are suspended or have origins of their own. */
   async load(all: boolean): Promise<TenantState[]> {
-    return await this.pool.rows<StateRow>(LOAD, [all]);
+    return await this.changes.rows<StateRow>(LOAD, [all]);
   }
 
   /** What was written by the transaction `since` (an xid8 as text) or a later one. */
   async changed(since: string): Promise<TenantState[]> {
-    return await this.pool.rows<StateRow>(CHANGED, [since]);
+    return await this.changes.rows<StateRow>(CHANGED, [since]);
   }
 }
 

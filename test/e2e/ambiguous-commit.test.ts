@@ -277,6 +277,26 @@ test('an append that still waits in the database when its connection dies is wai
   expect(await storedAs(data)).toMatchObject([{ id: body.id, position: body.position }]);
 });
 
+test('idle connections that died with it do not keep the service from asking what became of an append', async () => {
+  const data = { dies: 'with all that lay idle' };
+  // As many connections as the pool has, each of another tenant.
+  const tenants = ['one', 'two', 'three', 'four'];
+  await Promise.all(
+    tenants.map((tenant) =>
+      post(`${service.url}/v1/notifications`, serviceToken({ tenant }), { to, type: 'test', data }),
+    ),
+  );
+  const release = await holdAppends();
+  const sent = send(data);
+  await untilWaiting(1);
+  proxy.cut();
+  await untilWaiting(2);
+  await release();
+  const { status, body } = await sent;
+  expect(status).toBe(201);
+  expect(await storedAs(data)).toMatchObject([{ id: body.id, position: body.position }]);
+});
+
 test('an append that waits for the lock while it is abandoned stores nothing', async () => {
   const append = randomUUID();
   const draft = {
