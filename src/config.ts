@@ -182,7 +182,7 @@ export const settingsSchema = z.object({
   ),
   STREAM_STALL_SECONDS: integer(300, 1, 3_600).describe('A socket that takes no byte for this long is dead.'),
   TOKEN_EXPIRY_NOTICE_SECONDS: integer(60, 0, 3_600).describe(
-    'How long before the end of its token a stream gets `expiring`.',
+    'How long before the end of its token a stream gets `expiring`; longer than TOKEN_EXPIRY_SPREAD_SECONDS by a few.',
   ),
   TOKEN_EXPIRY_SPREAD_SECONDS: integer(5, 0, 60).describe(
     'Streams end up to this long before their token does, each at another moment, so that a thousand tokens of one minute do not come back at once.',

@@ -9,7 +9,6 @@ import { Acts } from './acts.ts';
 import { AuditController } from './audit.controller.ts';
 import { DisconnectsController } from './disconnects.controller.ts';
 import { IssuersController } from './issuers.controller.ts';
-import { OpenConnectionsStore } from './open-connections.store.ts';
 import { RevocationsController } from './revocations.controller.ts';
 import { TenantsController } from './tenants.controller.ts';
 
@@ -23,6 +22,6 @@ import { TenantsController } from './tenants.controller.ts';
     DisconnectsController,
     AuditController,
   ],
-  providers: [Acts, OpenConnectionsStore],
+  providers: [Acts],
 })
 export class AdminModule {}

@@ -5,9 +5,9 @@ import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { userIdSchema } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
+import { OpenConnectionsStore } from '../stream/open-connections.store.ts';
 import { StreamOrdersStore } from '../stream/stream-orders.store.ts';
 import { Acts } from './acts.ts';
-import { OpenConnectionsStore } from './open-connections.store.ts';
 import { nothingHere, pathId } from './path-id.ts';
 
 const emptyBody = z.strictObject({});
@@ -54,9 +54,9 @@ export class DisconnectsController {
     const connectionId = pathId(z.uuid(), id, 'open connection');
     const { tenantId } = principal;
     const act = { action: 'connection.close', tenantId } as const;
+    const before = await this.connections.find(tenantId, connectionId);
+    if (before === undefined) throw nothingHere('open connection');
     await this.acts.perform(principal, request, act, async (run) => {
-      const before = await this.connections.find(run, tenantId, connectionId);
-      if (before === undefined) throw nothingHere('open connection');
       await this.orders.insert(run, tenantId, { kind: 'close', connectionId });
       return { result: undefined, change: { target: connectionId, before, after: null } };
     });

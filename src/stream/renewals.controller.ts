@@ -7,6 +7,7 @@ import { Changes } from '../changes/changes.ts';
 import { Problem } from '../errors.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
 import { Hubs } from './hubs.ts';
+import { OpenConnectionsStore } from './open-connections.store.ts';
 import { renewalSchema } from './renewals.schema.ts';
 import { StreamOrdersStore } from './stream-orders.store.ts';
 
@@ -16,6 +17,7 @@ export class RenewalsController {
   constructor(
     private readonly tokens: Tokens,
     private readonly hubs: Hubs,
+    private readonly connections: OpenConnectionsStore,
     private readonly orders: StreamOrdersStore,
     private readonly changes: Changes,
   ) {}
@@ -38,7 +40,7 @@ export class RenewalsController {
     const { tenantId, subject: user } = caller;
     const connection =
       this.hubs.find(tenantId, user, connectionId)?.subscriber ??
-      (await this.orders.openConnection(tenantId, connectionId));
+      (await this.connections.find(tenantId, connectionId));
     if (connection === undefined || connection.user !== user) {
       throw new Problem('not_found', 'No stream of this user with this connectionId is open.');
     }

@@ -36,14 +36,20 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
   /** Something was revoked, suspended or registered otherwise: whom would it not let in any more? */
   #admitAgain(tenantId: TenantId | 'all'): void {
     for (const id of tenantId === 'all' ? this.hubs.keys() : [tenantId])
-      for (const connection of this.hubs.connections(id))
-        if (this.admission.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
+      for (const connection of this.hubs.connections(id)) this.#admit(connection);
+  }
+
+  #admit(connection: Connection): void {
+    if (this.admission.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
   }
 
   #obey(order: StoredOrder): void {
     if (order.kind === 'renew') {
       const { tenantId, user, connectionId, renewed, at } = order;
-      this.hubs.find(tenantId, user, connectionId)?.renew(tokenOf(order, renewed), at, randomUUID());
+      const connection = this.hubs.find(tenantId, user, connectionId);
+      connection?.renew(tokenOf(order, renewed), at, randomUUID());
+      // The node that took the new token may have been the last to hear that it is revoked.
+      if (connection !== undefined) this.#admit(connection);
       return;
     }
     const meant =

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { z } from 'zod';
 import { AppendPool, ChangesPool, type Pool, type Statement } from '../database/pool.ts';
-import { topicSchema, type DeviceId, type TenantId, type Topic, type UserId } from '../identifiers.ts';
+import { topicSchema, type TenantId, type Topic, type UserId } from '../identifiers.ts';
 
 /** What a new token changes about an open stream. Times in ms since 1970. */
 export interface Renewed {
@@ -27,12 +27,6 @@ export type Order =
 /** An order as it was stored; `at` by the database's clock, in ms since 1970. */
 export type StoredOrder = Order & { readonly tenantId: TenantId; readonly id: string; readonly at: number };
 
-/** A stream that is open, or whose topics have changed while it is. */
-export interface OpenConnection {
-  readonly user: UserId;
-  readonly device: DeviceId;
-}
-
 /* A node that cannot reach the database for a while still hears of it; a stream that is open for longer than that without one has lost its token. */
 const INSERT: Statement = {
   name: 'stream_order_insert',
@@ -47,13 +41,6 @@ const SINCE: Statement = {
   text: `
 select tenant_id, order_id, kind, user_id, connection_id, renewed, (extract(epoch from at) * 1000)::float8 as at
 from stream_orders where transaction >= $1::xid8 order by at`,
-};
-
-const OPEN: Statement = {
-  name: 'stream_order_connection',
-  text: `
-select user_id as "user", device_id as device from connections
-where tenant_id = $1 and connection_id = $2 and (until is null or reason = 'renewed')`,
 };
 
 const renewedSchema = z.object({
@@ -107,14 +94,6 @@ export class StreamOrdersStore {
   /** Those written by the transaction `horizon` or a later one, in their order. */
   async since(horizon: string): Promise<readonly StoredOrder[]> {
     return (await this.changes.rows<Row>(SINCE, [horizon])).map(orderOf);
-  }
-
-  async openConnection(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {
-    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(OPEN, [
-      tenantId,
-      connectionId,
-    ]);
-    return row;
   }
 }
 

@@ -5,6 +5,7 @@ import { LedgerModule } from '../ledger/ledger.module.ts';
 import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
 import { Hubs } from './hubs.ts';
+import { OpenConnectionsStore } from './open-connections.store.ts';
 import { RenewalsController } from './renewals.controller.ts';
 import { StreamController } from './stream.controller.ts';
 import { StreamControl } from './stream-control.ts';
@@ -16,7 +17,16 @@ import { TicketsController } from './tickets.controller.ts';
 @Module({
   imports: [AuthModule, ChangesModule, LedgerModule],
   controllers: [StreamController, RenewalsController, TicketsController],
-  providers: [Streams, Hubs, StreamControl, StreamOrders, StreamOrdersStore, Arrivals, Backlog],
-  exports: [Streams, StreamOrdersStore],
+  providers: [
+    Streams,
+    Hubs,
+    StreamControl,
+    StreamOrders,
+    StreamOrdersStore,
+    OpenConnectionsStore,
+    Arrivals,
+    Backlog,
+  ],
+  exports: [Streams, StreamOrdersStore, OpenConnectionsStore],
 })
 export class StreamModule {}

@@ -49,8 +49,9 @@ export class TokenLife {
   renew(expiresAt: number, at: number, now: number): boolean {
     if (at < this.#renewedAt) return false;
     this.#renewedAt = at;
+    // A client that was not answered asks again with the same token: of its end it knows.
+    this.#warned &&= expiresAt === this.#expiresAt;
     this.#expiresAt = expiresAt;
-    this.#warned = false;
     this.#ahead = this.#drawAhead(now);
     return true;
   }

@@ -289,7 +289,7 @@ test('idle connections that died with it do not keep the service from asking wha
   const release = await holdAppends();
   const sent = send(data);
   await untilWaiting(1);
-  proxy.cut();
+  proxy.cutBusy();
   await untilWaiting(2);
   await release();
   const { status, body } = await sent;

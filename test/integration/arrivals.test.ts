@@ -2,6 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { START } from '../../src/log/position.ts';
 import { arrival, ack, LedgerBench, type LedgerNode } from '../support/ledger.ts';
 
+/** When the database was asked. */
+const AT: unknown = expect.any(Number);
+
 let bench: LedgerBench;
 let node: LedgerNode;
 
@@ -18,7 +21,7 @@ describe('a device that connects for the first time', () => {
   test('starts at the oldest kept', async () => {
     const tenant = await bench.tenant({ head: 100, floor: 10 });
     expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
-      { cursor: 10, head: 100, floor: 10, start: 10, outcome: 'undelivered' },
+      { cursor: 10, head: 100, floor: 10, at: AT, start: 10, outcome: 'undelivered' },
     ]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(10);
   });
@@ -70,7 +73,7 @@ describe('a resume', () => {
     const [arrived] = await node.arrivals.arrive(tenant, [
       arrival({ resume: 42, topics: ['news', 'a "b" {c}, \\d'] }),
     ]);
-    expect(arrived).toEqual({ cursor: 42, head: 100, floor: 0, start: 42, outcome: 'exact' });
+    expect(arrived).toEqual({ cursor: 42, head: 100, floor: 0, at: AT, start: 42, outcome: 'exact' });
     expect(
       await bench.database.query(
         'select from_position, to_position, by_resume, topics from acks where tenant_id = $1',
@@ -109,7 +112,7 @@ describe('a resume', () => {
   test('at the floor is no gap, since what follows it is kept', async () => {
     const tenant = await bench.tenant({ floor: 30 });
     const [arrived] = await node.arrivals.arrive(tenant, [arrival({ resume: 30 })]);
-    expect(arrived).toEqual({ cursor: 30, head: 100, floor: 30, start: 30, outcome: 'exact' });
+    expect(arrived).toEqual({ cursor: 30, head: 100, floor: 30, at: AT, start: 30, outcome: 'exact' });
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
   });
 
@@ -117,7 +120,7 @@ describe('a resume', () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 10);
     expect(await node.arrivals.arrive(tenant, [arrival({ resume: 29 })])).toEqual([
-      { cursor: 29, head: 100, floor: 30, start: 30, outcome: 'gap', requested: 29 },
+      { cursor: 29, head: 100, floor: 30, at: AT, start: 30, outcome: 'gap', requested: 29 },
     ]);
     expect((await node.arrivals.arrive(tenant, [arrival({ resume: 20 })]))[0]).toMatchObject({
       cursor: 29,
@@ -143,14 +146,23 @@ describe('a position that cannot be', () => {
       cursor: 20,
       head: 100,
       floor: 5,
+      at: AT,
       start: 20,
       outcome: 'reset',
     });
-    expect(await arrive('earliest')).toEqual({ cursor: 20, head: 100, floor: 5, start: 5, outcome: 'reset' });
+    expect(await arrive('earliest')).toEqual({
+      cursor: 20,
+      head: 100,
+      floor: 5,
+      at: AT,
+      start: 5,
+      outcome: 'reset',
+    });
     expect(await arrive('latest')).toEqual({
       cursor: 100,
       head: 100,
       floor: 5,
+      at: AT,
       start: 100,
       outcome: 'reset',
     });
@@ -173,7 +185,7 @@ describe('a stream without a position', () => {
     const tenant = await bench.tenant({ floor: 20 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
     expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
-      { cursor: 20, head: 100, floor: 20, start: 20, outcome: 'undelivered' },
+      { cursor: 20, head: 100, floor: 20, at: AT, start: 20, outcome: 'undelivered' },
     ]);
   });
 
@@ -181,7 +193,7 @@ describe('a stream without a position', () => {
     const tenant = await bench.tenant({ floor: 21 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
     expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
-      { cursor: 20, head: 100, floor: 21, start: 21, outcome: 'gap', requested: 20 },
+      { cursor: 20, head: 100, floor: 21, at: AT, start: 21, outcome: 'gap', requested: 20 },
     ]);
   });
 
@@ -189,7 +201,7 @@ describe('a stream without a position', () => {
     const tenant = await bench.tenant();
     await node.arrivals.arrive(tenant, [arrival({ resume: 10 })]);
     expect(await node.arrivals.arrive(tenant, [arrival({ from: 'latest' })])).toEqual([
-      { cursor: 100, head: 100, floor: 0, start: 100, outcome: 'latest' },
+      { cursor: 100, head: 100, floor: 0, at: AT, start: 100, outcome: 'latest' },
     ]);
     await bench.setStream(tenant, { head: 200 });
     await node.acks.acknowledge(tenant, [ack(90), ack(150)]);
@@ -203,7 +215,7 @@ describe('a stream without a position', () => {
     const tenant = await bench.tenant({ floor: 10 });
     await bench.setCursor(tenant, 'alice', 'phone', 50);
     expect(await node.arrivals.arrive(tenant, [arrival({ from: 'earliest' })])).toEqual([
-      { cursor: 50, head: 100, floor: 10, start: 10, outcome: 'earliest' },
+      { cursor: 50, head: 100, floor: 10, at: AT, start: 10, outcome: 'earliest' },
     ]);
   });
 });
@@ -370,7 +382,7 @@ describe('a twin on another node', () => {
       [tenant],
       () => node.arrivals.arrive(tenant, [arrival()]),
     );
-    expect(arrived).toEqual({ cursor: 140, head: 140, floor: 0, start: 140, outcome: 'undelivered' });
+    expect(arrived).toEqual({ cursor: 140, head: 140, floor: 0, at: AT, start: 140, outcome: 'undelivered' });
   });
 
   test('that deletes an idle device at the same moment leaves a device that begins anew', async () => {

@@ -13,10 +13,7 @@ import type { Service } from './app.ts';
 /* What administrators do, by the statements of the administrative API and without its routes. */
 
 /** Runs `work` in a transaction; after that it counts on the node that took it. */
-export async function act<Result>(
-  { app }: Service,
-  work: (run: Pool['rows']) => Promise<Result>,
-): Promise<Result> {
+async function act<Result>({ app }: Service, work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
   const result = await app.get(AppendPool).transaction(work);
   await app.get(Changes).now();
   return result;

@@ -23,6 +23,10 @@ interface Link {
   trap?: Trap;
   /** What did not get to the server. */
   readonly held: Buffer[];
+  /** A statement is under way on it. */
+  busy: boolean;
+  /** Nobody has noticed yet that it is dead. */
+  dead: boolean;
 }
 
 /** A TCP proxy in front of PostgreSQL, which knows enough of its protocol to lose connections at a chosen moment. */
@@ -80,6 +84,17 @@ export class BreakingProxy {
     }
   }
 
+  /** Cuts what is busy; what lies idle dies with it, and shows it when it is used, as behind a firewall that forgot it. */
+  cutBusy(): void {
+    for (const link of this.#links) {
+      if (!link.busy) link.dead = true;
+      else {
+        link.client.resetAndDestroy();
+        link.server.destroy();
+      }
+    }
+  }
+
   /** From now on the network swallows every byte, without a word to either side. */
   stall(): void {
     this.#stalled = true;
@@ -116,7 +131,7 @@ export class BreakingProxy {
     server.on('error', () => undefined);
     // Small messages one after the other: each would wait for the other side's acknowledgement of the one before.
     for (const side of [client, server]) side.setNoDelay(true);
-    const link: Link = { client, server, held: [] };
+    const link: Link = { client, server, held: [], busy: false, dead: false };
     this.#links.add(link);
     if (this.#stalled) this.stall();
     const fromClient = new Messages(true);
@@ -135,6 +150,11 @@ export class BreakingProxy {
 
   #ask(link: Link, message: Buffer): void {
     const { client, server, held } = link;
+    if (link.dead) {
+      client.resetAndDestroy();
+      return;
+    }
+    link.busy = true;
     if (boundStatement(message) === this.#trap?.statement) this.#spring(link);
     if (link.trap === undefined || link.trap.loss === 'answer') {
       server.write(message);
@@ -155,7 +175,9 @@ export class BreakingProxy {
     if (link.trap.away) this.away = true;
   }
 
-  #answer({ client, server, trap }: Link, message: Buffer): void {
+  #answer(link: Link, message: Buffer): void {
+    const { client, server, trap } = link;
+    if (typeOf(message) === READY) link.busy = false;
     if (trap === undefined) {
       client.write(message);
     } else if (typeOf(message) === READY) {

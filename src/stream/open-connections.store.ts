@@ -1,7 +1,8 @@
 import { Injectable } from '@nestjs/common';
-import type { Pool, Statement } from '../database/pool.ts';
+import { AppendPool, type Statement } from '../database/pool.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
 
+/** A stream that is open. */
 export interface OpenConnection {
   readonly connectionId: string;
   readonly user: UserId;
@@ -27,15 +28,17 @@ where m.tenant_id = $1 and m.connection_id = $2 and exists (
 )`,
 };
 
+/** Which streams are open, on whichever node. A stream of the last moments (LEDGER_FLUSH_MS) is not there yet. */
 @Injectable()
 export class OpenConnectionsStore {
+  constructor(private readonly pool: AppendPool) {}
+
   /** Undefined: no such stream is open in the tenant. */
-  async find(
-    run: Pool['rows'],
-    tenantId: TenantId,
-    connectionId: string,
-  ): Promise<OpenConnection | undefined> {
-    const [row] = await run<OpenConnection & Record<string, unknown>>(FIND, [tenantId, connectionId]);
+  async find(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {
+    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(FIND, [
+      tenantId,
+      connectionId,
+    ]);
     return row;
   }
 }

@@ -1,0 +1,229 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import {
+  deleteIssuer,
+  patchIssuer,
+  registerIssuer,
+  revokeToken,
+  revokeUser,
+  setTenant,
+} from '../support/acts.ts';
+import { get, publish } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { eventually } from '../support/eventually.ts';
+import { issue, issuerKey, startKeyServer } from '../support/key-server.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+const SECRET = 'a secret of a registered issuer, longer than 32 bytes';
+const OTHER_SECRET = 'another secret of that issuer, longer than 32 bytes';
+
+describe.each(['0', '1', '20000'])('with TOKEN_CACHE_SIZE=%s', (TOKEN_CACHE_SIZE) => {
+  let service: Service;
+  beforeAll(async () => {
+    service = await startService({
+      TOKEN_CACHE_SIZE,
+      JWT_CLOCK_TOLERANCE_SECONDS: '0',
+      ISSUER_SECRETS_KEY: 'the key that seals the secrets of issuers',
+    });
+  });
+  afterAll(async () => {
+    await service.close();
+  });
+
+  const reader = (tenant: string, claims: Record<string, unknown> = {}, secret?: string) =>
+    serviceToken({
+      tenant,
+      client: 'reader',
+      scope: 'history:read',
+      claims,
+      ...(secret === undefined ? {} : { secret }),
+    });
+
+  const ask = (token: string) =>
+    get<{ items: { data: unknown }[]; code: string; detail: string }>(
+      `${service.url}/v1/notifications`,
+      token,
+    );
+
+  /** Asks twice, so that the second time the token can be remembered. */
+  async function expectAccepted(token: string): Promise<void> {
+    for (const _ of [1, 2]) expect((await ask(token)).status).toBe(200);
+  }
+
+  const refused = (detail: string | RegExp) => ({
+    status: 401,
+    body: { code: 'token_invalid', detail: expect.stringMatching(detail) },
+  });
+
+  test('a token is accepted until it ends, and not once after that', async () => {
+    const exp = Math.floor(Date.now() / 1000) + 2;
+    const token = reader('ending', { exp });
+    for (;;) {
+      const asked = Date.now();
+      const answer = await ask(token);
+      if (answer.status === 200) {
+        expect(asked).toBeLessThan(exp * 1000);
+        continue;
+      }
+      expect(answer).toMatchObject(refused(/has expired/));
+      expect(Date.now()).toBeGreaterThanOrEqual(exp * 1000);
+      break;
+    }
+    expect(await ask(token)).toMatchObject(refused(/has expired/));
+  });
+
+  test('a token that was revoked is refused, and another one of the same caller is not', async () => {
+    const token = reader('revoking', { jti: 'j-1', iat: Math.floor(Date.now() / 1000) - 60 });
+    const other = reader('revoking', { jti: 'j-2' });
+    await expectAccepted(token);
+    await expectAccepted(other);
+    await revokeToken(service, 'revoking', 'j-1');
+    for (const _ of [1, 2]) expect(await ask(token)).toMatchObject(refused('The token was revoked.'));
+    await expectAccepted(other);
+  });
+
+  test('a user whose tokens were revoked is refused with those, and not with a newer one', async () => {
+    const at = (age: number) => ({ iat: Math.floor(Date.now() / 1000) - age });
+    const [older, newer] = [reader('users', at(60)), reader('users', at(10))];
+    await expectAccepted(older);
+    await expectAccepted(newer);
+    await revokeUser(service, 'users', 'reader', new Date(Date.now() - 30_000));
+    expect(await ask(older)).toMatchObject(refused('The token was revoked.'));
+    await expectAccepted(newer);
+  });
+
+  test('the tenant counts as it is now: suspended, and active again', async () => {
+    const token = reader('standing');
+    await expectAccepted(token);
+    await setTenant(service, 'standing', { status: 'suspended' });
+    for (const _ of [1, 2])
+      expect(await ask(token)).toMatchObject({ status: 403, body: { code: 'tenant_suspended' } });
+    await setTenant(service, 'standing', { status: 'active' });
+    await expectAccepted(token);
+  });
+
+  test.each<[string, object, object, RegExp]>([
+    ['disabled', { status: 'disabled' }, { status: 'active' }, /issuer/],
+    ['registered for another audience', { audiences: ['x'] }, { audiences: ['tidings'] }, /`aud`/],
+    [
+      'not registered for its scope any more',
+      { scopes: [] },
+      { scopes: ['history:read'] },
+      /scope history:read/,
+    ],
+    ['given another secret', { secret: OTHER_SECRET }, { secret: SECRET }, /signature/],
+    ['registered with another claim for users', { claims: { user: 'oid' } }, { claims: null }, /`oid`/],
+    ['registered for another tenant', { tenants: ['x'] }, { tenants: ['issuing', 'x'] }, /may not speak/],
+    ['made to use the type of RFC 9068', { requireAtJwt: true }, { requireAtJwt: null }, /`typ`/],
+    [
+      'cleared of all that it issued before now',
+      { revokedBefore: new Date(Date.now() - 1_000).toISOString() },
+      { revokedBefore: null },
+      /not trusted with it any more/,
+    ],
+  ])(
+    'a token of an issuer that was %s is refused, and good again when that is undone',
+    async (name, patch, undo, why) => {
+      const iss = `https://idp.example/${encodeURIComponent(name)}`;
+      const id = await registerIssuer(service, {
+        iss,
+        secret: SECRET,
+        audiences: ['tidings'],
+        tenants: ['issuing', 'y'],
+      });
+      const token = reader('issuing', { iss, iat: Math.floor(Date.now() / 1000) - 60 }, SECRET);
+      await expectAccepted(token);
+      await patchIssuer(service, id, patch);
+      for (const _ of [1, 2]) expect(await ask(token)).toMatchObject(refused(why));
+      await patchIssuer(service, id, undo);
+      await expectAccepted(token);
+    },
+  );
+
+  test('a token speaks for whom its issuer stands for now, though another one had that name when it was first seen', async () => {
+    const iss = 'https://idp.example/moves';
+    for (const tenant of ['first', 'second'])
+      await publish(service.url, serviceToken({ tenant }), {
+        to: { everyone: true },
+        type: 't',
+        data: tenant,
+      });
+    const registration = { iss, secret: SECRET, audiences: ['tidings'] };
+    const token = reader('first', { iss }, SECRET);
+    const id = await registerIssuer(service, { ...registration, tenant: 'first' });
+    await expectAccepted(token);
+    expect((await ask(token)).body.items.map(({ data }) => data)).toEqual(['first']);
+    await deleteIssuer(service, id);
+    expect(await ask(token)).toMatchObject(refused(/`iss`/));
+    await registerIssuer(service, { ...registration, tenant: 'second' });
+    for (const _ of [1, 2]) expect((await ask(token)).body.items.map(({ data }) => data)).toEqual(['second']);
+  });
+
+  test('callers of many tenants, in whatever sequence and at once, see what is their own', async () => {
+    const tenants = Array.from({ length: 10 }, (_, i) => `many-${i}`);
+    for (const tenant of tenants)
+      await publish(service.url, serviceToken({ tenant }), {
+        to: { everyone: true },
+        type: 't',
+        data: tenant,
+      });
+    const tokens = new Map(tenants.map((tenant) => [tenant, reader(tenant)]));
+    await Promise.all(
+      Array.from({ length: 100 }, async (_, i) => {
+        const tenant = tenants[(i * 7) % 10] ?? '';
+        const { body } = await ask(tokens.get(tenant) ?? '');
+        expect(body.items.map(({ data }) => data)).toEqual([tenant]);
+      }),
+    );
+  });
+
+  test('a stream opens by a token that is remembered, and not once that has ended', async () => {
+    const exp = (Date.now() + 3_000) / 1000;
+    const token = userToken({ tenant: 'streaming', claims: { exp } });
+    for (const _ of [1, 2]) {
+      const stream = await StreamClient.open(service.url, token);
+      await stream.untilEvent('sync');
+      await stream.cut();
+    }
+    await sleep(exp * 1000 - Date.now() + 10);
+    expect((await StreamClient.open(service.url, token)).status).toBe(401);
+  });
+});
+
+test('a token is remembered by as many as the setting says, the latest ones: the others need their key again', async () => {
+  const [old, next] = [await issuerKey('ES256', 'old'), await issuerKey('ES256', 'next')];
+  const server = await startKeyServer([old.jwk]);
+  const start = (TOKEN_CACHE_SIZE: string) =>
+    startService({ TOKEN_CACHE_SIZE, JWKS_URL: server.url, JWKS_ALGORITHMS: 'ES256' });
+  const services = await Promise.all(['0', '2', '20000'].map(start));
+  // Each has a signature of its own.
+  const tokens = [await issue(old), await issue(old), await issue(old)];
+  const accepted = async ({ url }: Service, token: string) => {
+    const answer = await fetch(`${url}/v1/stream`, {
+      method: 'HEAD',
+      headers: { authorization: `Bearer ${token}` },
+    });
+    return answer.status === 200;
+  };
+  const each = (service: Service) => Promise.all(tokens.map((token) => accepted(service, token)));
+  for (const service of services)
+    for (const token of tokens) expect(await accepted(service, token)).toBe(true);
+
+  // The key is withdrawn, which a node learns when it asks for one that it does not know.
+  server.keys = [next.jwk];
+  const signal = await issue(next);
+  for (const service of services)
+    await eventually(async () => expect(await accepted(service, signal)).toBe(true), {
+      within: 15_000,
+      every: 200,
+    });
+  const [none, two, many] = services;
+  if (none === undefined || two === undefined || many === undefined) throw new Error('A service is missing.');
+  expect(await each(none)).toEqual([false, false, false]);
+  expect(await each(many)).toEqual([true, true, true]);
+  // The signal took the place of the second.
+  expect(await each(two)).toEqual([false, false, true]);
+  await Promise.all(services.map((service) => service.close()));
+  await server.close();
+}, 60_000);
