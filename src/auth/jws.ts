@@ -35,8 +35,16 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
  * @throws Problem `token_invalid`
  */
 export function readHeader(token: string): JoseHeader {
-  const parsed = headerSchema.safeParse(readPart(token.slice(0, token.indexOf('.')))?.value);
+  const { text, value } = readPart(token.slice(0, token.indexOf('.'))) ?? {};
+  const parsed = headerSchema.safeParse(value);
   if (!parsed.success) throw notSigned();
+  if (!token.split('.').every(isCanonical)) {
+    throw tokenInvalid('The signature or the form of the token is not valid.');
+  }
+  // RFC 7515 §4: which of two would be meant, another reader may see otherwise.
+  if (text !== undefined && hasDoubles(text, 0)) {
+    throw tokenInvalid('The header of the token names something twice, or is nested too deeply.');
+  }
   const { alg, kid, typ, crit } = parsed.data;
   // RFC 7515 §4.1.11: an extension that must be understood and is not makes the token invalid. None is understood.
   if (crit !== undefined) throw tokenInvalid('The header `crit` names extensions that are not understood.');
@@ -90,6 +98,9 @@ function hasDoubles(text: string, depth: number): boolean {
     found.some(({ value }) => hasDoubles(text.slice(value.start, value.end), depth + 1))
   );
 }
+
+/** RFC 7515 §2: base64url without padding, spaces or spare bits. Node reads more than that, and a token would have many spellings. */
+const isCanonical = (part: string): boolean => Buffer.from(part, 'base64url').toString('base64url') === part;
 
 const payloadOf = (token: string): string => token.split('.', 2)[1] ?? '';
 
