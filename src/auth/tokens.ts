@@ -37,6 +37,8 @@ export class Tokens extends AuthGuard() {
    * @throws Problem `token_invalid`, `keys_unavailable`, `tenant_suspended`, `tenant_unknown`
    */
   async verify(token: string): Promise<Principal> {
+    // passport-jwt takes an empty token for none, which is no refusal that a caller can read.
+    if (token === '') throw tokenInvalid('The token is not a signed JSON Web Token.');
     const digest = hash('sha256', token, 'base64');
     const principal = this.#remembered(digest) ?? (await this.#check(token, digest));
     this.admission.admit(principal);
