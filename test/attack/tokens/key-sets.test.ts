@@ -353,22 +353,28 @@ describe('a key set', () => {
 
 describe('a provider that flaps under load', () => {
   test('is asked once a second at most, one request at a time, and nobody gets a 500', async () => {
-    let [turn, inFlight, most, asked] = [0, 0, 0, 0];
-    const moods: RequestListener[] = [
+    let [inFlight, most, asked] = [0, 0, 0];
+    const down: RequestListener[] = [
       answering(500),
       (request) => request.socket.destroy(),
-      answering(200, set(rsaJwk)),
       answering(200, '<html>'),
       answering(302, '', { location: elsewhere.url }),
-      answering(200, set({ ...rsaJwk, kid: 'k9' })),
     ];
+    // Long enough down for a stampede, and with other keys when it is back for the first time.
+    const up: RequestListener[] = [
+      answering(200, set({ ...rsaJwk, kid: 'k9' })),
+      answering(500),
+      answering(200, set(rsaJwk)),
+    ];
+    const begin = performance.now();
     const server = createServer((request, response) => {
       asked += 1;
       inFlight += 1;
       most = Math.max(most, inFlight);
       response.once('close', () => (inFlight -= 1));
-      const mood = moods[turn++ % moods.length];
-      setTimeout(() => mood?.(request, response), 50);
+      const mood = down[asked % down.length];
+      const answer = performance.now() - begin < 4_000 ? mood : up.length > 1 ? up.shift() : up[0];
+      setTimeout(() => answer?.(request, response), 50);
     });
     await once(server.listen(0, '127.0.0.1'), 'listening');
     servers.push({
@@ -404,7 +410,7 @@ describe('a provider that flaps under load', () => {
     expect(most).toBe(1);
     expect(elsewhere.asked).toEqual([]);
     // It comes back: the next good answer is believed.
-    moods.splice(0, moods.length, answering(200, set(rsaJwk)));
+    up.splice(0, up.length, answering(200, set(rsaJwk)));
     const token = tokenOf(iss);
     await eventually(
       async () =>
