@@ -23,10 +23,11 @@ export type Verdict =
 const LAST_SECOND = 253_402_300_799;
 
 /** A list, or one text with spaces between its parts, as OAuth writes scopes (RFC 6749 §3.3). */
-const words = z.union([
-  z.array(z.string()),
-  z.string().transform((text) => text.split(' ').filter((word) => word !== '')),
-]);
+const words = z.union([z.array(z.string()), z.string().transform(partsOf)]);
+
+function partsOf(text: string): string[] {
+  return text.split(' ').filter((part) => part !== '');
+}
 
 /** The claims under names of our own; the issuer's registration says what they are called in the token. */
 const claimsSchema = z.object({
@@ -88,7 +89,8 @@ export function readClaims(payload: unknown, issuer: IssuerRules, limits: TokenL
   }
   if (new Set(topics).size < topics.length) return refuse('topics');
 
-  const scopes = new Set(claims.scopes.flat());
+  // A scope holds no space (RFC 6749 §3.3). One word of two scopes would be neither, and its service a user.
+  const scopes = new Set(claims.scopes.flat().flatMap(partsOf));
   // Leaving the scope out instead would make a user of a service.
   const ungranted = SERVICE_SCOPES.find((scope) => scopes.has(scope) && !issuer.scopes.has(scope));
   if (ungranted !== undefined) {

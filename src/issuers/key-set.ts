@@ -1,16 +1,13 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { createLocalJWKSet } from 'jose';
 import { z } from 'zod';
-import { keyIn, type KeyRequest, type VerificationKeys } from './verification-keys.ts';
+import { faultOfRsa, keyIn, type KeyRequest, type VerificationKeys } from './verification-keys.ts';
 
 /** Kinds of public keys (RFC 7518 §6, RFC 8037 §2). */
 export const KEY_TYPES = ['RSA', 'EC', 'OKP'] as const;
 
 /** Far above any real key set; each lookup goes through all of them. */
 export const MOST_KEYS = 100;
-
-/** RFC 7518 §3.3 and §3.5: nothing shorter may be used with RS* and PS*. */
-const LEAST_RSA_BITS = 2048;
 
 /** Members of a private or secret key (RFC 7518 §6). */
 const SECRET_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k', 'priv'];
@@ -107,14 +104,7 @@ function faultOf(key: PublicKey): string | undefined {
   const { kty, crv, n, e, x, y } = key;
   try {
     // Only what makes the public key: with `d` in it, this would read a private one.
-    const { asymmetricKeyDetails } = createPublicKey({
-      key: withoutAbsent({ kty, crv, n, e, x, y }),
-      format: 'jwk',
-    });
-    const bits = asymmetricKeyDetails?.modulusLength;
-    if (bits !== undefined && bits < LEAST_RSA_BITS)
-      return `has ${bits} bits; RSA keys have at least ${LEAST_RSA_BITS}`;
-    return undefined;
+    return faultOfRsa(createPublicKey({ key: withoutAbsent({ kty, crv, n, e, x, y }), format: 'jwk' }));
   } catch {
     return 'is no public key as RFC 7517 has it';
   }

@@ -81,11 +81,24 @@ export async function keyIn(set: LocalJWKSet | RemoteJWKSet, { alg, kid }: KeyRe
 
 function keep(key: CryptoKey): KeyObject {
   const keyObject = KeyObject.from(key);
-  const bits = keyObject.asymmetricKeyDetails?.modulusLength ?? LEAST_RSA_BITS;
-  if (bits < LEAST_RSA_BITS) throw new NoSuchKey('The key of the issuer is too short to be trusted.');
+  if (faultOfRsa(keyObject) !== undefined)
+    throw new NoSuchKey('The key of the issuer is too short or too long.');
   keyObjects.set(key, keyObject);
   return keyObject;
 }
 
-/** RFC 7518 §3.3 and §3.5. */
+/** RFC 7518 §3.3 and §3.5: nothing shorter may be used with RS* and PS*. */
 const LEAST_RSA_BITS = 2048;
+
+/** Longer keys make each signature dear, also one that a stranger made up: 7 ms with a modulus and an exponent of 3,072 bits. */
+const MOST_RSA_BITS = 8192;
+const MOST_RSA_EXPONENT = 2n ** 32n;
+
+/** Why an RSA key is not taken; undefined if it is, or is of another kind. */
+export function faultOfRsa({ asymmetricKeyDetails }: KeyObject): string | undefined {
+  const { modulusLength: bits = LEAST_RSA_BITS, publicExponent = 0n } = asymmetricKeyDetails ?? {};
+  if (bits < LEAST_RSA_BITS) return `has ${bits} bits; RSA keys have at least ${LEAST_RSA_BITS}`;
+  if (bits > MOST_RSA_BITS) return `has ${bits} bits; RSA keys have at most ${MOST_RSA_BITS}`;
+  if (publicExponent > MOST_RSA_EXPONENT) return 'has an exponent of more than 32 bits';
+  return undefined;
+}

@@ -58,11 +58,18 @@ describe('a payload that stands for a caller', () => {
     ['the longest life', { iat: NOW - 10, exp: NOW - 10 + 3_650 * DAY }],
     ['the longest token id', { jti: 'j'.repeat(255) }],
     ['scopes as a list', { scope: ['history:read', 'openid'] }],
+    ['several scopes in one word of a list', { scope: ['history:read openid'] }],
     ['an empty scope', { scope: '' }],
     ['the longest subject', { sub: '🙂'.repeat(256) }],
     ['the longest tenant', { tenant_id: 'a'.repeat(64) }],
   ])('may have %s', (_, claims) => {
     expect(read(claims).refused).toBeUndefined();
+  });
+
+  test('is a service by a scope that stands in a list beside others, in one text', () => {
+    expect(read({ scope: ['openid notifications:publish'] }).principal?.scopes).toEqual(
+      new Set(['openid', 'notifications:publish']),
+    );
   });
 
   test('never lives longer than its token says, not by a part of a millisecond', () => {
