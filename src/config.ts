@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { SERVICE_SCOPES } from './scopes.ts';
@@ -22,6 +23,16 @@ const list = z
       .map((item) => item.trim())
       .filter((item) => item !== ''),
   );
+
+function isNetwork(text: string): boolean {
+  const [address = '', bits, ...more] = text.split('/');
+  const most = isIP(address) === 6 ? 128 : 32;
+  return (
+    isIP(address) > 0 &&
+    more.length === 0 &&
+    (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most))
+  );
+}
 
 const MIB = 1024 * 1024;
 
@@ -60,9 +71,11 @@ export const settingsSchema = z.object({
   CORS_ORIGINS: list.describe(
     'Origins that browsers may call from for every tenant, separated by commas. Default: none. A tenant can have its own beside these.',
   ),
-  TRUSTED_PROXIES: list.describe(
-    'Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed, separated by commas; for the audit log. Default: none.',
-  ),
+  TRUSTED_PROXIES: list
+    .pipe(z.array(z.string().refine(isNetwork, 'names addresses or networks such as 10.0.0.0/8')))
+    .describe(
+      'Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed, separated by commas; for the audit log. Default: none.',
+    ),
 
   DATABASE_URL: z
     .string()

@@ -65,7 +65,8 @@ export class TokenGuard implements CanActivate {
       if (other && !isSameCaller(other, caller)) throw credentialsConflict();
     this.cors.confine(request, reply, caller.tenantId);
     const allows = (origin: string) => this.tenants.allowsOrigin(caller.tenantId, origin);
-    if (caller === session && !mayUseCookie(headers, allows)) throw originRefused();
+    if (granted === undefined && bearer === undefined && !mayUseCookie(headers, allows))
+      throw originRefused();
     return caller;
   }
 

@@ -65,6 +65,9 @@ export class Tokens extends AuthGuard() {
     const carrier: TokenCarrier = { token };
     await super.canActivate(new ExecutionContextHost([carrier, {}]));
     if (carrier.user === undefined) throw new Error('Passport let nobody in.');
+    // Its registration was changed while its keys were fetched: it has to pass the new one.
+    if (this.issuers.find(carrier.user.principal.issuer) !== carrier.user.issuer)
+      return await this.#check(token, digest);
     this.#verified?.set(digest, carrier.user);
     return carrier.user.principal;
   }

@@ -7,8 +7,8 @@ export interface ChangeSource {
   /** Reads everything that counts: at start, and when the database went back. Throws the database's error. */
   load(): Promise<void>;
   /**
-   * Reads the rows that were written by the transaction `since` (an xid8 as text) or a later one, and applies them.
-   * Some are read twice, so applying them again changes nothing. Throws the database's error.
+   * Reads the rows that were not visible in the snapshot `since` (a pg_snapshot as text), and applies them. Some are read
+   * twice, so applying them again changes nothing. Throws the database's error.
    */
   catchUp(since: string): Promise<void>;
 }
@@ -16,15 +16,16 @@ export interface ChangeSource {
 /**
  * How this node hears of what any node changed: issuers, tenants, revocations, orders to open streams.
  *
- * The truth is a row; a node asks for new ones several times a second and needs no other message. A look begins where
- * the last one could have missed something: at the oldest transaction that was under way *before* the last look. Neither
- * a sequence nor a clock would do, since both become visible out of order.
+ * The truth is a row; a node asks for new ones several times a second and needs no other message. A look reads
+ * what was not visible yet in the snapshot that was taken *before* the last look read. Neither a sequence nor a clock would
+ * do, since both become visible out of order.
  */
 @Injectable()
 export class Changes implements OnModuleInit, OnModuleDestroy {
   readonly #sources: ChangeSource[] = [];
   readonly #logger = new Logger(Changes.name);
   #horizon: string | undefined;
+  #server: string | undefined;
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
   #next: Promise<void> | undefined;
@@ -94,13 +95,20 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
 
   async #look(): Promise<void> {
     const since = this.#horizon;
-    const horizon = await this.store.horizon();
-    // Below what was seen before: the database was restored, and what this node knows may never have happened.
-    const anew = since === undefined || BigInt(horizon) < BigInt(since);
-    const looks = this.#sources.map((source) => (anew ? source.load() : source.catchUp(since)));
+    const { horizon, server } = await this.store.horizon();
+    // Another server: a standby may have been promoted that had not received everything. Or a dump was restored.
+    const anew = since === undefined || server !== this.#server || xmin(horizon) < xmin(since);
+    const looks = this.#sources.map(async (source) => {
+      if (anew) await source.load();
+      if (since !== undefined) await source.catchUp(since);
+    });
     // All of them, also when one has failed: what a slow one has read would otherwise be applied over the next look.
     const failed = (await Promise.allSettled(looks)).find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
     this.#horizon = horizon;
+    this.#server = server;
   }
 }
+
+/** The oldest transaction that was under way. A snapshot reads `xmin:xmax:those under way`. */
+const xmin = (snapshot: string): bigint => BigInt(snapshot.split(':', 1)[0] ?? '0');

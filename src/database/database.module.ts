@@ -8,6 +8,9 @@ import { AppendPool, BacklogPool, ChangesPool, HistoryPool, type PoolOptions } f
 /** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
 const ENTITY_CONNECTIONS = 2;
 
+/** Two, so that one slow read does not use up the time of the next. */
+const CHANGES_CONNECTIONS = 2;
+
 /** Longest wait for what other nodes changed, in ms: a connection that went silent is noticed soon, and another one made. */
 const CHANGES_TIMEOUT_MS = 2_000;
 
@@ -54,7 +57,7 @@ const CHANGES_TIMEOUT_MS = 2_000;
       provide: ChangesPool,
       inject: [CONFIG],
       useFactory: (config: Config) => {
-        const options = poolOptions(config, 'changes', 1);
+        const options = poolOptions(config, 'changes', CHANGES_CONNECTIONS);
         return new ChangesPool({
           ...options,
           connectTimeoutMs: Math.min(options.connectTimeoutMs, CHANGES_TIMEOUT_MS),

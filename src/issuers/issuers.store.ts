@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { ChangesPool, errorCode, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
 import type { IssuerDefinition } from './registration.schema.ts';
 import type { IssuerState } from './registration.ts';
@@ -74,7 +75,7 @@ const ALL: Statement = {
 
 const CHANGED: Statement = {
   name: 'issuers_changed',
-  text: `select ${COLUMNS} from issuers where transaction >= $1::xid8`,
+  text: `select ${COLUMNS} from issuers where ${NOT_IN_SNAPSHOT}`,
 };
 
 const FIRST_ID = '00000000-0000-0000-0000-000000000000';

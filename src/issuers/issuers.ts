@@ -61,9 +61,12 @@ export class Issuers implements ChangeSource {
   async catchUp(since: string): Promise<void> {
     const news = (await this.store.changedSince(since)).filter((row) => this.#isNews(row));
     if (news.length === 0) return;
+    const gone = news.filter(({ status }) => status === 'deleted');
+    for (const row of gone) this.#known.delete(row.id);
+    // By itself: what another registration of the same `iss` trusts is another matter.
+    if (gone.length > 0) this.#publish();
     for (const row of news) {
-      if (row.status === 'deleted') this.#known.delete(row.id);
-      else this.#known.set(row.id, this.#read(row, this.#known.get(row.id)?.remote));
+      if (row.status !== 'deleted') this.#known.set(row.id, this.#read(row, this.#known.get(row.id)?.remote));
     }
     this.#publish();
   }

@@ -140,6 +140,7 @@ export const issuerPatchSchema = z
     status: members.status.optional(),
     revokedBefore: z.iso
       .datetime({ offset: true, error: 'is a time as RFC 3339 has it, such as 2026-12-01T00:00:00.000Z' })
+      .refine((time) => Date.parse(time) >= 0, 'is not before 1970')
       .refine((time) => Date.parse(time) <= Date.now(), 'is not in the future')
       .nullable()
       .optional()

@@ -27,7 +27,9 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
   async onApplicationBootstrap(): Promise<void> {
     const { METRICS_PORT: port, METRICS_HOST: host } = this.config;
     if (port === undefined) return;
-    const server = createServer((request, response) => void this.#answer(request, response));
+    const server = createServer((request, response) => {
+      this.#answer(request, response).catch(() => response.writeHead(500).end());
+    });
     try {
       await once(server.listen(port, host), 'listening');
     } catch (cause) {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
+import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { ChangesPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
 import type { TenantId, UserId } from '../identifiers.ts';
 
@@ -67,7 +68,7 @@ order by tenant_id, revocation_id limit $3`,
 
 const SINCE: Statement = {
   name: 'revocation_since',
-  text: `select ${COLUMNS} from revocations where transaction >= $1::xid8`,
+  text: `select ${COLUMNS} from revocations where ${NOT_IN_SNAPSHOT}`,
 };
 
 type RecordRow = Record<string, unknown> & {
@@ -151,7 +152,7 @@ export class RevocationsStore {
     }
   }
 
-  /** Those written by the transaction `horizon` or a later one. */
+  /** Those that were not visible in the snapshot `horizon`. */
   async since(horizon: string): Promise<readonly InForce[]> {
     return (await this.changes.rows<InForceRow>(SINCE, [horizon])).map(inForceOf);
   }

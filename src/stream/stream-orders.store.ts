@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
+import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { z } from 'zod';
 import { AppendPool, ChangesPool, type Pool, type Statement } from '../database/pool.ts';
 import { topicSchema, type TenantId, type Topic, type UserId } from '../identifiers.ts';
@@ -27,12 +28,16 @@ export type Order =
 /** An order as it was stored; `at` by the database's clock, in ms since 1970. */
 export type StoredOrder = Order & { readonly tenantId: TenantId; readonly id: string; readonly at: number };
 
-/* A node that cannot reach the database for a while still hears of it; a stream that is open for longer than that without one has lost its token. */
+/*
+ * A node that cannot reach the database for a while still hears of it. Renewals are many, and after minutes nothing is left
+ * to be renewed: five-minute tokens of ten thousand streams would keep millions of rows a day.
+ */
 const INSERT: Statement = {
   name: 'stream_order_insert',
   text: `
 insert into stream_orders (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
-values ($1, $2, $3, $4, $5, $6, clock_timestamp() + interval '1 day')`,
+values ($1, $2, $3, $4, $5, $6,
+  clock_timestamp() + case when $3 = 'renew' then interval '15 minutes' else interval '1 day' end)`,
 };
 
 /* Of all tenants: which of them have streams here is looked up in memory. */
@@ -40,7 +45,7 @@ const SINCE: Statement = {
   name: 'stream_order_since',
   text: `
 select tenant_id, order_id, kind, user_id, connection_id, renewed, (extract(epoch from at) * 1000)::float8 as at
-from stream_orders where transaction >= $1::xid8 order by at`,
+from stream_orders where ${NOT_IN_SNAPSHOT} order by at`,
 };
 
 const renewedSchema = z.object({
@@ -91,7 +96,7 @@ export class StreamOrdersStore {
     await this.insert((statement, values) => this.pool.rows(statement, values), tenantId, order);
   }
 
-  /** Those written by the transaction `horizon` or a later one, in their order. */
+  /** Those that were not visible in the snapshot `horizon`, in their order. */
   async since(horizon: string): Promise<readonly StoredOrder[]> {
     return (await this.changes.rows<Row>(SINCE, [horizon])).map(orderOf);
   }

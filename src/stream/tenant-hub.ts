@@ -14,6 +14,9 @@ export interface HubMember {
   readOn(): Promise<void>;
 }
 
+/** What a hub needs of the node that it is on. */
+export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
+
 /** Writes to this many sockets, then lets the event loop serve the others: a broadcast must not hold up single users. */
 const WRITES_PER_TURN = 1_000;
 
@@ -31,7 +34,7 @@ export class TenantHub<Member extends HubMember> {
   constructor(
     readonly tenantId: TenantId,
     head: Position,
-    private readonly node: StreamNode,
+    private readonly node: HubNode,
   ) {
     this.tail = new Tail(head);
     this.settled = head;
@@ -49,8 +52,11 @@ export class TenantHub<Member extends HubMember> {
 
   /** The addresses of a connection are others from now on. */
   readdress(connection: Member, before: readonly Address[]): void {
-    this.#disconnect(connection, before);
     this.#connect(connection, connection.addresses);
+    this.#disconnect(
+      connection,
+      before.filter((address) => !connection.addresses.includes(address)),
+    );
   }
 
   /** The connections that an address stands for. */

@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { ChangesPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
 import type { TenantId } from '../identifiers.ts';
 
@@ -76,7 +77,7 @@ const LOAD: Statement = {
 
 const CHANGED: Statement = {
   name: 'changed_tenants',
-  text: `select ${STATE} from tenants where transaction >= $1::xid8`,
+  text: `select ${STATE} from tenants where ${NOT_IN_SNAPSHOT}`,
 };
 
 type TenantRow = Tenant & Record<string, unknown>;
@@ -124,7 +125,7 @@ export class TenantsStore {
     return await this.changes.rows<StateRow>(LOAD, [all]);
   }
 
-  /** What was written by the transaction `since` (an xid8 as text) or a later one. */
+  /** What was not visible in the snapshot `since` (a pg_snapshot as text). */
   async changed(since: string): Promise<TenantState[]> {
     return await this.changes.rows<StateRow>(CHANGED, [since]);
   }

@@ -1,0 +1,66 @@
+import { setImmediate } from 'node:timers/promises';
+import { expect, test } from '@jest/globals';
+import { tenantIdSchema, topicSchema, userIdSchema } from '../../src/identifiers.ts';
+import type { Notification, Recipient } from '../../src/log/notification.ts';
+import { asPosition } from '../../src/log/position.ts';
+import { Metrics } from '../../src/metrics/metrics.ts';
+import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from '../../src/stream/tail.ts';
+import { TenantHub, type HubMember, type HubNode } from '../../src/stream/tenant-hub.ts';
+
+const acme = tenantIdSchema.parse('acme');
+const alice = userIdSchema.parse('alice');
+const news = topicSchema.parse('news');
+
+class Member implements HubMember {
+  readonly got: number[] = [];
+  constructor(public addresses: readonly Address[]) {}
+  deliver(entry: Entry): void {
+    this.got.push(entry.position);
+  }
+  fallBehind(): void {}
+  readOn(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+const node: HubNode = {
+  metrics: new Metrics(),
+  readAfter: () => Promise.reject(new Error('there is no log behind it')),
+  trim: () => undefined,
+  databaseTrouble: () => undefined,
+};
+
+const notification = (position: number, to: Recipient): Notification => ({
+  position: asPosition(position),
+  id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70',
+  to,
+  type: 'test',
+  data: '1',
+  size: 1,
+  expiresAt: null,
+  trace: null,
+});
+
+test('a stream that gets other addresses between two turns of a dispatch misses nothing of those that it keeps', async () => {
+  const hub = new TenantHub<Member>(acme, asPosition(0), node);
+  const own = addressOfUser(alice);
+  // As many writes before as make the turn end behind the first tab of the user.
+  const crowd = Array.from({ length: 999 }, () => new Member([addressOfTopic(news)]));
+  const first = new Member([own, EVERYONE]);
+  const second = new Member([own, EVERYONE]);
+  for (const member of [...crowd, first, second]) hub.join(member);
+  hub.offer({
+    previous: asPosition(0),
+    head: asPosition(2),
+    notifications: [notification(1, { topic: news }), notification(2, { user: alice })],
+    committedAt: 0,
+  });
+  expect([first.got, second.got]).toEqual([[2], []]);
+
+  hub.leave(first);
+  const before = second.addresses;
+  second.addresses = [own, EVERYONE, addressOfTopic(topicSchema.parse('more'))];
+  hub.readdress(second, before);
+  for (let turn = 0; turn < 5; turn += 1) await setImmediate();
+  expect(second.got).toEqual([2]);
+});
