@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { isLoopback } from './loopback.ts';
 import { SERVICE_SCOPES } from './scopes.ts';
 
 /*
@@ -283,5 +284,5 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
 
 function isHttpsOrLoopback(url: string): boolean {
   const { protocol, hostname: host } = new URL(url);
-  return protocol === 'https:' || host === 'localhost' || host === '[::1]' || /^127(?:\.\d+){3}$/.test(host);
+  return protocol === 'https:' || isLoopback(host);
 }

@@ -158,7 +158,7 @@ function at(payload: object, name: string): unknown {
     : [name];
   return path.reduce<unknown>(
     (value, part) =>
-      typeof value === 'object' && value !== null && Object.hasOwn(value, part)
+      typeof value === 'object' && value !== null
         ? Object.getOwnPropertyDescriptor(value, part)?.value
         : undefined,
     payload,

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { tenantIdSchema } from '../identifiers.ts';
+import { isLoopback } from '../loopback.ts';
 import { SERVICE_SCOPES, type ServiceScope } from '../scopes.ts';
 import { ALGORITHMS, DEFAULT_CLAIMS, type Algorithm } from './issuer.ts';
 import { fits, keptKeySetSchema, publicKeySetSchema } from './key-set.ts';
@@ -55,8 +56,7 @@ function faultOfKeySetUrl(text: string): string | undefined {
   const url = /^https?:\/\//i.test(text) ? URL.parse(text) : null;
   if (url === null) return 'is an https URL';
   const { protocol, hostname: host, username, password } = url;
-  const loopback = host === 'localhost' || host === '[::1]' || /^127(?:\.\d+){3}$/.test(host);
-  if (protocol !== 'https:' && !loopback)
+  if (protocol !== 'https:' && !isLoopback(host))
     return 'is https, or http on loopback: keys have to come from the issuer itself';
   if (username !== '' || password !== '') return 'carries no user and no password';
   if (text.includes('#')) return 'carries no fragment';

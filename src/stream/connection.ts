@@ -127,8 +127,8 @@ export class Connection implements HubMember, SentSource {
   }
 
   /**
-   * Goes on with a new token of the same user. `connectionId`: that of a new record in history, for which other topics
-   * make a new reader: what the old one was sent must not count for a topic that it did not have. Gained topics begin
+   * Goes on with a new token of the same user. `at`: when that was ordered, ms since 1970. `record`: the id of a new record
+   * in history, which other topics need: what the old one was sent must not count for a topic that it did not have. Gained topics begin
    * where the stream is, lost ones end there.
    */
   renew(token: Pick<Subscriber, 'topics' | 'tokenExpiresAt' | 'caller'>, at: number, record: string): void {

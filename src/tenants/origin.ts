@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { isLoopback } from '../loopback.ts';
 
 const EXAMPLE = 'https://app.example.com';
 
@@ -27,6 +28,3 @@ function faultOfOrigin(text: string): string | undefined {
   if (origin !== text) return `is not as browsers send it; they write ${origin}`;
   return undefined;
 }
-
-const isLoopback = (host: string): boolean =>
-  host === 'localhost' || host === '[::1]' || /^127(?:\.\d+){3}$/.test(host);
