@@ -6,7 +6,7 @@ import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { tenantIdSchema, type TenantId } from '../identifiers.ts';
 import { parseQuery } from '../json-body.ts';
-import { readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { auditQuerySchema } from './audit.schema.ts';
@@ -48,9 +48,7 @@ export class AuditController {
     const listing: Listing = [...of, action, since, until];
     const before = cursor === undefined ? undefined : readCursor(listing, cursor, place)[0];
     const found = await this.audit.page(tenantId, { action, since, until }, before, limit + 1);
-    const items = found.slice(0, limit);
-    const last = found.length > limit ? items.at(-1) : undefined;
-    return { items, nextCursor: last === undefined ? null : writeCursor(listing, [last.id]) };
+    return pageOf(found, limit, listing, ({ id }) => [id]);
   }
 }
 

@@ -21,7 +21,7 @@ import { CONFIG, type Config } from '../config.ts';
 import { IssuersStore } from '../issuers/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../issuers/registration.schema.ts';
 import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
-import { readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
 import { Acts } from './acts.ts';
 import { changeIssuer, registerIssuer, removeIssuer } from './issuer-acts.ts';
@@ -48,9 +48,7 @@ export class IssuersController {
     const listing: Listing = [tenantId, 'issuers'];
     const after = cursor === undefined ? undefined : readCursor(listing, cursor, place)[0];
     const found = await this.issuers.page(after, limit + 1);
-    const items = found.slice(0, limit).map(issuerView);
-    const last = found.length > limit ? items.at(-1) : undefined;
-    return { items, nextCursor: last === undefined ? null : writeCursor(listing, [last.id]) };
+    return pageOf(found.map(issuerView), limit, listing, ({ id }) => [id]);
   }
 
   @Post()

@@ -6,7 +6,7 @@ import type { Principal } from '../auth/principal.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
 import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
-import { connectionPlace, readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { connectionPlace, pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
 import {
   RevocationsStore,
@@ -33,12 +33,8 @@ export class RevocationsController {
     const listing: Listing = [tenantId, 'revocations'];
     const after = cursor === undefined ? undefined : readCursor(listing, cursor, connectionPlace);
     const found = await this.revocations.page(tenantId, after, limit + 1);
-    const items = found.slice(0, limit);
-    const last = found.length > limit ? items.at(-1) : undefined;
-    return {
-      items: items.map(viewOf),
-      nextCursor: last === undefined ? null : writeCursor(listing, last.place),
-    };
+    const { items, nextCursor } = pageOf(found, limit, listing, ({ place }) => place);
+    return { items: items.map(viewOf), nextCursor };
   }
 
   @Post()

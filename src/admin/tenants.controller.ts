@@ -7,7 +7,7 @@ import type { Principal } from '../auth/principal.ts';
 import { Problem } from '../errors.ts';
 import { tenantIdSchema } from '../identifiers.ts';
 import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
-import { readCursor, writeCursor, type Listing } from '../notifications/history.cursor.ts';
+import { pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
 import { TenantsStore, type Tenant, type TenantSettings } from '../tenants/tenants.store.ts';
 import { Acts, type Outcome } from './acts.ts';
@@ -37,9 +37,7 @@ export class TenantsController {
     const listing: Listing = [tenantId, 'tenants', status];
     const after = cursor === undefined ? '' : readCursor(listing, cursor, place)[0];
     const found = await this.tenants.page(after, status, limit + 1);
-    const items = found.slice(0, limit);
-    const last = found.length > limit ? items.at(-1) : undefined;
-    return { items, nextCursor: last === undefined ? null : writeCursor(listing, [last.id]) };
+    return pageOf(found, limit, listing, ({ id }) => [id]);
   }
 
   @Post()

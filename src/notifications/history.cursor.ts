@@ -42,6 +42,18 @@ export function readCursor<Place extends z.ZodType>(
   });
 }
 
+/** The page of a listing for which one item more than `limit` was asked: whether it is there tells if the listing goes on. */
+export function pageOf<Item>(
+  found: readonly Item[],
+  limit: number,
+  listing: Listing,
+  placeOf: (item: Item) => readonly (string | number)[],
+): { items: Item[]; nextCursor: string | null } {
+  const items = found.slice(0, limit);
+  const last = found.length > limit ? items.at(-1) : undefined;
+  return { items, nextCursor: last === undefined ? null : writeCursor(listing, placeOf(last)) };
+}
+
 function decode(cursor: string): unknown[] {
   try {
     const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString());
