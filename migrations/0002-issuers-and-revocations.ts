@@ -53,6 +53,9 @@ export class IssuersAndRevocations1700000000002 implements MigrationInterface {
         constraint revocations_user_has_instant check ((kind = 'user') = (issued_before is not null))
       )`);
     await runner.query(`create index revocations_by_transaction on revocations (transaction)`);
+    await runner.query(
+      `create index revocations_by_time on revocations (tenant_id, created_at, revocation_id)`,
+    );
     await runner.query(`create index revocations_by_end on revocations (expires_at)`);
 
     // What open streams are told, through whichever node holds them. 'renewed' is what a new token grants; never the token.

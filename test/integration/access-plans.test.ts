@@ -1,0 +1,84 @@
+import { expect, test } from '@jest/globals';
+import { AuditStore } from '../../src/audit/audit.store.ts';
+import { TicketsStore } from '../../src/auth/tickets.store.ts';
+import { ChangesStore } from '../../src/changes/changes.store.ts';
+import { tenantIdSchema } from '../../src/identifiers.ts';
+import { IssuersStore } from '../../src/issuers/issuers.store.ts';
+import { RevocationsStore } from '../../src/revocations/revocations.store.ts';
+import { OpenConnectionsStore } from '../../src/stream/open-connections.store.ts';
+import { StreamOrdersStore } from '../../src/stream/stream-orders.store.ts';
+import { TenantsStore } from '../../src/tenants/tenants.store.ts';
+import { LedgerBench } from '../support/ledger.ts';
+import { scannedWhole } from '../support/plans.ts';
+
+const ID = '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70';
+
+/** Ten thousand rows of a hundred tenants in each table. */
+const ROWS = [
+  `insert into tenants (tenant_id) select 't-' || n from generate_series(0, 9999) n`,
+  `insert into issuers (issuer_id, iss, definition) select gen_random_uuid(), n::text, '{}' from generate_series(1, 10000) n`,
+  `insert into revocations (tenant_id, revocation_id, kind, subject, created_at, expires_at)
+   select 't-' || n % 100, gen_random_uuid(), 'token', n::text, now() - n * interval '1 s', now() + interval '1 d' from generate_series(1, 10000) n`,
+  `insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+   select 't-' || n % 100, gen_random_uuid(), 'disconnect', n::text, now() + interval '1 d' from generate_series(1, 10000) n`,
+  `insert into stream_tickets (tenant_id, hash, principal, expires_at)
+   select 't-' || n % 100, sha256(n::text::bytea), '{}', now() + interval '1 d' from generate_series(1, 10000) n`,
+  `insert into audit_log (tenant_id, audit_id, actor_subject, action, target)
+   select 't-' || n % 100, gen_random_uuid(), 's', 'user.disconnect', n::text from generate_series(1, 10000) n`,
+  `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)
+   select 't-' || n % 100, gen_random_uuid(), 'u-' || n % 997, 'd', 'n', now() - n * interval '1 s', 1 from generate_series(1, 10000) n`,
+  'analyze',
+];
+
+test('what is asked of revocations, tickets, streams, acts and tenants is asked by ranges of keys that name the tenant', async () => {
+  const bench = await LedgerBench.open();
+  try {
+    for (const sql of ROWS) await bench.database.query(sql);
+    const { pool } = bench.node();
+    const tenant = tenantIdSchema.parse('t-7');
+    await new RevocationsStore(pool, pool).page(tenant, undefined, 51);
+    await new TicketsStore(pool).keep(tenant, Buffer.from('h'), '{}', 30, Date.now() + 60_000);
+    await new TicketsStore(pool).take(tenant, Buffer.from('h'));
+    await new OpenConnectionsStore(pool).find(tenant, ID);
+    const all = { action: undefined, since: undefined, until: undefined };
+    await new AuditStore(pool).page(tenant, all, undefined, 51);
+    await new TenantsStore(pool, pool).find(tenant);
+    expect(pool.ran).toHaveLength(6);
+    for (const { statement, values } of pool.ran) {
+      const scanned = await scannedWhole(bench.database, statement.text, values);
+      // There are as many nodes as there are processes, and they belong to no tenant.
+      expect([statement.name, scanned.filter((scan) => !scan.endsWith(' on nodes'))]).toEqual([
+        statement.name,
+        [],
+      ]);
+    }
+  } finally {
+    await bench.close();
+  }
+});
+
+test('a look at what changed reads by the transaction, however much there is', async () => {
+  const bench = await LedgerBench.open();
+  try {
+    for (const sql of ROWS) await bench.database.query(sql);
+    const { pool } = bench.node();
+    const { horizon } = await new ChangesStore(pool).horizon();
+    pool.ran.length = 0;
+    await new IssuersStore(pool, pool).changedSince(horizon);
+    await new RevocationsStore(pool, pool).since(horizon);
+    await new StreamOrdersStore(pool, pool).since(horizon);
+    await new TenantsStore(pool, pool).changed(horizon);
+    expect(pool.ran).toHaveLength(4);
+    for (const { statement, values } of pool.ran) {
+      const plan = await bench.database.query<{ 'QUERY PLAN': string }>(`explain ${statement.text}`, values);
+      const text = plan.map((row) => row['QUERY PLAN']).join('\n');
+      expect([statement.name, text]).toEqual([
+        statement.name,
+        expect.stringMatching(/Index Cond: \(\(transaction >= /),
+      ]);
+      expect(text).not.toContain('Seq Scan');
+    }
+  } finally {
+    await bench.close();
+  }
+});
