@@ -12,7 +12,7 @@ import { ServiceLogger } from './logging/service-logger.ts';
 import { sendProblem, toProblem } from './problem.filter.ts';
 
 /**
- * Builds the service; the caller listens and closes. `config.DATABASE_URL` must be set and the database migrated.
+ * Builds the service; the caller listens and closes. The URLs of the database must be set, and it migrated.
  * `logs`: where log lines go instead of standard output.
  */
 export async function createApp(config: Config, logs?: DestinationStream): Promise<NestFastifyApplication> {

@@ -25,6 +25,11 @@ const list = z
       .filter((item) => item !== ''),
   );
 
+const databaseUrl = z
+  .string()
+  .regex(/^postgres(?:ql)?:\/\/[^/@:]+(?::[^/@]*)?@/, 'begins with postgres:// and a login')
+  .optional();
+
 function isNetwork(text: string): boolean {
   const [address = '', bits, ...more] = text.split('/');
   const most = isIP(address) === 6 ? 128 : 32;
@@ -78,11 +83,15 @@ export const settingsSchema = z.object({
       'Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed, separated by commas; for the audit log. Default: none.',
     ),
 
-  DATABASE_URL: z
-    .string()
-    .regex(/^postgres(?:ql)?:\/\//, 'begins with postgres://')
-    .optional()
-    .describe('PostgreSQL 15 or newer. Without it the service starts its own under DATA_DIR.'),
+  DATABASE_URL: databaseUrl.describe(
+    'PostgreSQL 15 or newer, by the login of the service, which sees one tenant at a time. Without it the service starts its own under DATA_DIR.',
+  ),
+  DATABASE_ENGINE_URL: databaseUrl.describe(
+    'The same database by the login for what concerns all tenants: heads of streams, the ledger, maintenance. Needed with DATABASE_URL.',
+  ),
+  DATABASE_OWNER_URL: databaseUrl.describe(
+    'The same database by the login that owns the tables. With it every start brings the tables up to date, and makes the other two logins if they are missing; without it `npm run migrate` has to have done so.',
+  ),
   DATA_DIR: z
     .string()
     .min(1)
@@ -101,6 +110,9 @@ export const settingsSchema = z.object({
     'Connections that read the backlog; also the cap on backlog statements in flight.',
   ),
   DATABASE_HISTORY_CONNECTIONS: integer(4, 1, 100).describe('Connections that serve history.'),
+  DATABASE_ENGINE_CONNECTIONS: integer(4, 1, 100).describe(
+    'Connections for what concerns all tenants at once.',
+  ),
   DATABASE_PREPARED_STATEMENTS: flag(true).describe(
     'Named prepared statements; false for poolers in transaction mode that cannot keep them.',
   ),
@@ -267,6 +279,13 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     faults.push(
       'JWT_SECRET and JWKS_URL: set one of them, so that the algorithm of a token is never in doubt',
     );
+  }
+  if (set['DATABASE_URL'] !== undefined && set['DATABASE_ENGINE_URL'] === undefined) {
+    faults.push('DATABASE_ENGINE_URL: needed with DATABASE_URL, for another login');
+  }
+  for (const name of ['DATABASE_ENGINE_URL', 'DATABASE_OWNER_URL']) {
+    if (set[name] !== undefined && set['DATABASE_URL'] === undefined)
+      faults.push(`${name}: goes with DATABASE_URL`);
   }
   if (set['DATABASE_URL'] !== undefined && set['JWT_SECRET'] === undefined && set['JWKS_URL'] === undefined) {
     faults.push('JWT_SECRET or JWKS_URL: one of them is needed with DATABASE_URL');

@@ -5,6 +5,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { createApp } from './app.ts';
 import { loadOrCreateSecret } from './auth/dev-secret.ts';
 import { ConfigError, readConfig, type Config } from './config.ts';
+import type { DatabaseUrls } from './database/logins.ts';
 import { openDatabase } from './database/open-database.ts';
 import { StartError } from './database/start-error.ts';
 import { demo } from './demo.ts';
@@ -42,7 +43,7 @@ async function serve(settings: Config, stop: AbortSignal): Promise<void> {
   stop.addEventListener('abort', () => endAfter(settings.SHUTDOWN_DEADLINE_SECONDS));
   const database = await openDatabase(settings, report, stop);
   try {
-    const config = await complete(settings, database.url);
+    const config = await complete(settings, database.urls);
     const app = await createApp(config);
     try {
       if (stop.aborted) return;
@@ -89,15 +90,22 @@ function isSelfContained({ DATABASE_URL, JWT_SECRET, JWKS_URL }: Config): boolea
   return DATABASE_URL === undefined && JWT_SECRET === undefined && JWKS_URL === undefined;
 }
 
-async function complete(config: Config, url: string): Promise<Config> {
-  if (!isSelfContained(config)) return Object.freeze({ ...config, DATABASE_URL: url });
+async function complete(settings: Config, { service, engine }: DatabaseUrls): Promise<Config> {
+  // The owner's login is for the start only: nothing of the application gets to see it.
+  const config = {
+    ...settings,
+    DATABASE_URL: service,
+    DATABASE_ENGINE_URL: engine,
+    DATABASE_OWNER_URL: undefined,
+  };
+  if (!isSelfContained(settings)) return Object.freeze(config);
   if (config.HOST !== undefined && config.HOST !== LOOPBACK) {
     report(
       `HOST=${config.HOST} is not used: with a self-made secret the service listens on ${LOOPBACK} only. Set JWT_SECRET or JWKS_URL.`,
     );
   }
   const secret = await loadOrCreateSecret(config.DATA_DIR);
-  return Object.freeze({ ...config, DATABASE_URL: url, JWT_SECRET: secret, HOST: LOOPBACK });
+  return Object.freeze({ ...config, JWT_SECRET: secret, HOST: LOOPBACK });
 }
 
 const LOOPBACK = '127.0.0.1';

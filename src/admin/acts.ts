@@ -1,10 +1,12 @@
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { Action } from '../audit/audit.ts';
-import { AuditStore } from '../audit/audit.store.ts';
+import { recordAct } from '../audit/audit.store.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Changes } from '../changes/changes.ts';
-import { AppendPool, type Pool } from '../database/pool.ts';
+import type { Pool } from '../database/pool.ts';
+import { AppendPool, EnginePool } from '../database/pools.ts';
+import { namingTenant, type RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId } from '../identifiers.ts';
 
 export interface Act {
@@ -26,40 +28,69 @@ export interface Outcome<Result, Shown = unknown> {
   readonly change: Change<Shown> | undefined;
 }
 
-/** Administrative acts: what they change and the record of it are one transaction. */
+/**
+ * Administrative acts: what they change and the record of it are one transaction. `work` locks and reads what it is
+ * about before it changes it; what it throws undoes all of it. When an act resolves, its change is on disk and counts
+ * on this node.
+ */
 @Injectable()
 export class Acts {
   constructor(
     private readonly pool: AppendPool,
-    private readonly audit: AuditStore,
+    private readonly engine: EnginePool,
     private readonly changes: Changes,
   ) {}
 
-  /**
-   * Runs `work`, which locks and reads what it is about before it changes it, and records what it did. When this
-   * resolves, the change is on disk and counts on this node. What `work` throws undoes all of it.
-   */
+  /** An act in the tenant that it concerns. */
   async perform<Result>(
-    { tenantId: actorTenant, subject, issuer }: Principal,
-    { ip, id: requestId }: FastifyRequest,
-    { action, tenantId }: Act,
+    principal: Principal,
+    request: FastifyRequest,
+    act: Act,
+    work: (run: RunOfTenant) => Promise<Outcome<Result>>,
+  ): Promise<Result> {
+    return await this.#settle(
+      this.pool.transaction(act.tenantId, async (run) =>
+        recorded(run, principal, request, act, await work(run)),
+      ),
+    );
+  }
+
+  /** An act on what belongs to no tenant. */
+  async performOnRegistry<Result>(
+    principal: Principal,
+    request: FastifyRequest,
+    act: Act,
     work: (run: Pool['rows']) => Promise<Outcome<Result>>,
   ): Promise<Result> {
-    const actor = { tenantId: actorTenant, subject, issuer };
-    const { result, change } = await this.pool.transaction(async (run) => {
-      const outcome = await work(run);
-      if (outcome.change !== undefined)
-        await this.audit.record(run, {
-          tenantId,
-          actor,
-          remoteAddress: ip,
-          requestId,
-          action,
-          ...outcome.change,
-        });
-      return outcome;
-    });
+    return await this.#settle(
+      this.engine.transaction(async (run) =>
+        recorded(namingTenant(run), principal, request, act, await work(run)),
+      ),
+    );
+  }
+
+  async #settle<Result>(transaction: Promise<Outcome<Result>>): Promise<Result> {
+    const { result, change } = await transaction;
     if (change !== undefined) await this.changes.now();
     return result;
   }
+}
+
+async function recorded<Result>(
+  run: RunOfTenant,
+  { tenantId: actorTenant, subject, issuer }: Principal,
+  { ip, id: requestId }: FastifyRequest,
+  { action, tenantId }: Act,
+  outcome: Outcome<Result>,
+): Promise<Outcome<Result>> {
+  if (outcome.change !== undefined)
+    await recordAct(run, {
+      tenantId,
+      actor: { tenantId: actorTenant, subject, issuer },
+      remoteAddress: ip,
+      requestId,
+      action,
+      ...outcome.change,
+    });
+  return outcome;
 }

@@ -1,6 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { HistoryPool } from '../database/pools.ts';
+import type { RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId } from '../identifiers.ts';
 import type { Action, AuditEntry, AuditRecord } from './audit.ts';
 
@@ -47,28 +49,27 @@ interface Row extends Record<string, unknown> {
 
 const BEYOND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
-/** The SQL of the audit log. The database itself refuses to change or remove a row. */
+/** In the transaction of `run`, that of the act: what is undone is not recorded, and what is done always is. */
+export async function recordAct(run: RunOfTenant, entry: AuditEntry): Promise<void> {
+  const { tenantId, actor, remoteAddress, requestId, action, target, before, after } = entry;
+  await run(tenantId, RECORD, [
+    randomUUIDv7(),
+    actor.tenantId,
+    actor.subject,
+    actor.issuer,
+    remoteAddress,
+    requestId,
+    action,
+    target,
+    textOf(before),
+    textOf(after),
+  ]);
+}
+
+/** What was recorded. The database itself refuses to change or remove a row. */
 @Injectable()
 export class AuditStore {
   constructor(private readonly pool: HistoryPool) {}
-
-  /** In the transaction of `run`, that of the act: what is undone is not recorded, and what is done always is. */
-  async record(run: Pool['rows'], entry: AuditEntry): Promise<void> {
-    const { tenantId, actor, remoteAddress, requestId, action, target, before, after } = entry;
-    await run(RECORD, [
-      tenantId,
-      randomUUIDv7(),
-      actor.tenantId,
-      actor.subject,
-      actor.issuer,
-      remoteAddress,
-      requestId,
-      action,
-      target,
-      textOf(before),
-      textOf(after),
-    ]);
-  }
 
   /** The acts that concern a tenant, newest first: those before the id `before`. */
   async page(
@@ -77,8 +78,7 @@ export class AuditStore {
     before: string | undefined,
     limit: number,
   ): Promise<AuditRecord[]> {
-    const rows = await this.pool.rows<Row>(PAGE, [
-      tenantId,
+    const rows = await this.pool.rows<Row>(tenantId, PAGE, [
       before ?? BEYOND_ALL,
       action ?? null,
       since ?? -Infinity,

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { AppendPool } from '../database/pools.ts';
 import type { TenantId } from '../identifiers.ts';
 
 /* By the database's clock, which is the same for the node that makes a ticket and the one that takes it. */
@@ -35,15 +36,15 @@ export class TicketsStore {
     seconds: number,
     tokenExpiresAt: number,
   ): Promise<Date> {
-    const values = [tenantId, hash, principal, seconds, tokenExpiresAt];
-    const [row] = await this.pool.rows<{ expiresAt: Date }>(KEEP, values);
+    const values = [hash, principal, seconds, tokenExpiresAt];
+    const [row] = await this.pool.rows<{ expiresAt: Date }>(tenantId, KEEP, values);
     if (row === undefined) throw new Error('A ticket was not kept.');
     return row.expiresAt;
   }
 
   /** The principal of a ticket, which is gone then. Undefined: there is none (any more). */
   async take(tenantId: TenantId, hash: Buffer): Promise<string | undefined> {
-    const [row] = await this.pool.rows<{ principal: string; timely: boolean }>(TAKE, [tenantId, hash]);
+    const [row] = await this.pool.rows<{ principal: string; timely: boolean }>(tenantId, TAKE, [hash]);
     return row?.timely === true ? row.principal : undefined;
   }
 }

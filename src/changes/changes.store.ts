@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { ChangesPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { ChangesPool } from '../database/pools.ts';
 
 /** What the database had when it was asked. */
 export interface Horizon {

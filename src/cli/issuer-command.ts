@@ -2,9 +2,11 @@ import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts
 import type { Change, Outcome } from '../admin/acts.ts';
 import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
 import { COMMAND, type Action } from '../audit/audit.ts';
-import { AuditStore } from '../audit/audit.store.ts';
+import { recordAct } from '../audit/audit.store.ts';
 import { readConfig, type Config } from '../config.ts';
-import { AppendPool, HistoryPool, type Pool, type PoolOptions } from '../database/pool.ts';
+import type { Pool, PoolOptions } from '../database/pool.ts';
+import { EnginePool } from '../database/pools.ts';
+import { namingTenant } from '../database/tenant-pool.ts';
 import { Problem } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import { IssuersStore } from '../issuers/issuers.store.ts';
@@ -60,20 +62,14 @@ export async function issuerCommand(
     return;
   }
   const config = readConfig(environment);
-  const text = await onDatabase(config, terminal.report, async (url) => {
-    const pool = new AppendPool(poolOptions(config, url));
-    const history = new HistoryPool(poolOptions(config, url));
+  const text = await onDatabase(config, terminal.report, async ({ engine }) => {
+    const pool = new EnginePool(poolOptions(config, engine));
     try {
-      return await new Registry(
-        pool,
-        new IssuersStore(pool, history),
-        new AuditStore(history),
-        config,
-      ).follow(order);
+      return await new Registry(pool, new IssuersStore(pool, pool), config).follow(order);
     } catch (error) {
       throw inWords(error);
     } finally {
-      await Promise.all([pool.end(), history.end()]);
+      await pool.end();
     }
   });
   terminal.print(`${text}\n`);
@@ -81,9 +77,8 @@ export async function issuerCommand(
 
 class Registry {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly pool: EnginePool,
     private readonly issuers: IssuersStore,
-    private readonly audit: AuditStore,
     private readonly config: Config,
   ) {}
 
@@ -128,7 +123,7 @@ class Registry {
     const shown = after ?? before;
     const concerned = shown?.tenants ?? (shown?.tenant == null ? [] : [shown.tenant]);
     for (const tenantId of concerned) {
-      await this.audit.record(run, {
+      await recordAct(namingTenant(run), {
         tenantId,
         actor: COMMAND,
         remoteAddress: null,

@@ -43,8 +43,8 @@ async function run(): Promise<void> {
   }
   const ahead = secondsOf(values.ahead);
   const config = readConfig(process.env);
-  const result = await onDatabase(config, report, (url) =>
-    advanceOn({ ...config, DATABASE_URL: url }, ahead),
+  const result = await onDatabase(config, report, ({ engine }) =>
+    advanceOn({ ...config, DATABASE_ENGINE_URL: engine }, ahead),
   );
   process.stdout.write(values.json ? `${JSON.stringify(result)}\n` : inWords(result));
 }

@@ -1,5 +1,6 @@
 import type { Config } from '../config.ts';
 import { openDatabase } from '../database/open-database.ts';
+import type { DatabaseUrls } from '../database/logins.ts';
 import { findRunningServer } from '../database/running-server.ts';
 
 /**
@@ -9,13 +10,13 @@ import { findRunningServer } from '../database/running-server.ts';
 export async function onDatabase<Result>(
   config: Config,
   report: (line: string) => void,
-  work: (url: string) => Promise<Result>,
+  work: (urls: DatabaseUrls) => Promise<Result>,
 ): Promise<Result> {
   const running = config.DATABASE_URL === undefined ? await findRunningServer(config.DATA_DIR) : undefined;
   if (running !== undefined) return await work(running);
   const database = await openDatabase(config, report);
   try {
-    return await work(database.url);
+    return await work(database.urls);
   } finally {
     await database.close();
   }

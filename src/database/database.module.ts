@@ -3,7 +3,9 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
-import { AppendPool, BacklogPool, ChangesPool, HistoryPool, type PoolOptions } from './pool.ts';
+import type { PoolOptions } from './pool.ts';
+import { AppendPool, BacklogPool, ChangesPool, EnginePool, HistoryPool } from './pools.ts';
+import { engineUrl, serviceUrl } from './settings.ts';
 
 /** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
 const ENTITY_CONNECTIONS = 2;
@@ -21,7 +23,7 @@ const CHANGES_TIMEOUT_MS = 2_000;
     TypeOrmModule.forRootAsync({
       inject: [CONFIG],
       useFactory: (config: Config) => ({
-        ...dataSourceOptions(databaseUrl(config)),
+        ...dataSourceOptions(serviceUrl(config)),
         autoLoadEntities: true,
         applicationName: 'tidings entities',
         poolSize: ENTITY_CONNECTIONS,
@@ -39,25 +41,35 @@ const CHANGES_TIMEOUT_MS = 2_000;
       provide: AppendPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new AppendPool(poolOptions(config, 'append', config.DATABASE_APPEND_CONNECTIONS)),
+        new AppendPool(poolOptions(config, serviceUrl(config), 'append', config.DATABASE_APPEND_CONNECTIONS)),
     },
     {
       provide: BacklogPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new BacklogPool(poolOptions(config, 'backlog', config.DATABASE_BACKLOG_CONNECTIONS)),
+        new BacklogPool(
+          poolOptions(config, serviceUrl(config), 'backlog', config.DATABASE_BACKLOG_CONNECTIONS),
+        ),
     },
     {
       provide: HistoryPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new HistoryPool(poolOptions(config, 'history', config.DATABASE_HISTORY_CONNECTIONS)),
+        new HistoryPool(
+          poolOptions(config, serviceUrl(config), 'history', config.DATABASE_HISTORY_CONNECTIONS),
+        ),
+    },
+    {
+      provide: EnginePool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new EnginePool(poolOptions(config, engineUrl(config), 'engine', config.DATABASE_ENGINE_CONNECTIONS)),
     },
     {
       provide: ChangesPool,
       inject: [CONFIG],
       useFactory: (config: Config) => {
-        const options = poolOptions(config, 'changes', CHANGES_CONNECTIONS);
+        const options = poolOptions(config, engineUrl(config), 'changes', CHANGES_CONNECTIONS);
         return new ChangesPool({
           ...options,
           connectTimeoutMs: Math.min(options.connectTimeoutMs, CHANGES_TIMEOUT_MS),
@@ -66,34 +78,32 @@ const CHANGES_TIMEOUT_MS = 2_000;
       },
     },
   ],
-  exports: [AppendPool, BacklogPool, ChangesPool, HistoryPool, DatabaseClock],
+  exports: [AppendPool, BacklogPool, ChangesPool, EnginePool, HistoryPool, DatabaseClock],
 })
 export class DatabaseModule implements OnApplicationShutdown {
   constructor(
     @Inject(AppendPool) private readonly append: AppendPool,
     @Inject(BacklogPool) private readonly backlog: BacklogPool,
     @Inject(HistoryPool) private readonly history: HistoryPool,
+    @Inject(EnginePool) private readonly engine: EnginePool,
     @Inject(ChangesPool) private readonly changes: ChangesPool,
   ) {}
 
   /** The last of the hooks: whoever has something to flush did so in an earlier one. */
   async onApplicationShutdown(): Promise<void> {
-    await Promise.all([this.append, this.backlog, this.history, this.changes].map((pool) => pool.end()));
+    await Promise.all(
+      [this.append, this.backlog, this.history, this.engine, this.changes].map((pool) => pool.end()),
+    );
   }
 }
 
-function poolOptions(config: Config, name: string, connections: number): PoolOptions {
+function poolOptions(config: Config, url: string, name: string, connections: number): PoolOptions {
   return {
-    url: databaseUrl(config),
+    url,
     name,
     connections,
     connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
     statementTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS,
     preparedStatements: config.DATABASE_PREPARED_STATEMENTS,
   };
-}
-
-function databaseUrl({ DATABASE_URL: url }: Config): string {
-  if (url === undefined) throw new Error('The application is created after its database was opened.');
-  return url;
 }

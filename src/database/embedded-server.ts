@@ -6,6 +6,7 @@ import pg from 'pg';
 import { z } from 'zod';
 import { createCluster } from './create-cluster.ts';
 import { lockFolder, type FolderLock } from './folder-lock.ts';
+import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
 import { clearLeftovers } from './leftover-server.ts';
 import { findServerBinaries } from './server-binaries.ts';
 import { exists, findHome, makeDataDir, reachableBinaries } from './server-home.ts';
@@ -40,7 +41,7 @@ export interface EmbeddedServerOptions {
  * someone else, it is started again on the same port.
  */
 export class EmbeddedServer {
-  readonly url: string;
+  readonly urls: DatabaseUrls & { readonly owner: string };
   readonly #options: ServerOptions;
   readonly #report: (line: string) => void;
   readonly #lock: FolderLock;
@@ -54,7 +55,7 @@ export class EmbeddedServer {
     lock: FolderLock,
     report: (line: string) => void,
   ) {
-    this.url = serverUrl(options, DATABASE);
+    this.urls = urlsOf(serverUrl(options, 'postgres'), DATABASE);
     this.#server = server;
     this.#options = options;
     this.#lock = lock;
@@ -159,11 +160,11 @@ async function startOnFreePort(
 }
 
 async function ensureDatabase(options: ServerOptions): Promise<void> {
-  const client = new pg.Client({ connectionString: serverUrl(options, 'postgres') });
+  const url = serverUrl(options, 'postgres');
+  const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
-    const { rowCount } = await client.query('select from pg_database where datname = $1', [DATABASE]);
-    if (rowCount === 0) await client.query(`create database ${DATABASE}`);
+    await makeDatabase(client, url, DATABASE);
   } finally {
     await client.end();
   }

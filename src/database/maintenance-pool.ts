@@ -1,8 +1,9 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
 import { Pool } from './pool.ts';
+import { engineUrl } from './settings.ts';
 
-/** A detach waits for every transaction that is older than itself. */
+/** A sweep of a large database. */
 const LONGEST_STATEMENT_MS = 600_000;
 
 /**
@@ -18,11 +19,9 @@ export const LOCK_TIMEOUT_MS = 2_000;
  */
 @Injectable()
 export class MaintenancePool extends Pool implements OnApplicationShutdown {
-  constructor(@Inject(CONFIG) config: Pick<Config, 'DATABASE_URL' | 'DATABASE_CONNECT_TIMEOUT_MS'>) {
-    if (config.DATABASE_URL === undefined)
-      throw new Error('DATABASE_URL is known before the application is built');
+  constructor(@Inject(CONFIG) config: Pick<Config, 'DATABASE_ENGINE_URL' | 'DATABASE_CONNECT_TIMEOUT_MS'>) {
     super({
-      url: config.DATABASE_URL,
+      url: engineUrl(config),
       name: 'maintenance',
       connections: 2,
       connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,

@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import type { Config } from '../config.ts';
+import { checkLogins } from './check-logins.ts';
 import { checkDurability } from './durability.ts';
 import { EmbeddedServer } from './embedded-server.ts';
-import { migrate } from './migrate.ts';
+import type { DatabaseUrls } from './logins.ts';
+import { migrate, missingMigrations } from './migrate.ts';
 import { errorCode, isConnectionLoss } from './pool.ts';
 import { StartError } from './start-error.ts';
 
@@ -12,9 +14,9 @@ const PATIENCE_MS = 30_000;
 /** Sessions beside the pools: migrations, listeners, an operator. */
 const OTHER_SESSIONS = 30;
 
-/** A database that is durable and migrated. */
+/** A database that is durable, migrated, and walled. */
 export interface OpenDatabase {
-  readonly url: string;
+  readonly urls: DatabaseUrls;
   /** Names of the migrations that ran just now. */
   readonly migrations: readonly string[];
   /** Stops the server if it is ours. */
@@ -22,7 +24,8 @@ export interface OpenDatabase {
 }
 
 /**
- * Opens DATABASE_URL or the embedded server: waits for it, checks that it keeps what it commits, and migrates.
+ * Opens the database of the settings or the embedded server: waits for it, migrates if the owner's login is at hand,
+ * and checks that it keeps what it commits and that its logins cannot pass the wall between tenants.
  * Throws StartError with a sentence for the operator; `stop` ends the waiting with an AbortError.
  */
 export async function openDatabase(
@@ -32,12 +35,24 @@ export async function openDatabase(
 ): Promise<OpenDatabase> {
   const server = await openServer(config, report, stop);
   try {
-    for (const warning of await checkDurability(server.url)) report(warning);
-    return { ...server, migrations: await migrate(server.url) };
+    const { urls } = server;
+    const ran = await migrateOrCheck(urls);
+    for (const warning of await checkDurability(urls.service)) report(warning);
+    await checkLogins(urls);
+    return { ...server, migrations: ran };
   } catch (error) {
     await server.close();
     throw error;
   }
+}
+
+async function migrateOrCheck(urls: DatabaseUrls): Promise<string[]> {
+  if (urls.owner !== undefined) return await migrate({ ...urls, owner: urls.owner });
+  const missing = await missingMigrations(urls.engine);
+  if (missing.length === 0) return [];
+  throw new StartError(
+    `The tables are not up to date (${missing.join(', ')}): run "npm run migrate" with DATABASE_OWNER_URL, or give that to the service.`,
+  );
 }
 
 async function openServer(
@@ -45,17 +60,20 @@ async function openServer(
   report: (line: string) => void,
   stop: AbortSignal,
 ): Promise<Omit<OpenDatabase, 'migrations'>> {
-  if (config.DATABASE_URL !== undefined) {
-    await waitFor(config.DATABASE_URL, report, stop);
-    return { url: config.DATABASE_URL, close: async () => undefined };
+  const { DATABASE_URL: service, DATABASE_ENGINE_URL: engine, DATABASE_OWNER_URL: owner } = config;
+  if (service !== undefined && engine !== undefined) {
+    // The owner's first: it may be the one that makes the others.
+    for (const url of owner === undefined ? [service, engine] : [owner]) await waitFor(url, report, stop);
+    return { urls: { service, engine, owner }, close: async () => undefined };
   }
   const pools =
     config.DATABASE_APPEND_CONNECTIONS +
     config.DATABASE_BACKLOG_CONNECTIONS +
-    config.DATABASE_HISTORY_CONNECTIONS;
+    config.DATABASE_HISTORY_CONNECTIONS +
+    config.DATABASE_ENGINE_CONNECTIONS;
   const connections = Math.max(100, pools + OTHER_SESSIONS);
   const server = await EmbeddedServer.start({ dataDir: config.DATA_DIR, connections, report });
-  return { url: server.url, close: () => server.stop() };
+  return { urls: server.urls, close: () => server.stop() };
 }
 
 async function waitFor(url: string, report: (line: string) => void, stop: AbortSignal): Promise<void> {

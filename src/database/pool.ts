@@ -25,9 +25,31 @@ types.setTypeParser(pg.types.builtins.INT8, Number);
 // `data` is passed on as it came; parsing would round its numbers.
 types.setTypeParser(pg.types.builtins.JSON, (text) => text);
 
+/** Connections to `url` as every pool of the service makes them. */
+export function connectionsTo(options: PoolOptions): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    application_name: `tidings ${options.name}`,
+    max: options.connections,
+    connectionTimeoutMillis: options.connectTimeoutMs,
+    statement_timeout: options.statementTimeoutMs,
+    // The server's own limit cannot be heard when the network has swallowed the connection.
+    query_timeout: options.statementTimeoutMs + options.connectTimeoutMs,
+    lock_timeout: options.lockTimeoutMs,
+    // A snapshot held open keeps the hot stream rows from being pruned: 40 s of it cost three quarters of the appends.
+    idle_in_transaction_session_timeout: 30_000,
+    keepAlive: true,
+    types,
+  });
+  // An idle connection that dies reports here; unheard it would end the process. The next query opens a new one.
+  pool.on('error', () => undefined);
+  return pool;
+}
+
 /**
  * A few connections with one purpose. Work of one kind never waits for connections that another kind holds:
- * a slow history query cannot keep publishes from committing.
+ * a slow history query cannot keep publishes from committing. What is asked here may concern many tenants; for one
+ * there is TenantPool.
  */
 export class Pool {
   readonly #pool: pg.Pool;
@@ -35,22 +57,7 @@ export class Pool {
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
-    this.#pool = new pg.Pool({
-      connectionString: options.url,
-      application_name: `tidings ${options.name}`,
-      max: options.connections,
-      connectionTimeoutMillis: options.connectTimeoutMs,
-      statement_timeout: options.statementTimeoutMs,
-      // The server's own limit cannot be heard when the network has swallowed the connection.
-      query_timeout: options.statementTimeoutMs + options.connectTimeoutMs,
-      lock_timeout: options.lockTimeoutMs,
-      // A snapshot held open keeps the hot stream rows from being pruned: 40 s of it cost three quarters of the appends.
-      idle_in_transaction_session_timeout: 30_000,
-      keepAlive: true,
-      types,
-    });
-    // An idle connection that dies reports here; unheard it would end the process. The next query opens a new one.
-    this.#pool.on('error', () => undefined);
+    this.#pool = connectionsTo(options);
   }
 
   /** Runs one statement and returns its rows. Throws the driver's error; see `isConnectionLoss`. */
@@ -69,33 +76,7 @@ export class Pool {
 
   /** Runs `work` in one transaction on one connection. */
   async transaction<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
-    const client = await this.#pool.connect();
-    // A client that is checked out reports a lost connection as an event too; the failing query says the same.
-    const ignore = () => undefined;
-    client.on('error', ignore);
-    let broken: Error | boolean = false;
-    try {
-      await client.query('begin');
-      const result = await work(
-        async <Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]) => {
-          const answer = await client.query<Row>(statement.text, [...(values ?? [])]);
-          return answer.rows;
-        },
-      );
-      await client.query('commit');
-      return result;
-    } catch (error) {
-      broken = isConnectionLoss(error);
-      if (!broken) {
-        await client.query('rollback').catch((failure: Error) => {
-          broken = failure;
-        });
-      }
-      throw error;
-    } finally {
-      client.off('error', ignore);
-      client.release(broken);
-    }
+    return await inTransaction(this.#pool, 'begin', (client) => work(statementsOn(client)));
   }
 
   /**
@@ -103,23 +84,7 @@ export class Pool {
    * that refuse to run in a transaction. When `work` fails the connection is closed, and its locks with it.
    */
   async session<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
-    const client = await this.#pool.connect();
-    const ignore = () => undefined;
-    client.on('error', ignore);
-    let failed = true;
-    try {
-      const result = await work(
-        async <Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]) => {
-          const answer = await client.query<Row>(statement.text, [...(values ?? [])]);
-          return answer.rows;
-        },
-      );
-      failed = false;
-      return result;
-    } finally {
-      client.off('error', ignore);
-      client.release(failed);
-    }
+    return await onConnection(this.#pool, (client) => work(statementsOn(client)));
   }
 
   /** Waits for running statements and closes the connections. */
@@ -128,14 +93,57 @@ export class Pool {
   }
 }
 
-/** Appends, acknowledgements and cursor look-ups: short statements that someone waits for. */
-export class AppendPool extends Pool {}
-/** Reads of the log for streams. */
-export class BacklogPool extends Pool {}
-/** Questions of operators. */
-export class HistoryPool extends Pool {}
-/** What other nodes changed. Nothing else uses it: a revocation must not wait behind publishes. */
-export class ChangesPool extends Pool {}
+const statementsOn =
+  (client: pg.PoolClient): Pool['rows'] =>
+  async <Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]) => {
+    const { rows } = await client.query<Row>(statement.text, [...(values ?? [])]);
+    return rows;
+  };
+
+/** Runs `work` on a connection of its own, which is closed when `work` fails. */
+export async function onConnection<Result>(
+  pool: pg.Pool,
+  work: (client: pg.PoolClient) => Promise<Result>,
+): Promise<Result> {
+  const client = await pool.connect();
+  // A client that is checked out reports a lost connection as an event too; the failing query says the same.
+  const ignore = () => undefined;
+  client.on('error', ignore);
+  let failed = true;
+  try {
+    const result = await work(client);
+    failed = false;
+    return result;
+  } finally {
+    client.off('error', ignore);
+    client.release(failed);
+  }
+}
+
+/** @param begin the SQL that begins the transaction */
+export async function inTransaction<Result>(
+  pool: pg.Pool,
+  begin: string,
+  work: (client: pg.PoolClient) => Promise<Result>,
+): Promise<Result> {
+  const done = await onConnection(pool, async (client) => {
+    try {
+      await client.query(begin);
+      const result = await work(client);
+      await client.query('commit');
+      return { result };
+    } catch (error) {
+      if (isConnectionLoss(error)) throw error;
+      // What failed is told, and not that the connection was lost after it.
+      await client.query('rollback').catch(() => {
+        throw error;
+      });
+      return { error };
+    }
+  });
+  if ('error' in done) throw done.error;
+  return done.result;
+}
 
 /**
  * SQLSTATEs after which the statement did not happen or cannot be known to have happened because the server or

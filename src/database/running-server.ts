@@ -2,20 +2,21 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import pg from 'pg';
 import { DATABASE, secretsSchema } from './embedded-server.ts';
+import { urlsOf, type DatabaseUrls } from './logins.ts';
 import { serverUrl } from './server-process.ts';
 
 /** Where the embedded server under DATA_DIR answers, if a service is running it now. Starts and changes nothing. */
-export async function findRunningServer(dataDir: string): Promise<string | undefined> {
+export async function findRunningServer(dataDir: string): Promise<DatabaseUrls | undefined> {
   const elsewhere = await readFile(join(dataDir, 'postgres-is-in'), 'utf8').catch(() => undefined);
   const home = elsewhere?.trim() ?? join(dataDir, 'postgres');
   const kept = await readFile(join(home, 'server.json'), 'utf8').catch(() => undefined);
   if (kept === undefined) return undefined;
-  const url = serverUrl(secretsSchema.parse(JSON.parse(kept)), DATABASE);
+  const url = serverUrl(secretsSchema.parse(JSON.parse(kept)), 'postgres');
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
   client.on('error', () => undefined);
   try {
     await client.connect();
-    return url;
+    return urlsOf(url, DATABASE);
   } catch {
     return undefined;
   } finally {

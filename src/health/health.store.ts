@@ -1,6 +1,7 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
 import { Pool, type Statement } from '../database/pool.ts';
+import { engineUrl } from '../database/settings.ts';
 
 /** A database that answers more slowly than this counts as away, in ms. */
 const PROBE_TIMEOUT_MS = 1_000;
@@ -16,10 +17,8 @@ export class HealthStore implements OnApplicationShutdown {
   readonly #pool: Pool;
 
   constructor(@Inject(CONFIG) config: Config) {
-    if (config.DATABASE_URL === undefined)
-      throw new Error('The application is created after its database was opened.');
     this.#pool = new Pool({
-      url: config.DATABASE_URL,
+      url: engineUrl(config),
       name: 'health',
       connections: 1,
       connectTimeoutMs: PROBE_TIMEOUT_MS,

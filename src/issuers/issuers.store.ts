@@ -1,6 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
-import { ChangesPool, errorCode, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import { errorCode, type Pool, type Statement } from '../database/pool.ts';
+import { ChangesPool, EnginePool } from '../database/pools.ts';
 import type { IssuerDefinition } from './registration.schema.ts';
 import type { IssuerState } from './registration.ts';
 
@@ -85,7 +86,7 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 export class IssuersStore {
   constructor(
     private readonly changes: ChangesPool,
-    private readonly history: HistoryPool,
+    private readonly engine: EnginePool,
   ) {}
 
   /** Undefined if an issuer with this `iss` is registered. */
@@ -122,13 +123,13 @@ export class IssuersStore {
   }
 
   async find(id: string): Promise<IssuerRecord | undefined> {
-    const [row] = await this.history.rows<IssuerRecord & Row>(FIND, [id]);
+    const [row] = await this.engine.rows<IssuerRecord & Row>(FIND, [id]);
     return row;
   }
 
   /** By id, which grows with time if it is a UUIDv7; `after` is the last id of the page before. */
   async page(after: string | undefined, limit: number): Promise<IssuerRecord[]> {
-    return await this.history.rows<IssuerRecord & Row>(PAGE, [after ?? FIRST_ID, limit]);
+    return await this.engine.rows<IssuerRecord & Row>(PAGE, [after ?? FIRST_ID, limit]);
   }
 
   /** All that are not deleted. */

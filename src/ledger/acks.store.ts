@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../log/position.ts';
@@ -83,7 +84,7 @@ export class AcksStore {
       topics,
     }));
     const rows = await withPartitions(this.partitions, () =>
-      this.pool.rows<{ result: AckResult }>(ACKNOWLEDGE, [tenantId, JSON.stringify(wishes), LEVEL_WIDTHS]),
+      this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [JSON.stringify(wishes), LEVEL_WIDTHS]),
     );
     return rows.map(({ result }) => result);
   }

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import { asPosition, type Position } from '../log/position.ts';
@@ -183,7 +184,7 @@ export class ArrivalsStore {
       }))
       .filter(({ n }) => open(n));
     return await withPartitions(this.partitions, () =>
-      this.pool.rows<Row>(ARRIVE, [tenantId, JSON.stringify(wishes), LEVEL_WIDTHS]),
+      this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(wishes), LEVEL_WIDTHS]),
     );
   }
 }

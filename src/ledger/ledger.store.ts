@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { EnginePool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../log/position.ts';
@@ -115,7 +116,7 @@ on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.curs
 @Injectable()
 export class LedgerStore {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly pool: EnginePool,
     private readonly partitions: Partitions,
   ) {}
 

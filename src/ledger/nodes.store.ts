@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { EnginePool } from '../database/pools.ts';
 
 const NODE_STARTED: Statement = {
   name: 'node_started',
@@ -14,7 +15,7 @@ const NODE_SEEN: Statement = {
 /** The nodes of this service. They belong to no tenant. */
 @Injectable()
 export class NodesStore {
-  constructor(private readonly pool: AppendPool) {}
+  constructor(private readonly pool: EnginePool) {}
 
   /** Once per process: a connection that an earlier process of this name left open ended before this. */
   async started(node: string): Promise<void> {

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, errorCode, type Statement } from '../database/pool.ts';
+import { errorCode, type Statement } from '../database/pool.ts';
+import { AppendPool } from '../database/pools.ts';
 import type { TenantId } from '../identifiers.ts';
 import type { Draft } from './notification.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from './position.ts';
@@ -140,8 +141,7 @@ export class AppendStore {
       base: Position;
       head: Position;
       twins: number[];
-    }>(APPEND, [
-      tenantId,
+    }>(tenantId, APPEND, [
       drafts.map(({ index }) => index),
       drafts.map(({ draft }) => draft.id),
       drafts.map(({ draft }) => ('user' in draft.to ? draft.to.user : null)),
@@ -164,8 +164,9 @@ export class AppendStore {
 
   async recall(tenantId: TenantId, publisher: string, key: string): Promise<Remembered | undefined> {
     const [row] = await this.pool.rows<{ fingerprint: Buffer; first_position: Position; ids: string[] }>(
+      tenantId,
       RECALL,
-      [tenantId, publisher, key],
+      [publisher, key],
     );
     return row === undefined
       ? undefined
@@ -181,11 +182,11 @@ export class AppendStore {
     ids: readonly string[],
     append: string,
   ): Promise<ReadonlyMap<string, Position>> {
-    const rows = await this.pool.transaction(async (run) => {
-      await run(ENSURE_TENANT, [tenantId]);
-      await run(LOCK, [tenantId]);
-      const found = await run<{ id: string; position: Position }>(FIND, [tenantId, ids]);
-      if (found.length < ids.length) await run(ABANDON, [tenantId, append]);
+    const rows = await this.pool.transaction(tenantId, async (run) => {
+      await run(tenantId, ENSURE_TENANT);
+      await run(tenantId, LOCK);
+      const found = await run<{ id: string; position: Position }>(tenantId, FIND, [ids]);
+      if (found.length < ids.length) await run(tenantId, ABANDON, [append]);
       return found;
     });
     return new Map(rows.map(({ id, position }) => [id, position]));
@@ -193,7 +194,7 @@ export class AppendStore {
 
   /** Makes the rows of a tenant that was not seen before. */
   async ensureTenant(tenantId: TenantId): Promise<void> {
-    await this.pool.rows(ENSURE_TENANT, [tenantId]);
+    await this.pool.rows(tenantId, ENSURE_TENANT);
   }
 }
 

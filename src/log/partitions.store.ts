@@ -8,12 +8,7 @@ import { EPOCH_MS, POSITIONS_PER_MS, type Position } from './position.ts';
 export interface Partition extends Range {
   readonly table: Partitioned;
   readonly name: string;
-  /** A detach began and did not end: statements no longer see the partition, but its bounds are still taken. */
-  readonly detaching: boolean;
 }
-
-/** The comment that retention leaves on a partition that it is about to drop. */
-export const DOOMED = 'below the retention of every tenant: is being dropped';
 
 /** The time now as a position, in SQL. Stable within a statement, so an index can be searched for it. */
 export const NOW_AS_POSITION = `floor(extract(epoch from statement_timestamp()) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}`;
@@ -32,9 +27,9 @@ const NEWEST: Statement = {
 const ATTACHED: Statement = {
   name: 'attached_partitions',
   text: `
-select b.parent as "table", b.name, b.bounds[1]::bigint as "from", b.bounds[2]::bigint as "end", b.detaching
+select b.parent as "table", b.name, b.bounds[1]::bigint as "from", b.bounds[2]::bigint as "end"
 from (
-  select p.relname as parent, c.relname as name, i.inhdetachpending as detaching,
+  select p.relname as parent, c.relname as name,
     regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(\\d+)''?\\) TO \\(''?(\\d+)''?\\)') as bounds
   from unnest($1::text[]) as t (name)
   join pg_class p on p.oid = to_regclass(t.name)
@@ -47,10 +42,7 @@ order by "from"`,
 
 const LOCK: Statement = { name: 'partition_lock', text: `select pg_advisory_xact_lock(${PARTITION_LOCK})` };
 
-const MARKED: Statement = {
-  name: 'marked_partition',
-  text: `select from pg_class where oid = to_regclass($1) and obj_description(oid, 'pg_class') = '${DOOMED}'`,
-};
+const CREATE: Statement = { name: 'create_partition', text: `select create_partition($1, $2, $3, $4)` };
 
 /** The SQL that makes partitions. */
 @Injectable()
@@ -72,32 +64,19 @@ export class PartitionsStore {
   }
 
   /**
-   * Makes one partition, unless another node just did.
+   * Makes one partition, unless another node just did, by a function of the tables' owner.
    *
    * A table of its own is attached: `create table … partition of` takes a lock on the parent that conflicts with
    * every reader, and one open reader held up all publishes behind it for 1.3 s; `attach` conflicts with none (29 ms
    * beside the same reader). The table is empty, so there is nothing that `attach` would have to scan.
-   * A table that is there and not attached was left by somebody who died half-way, and is attached as it is; one
-   * that retention had detached and not yet dropped goes first.
    *
    * @throws PartitionWidthError, or 55P03 when a lock was not granted in time
    */
   async create(table: Partitioned, range: Range): Promise<void> {
-    const name = partitionName(table, range);
     await this.pool.transaction(async (run) => {
       await run(LOCK);
       if (isThere(await this.attached(run), table, range)) return;
-      const marked = await run(MARKED, [name]);
-      if (marked.length > 0) await run({ name: 'drop_partition', text: `drop table ${name}` });
-      await run({
-        name: 'create_partition',
-        text: `create table if not exists ${name} (like ${table} including all)`,
-      });
-      const bounds = `from (${range.from}) to (${range.end})`;
-      await run({
-        name: 'attach_partition',
-        text: `alter table ${table} attach partition ${name} for values ${bounds}`,
-      });
+      await run(CREATE, [table, partitionName(table, range), range.from, range.end]);
     });
   }
 }
@@ -109,8 +88,6 @@ export function isThere(partitions: readonly Partition[], table: Partitioned, ra
   );
   if (inPlace === undefined) return false;
   if (inPlace.from !== range.from || inPlace.end !== range.end) throw new PartitionWidthError(inPlace, range);
-  if (inPlace.detaching)
-    throw new Error(`${inPlace.name} is being dropped by retention; nothing can be stored in it`);
   return true;
 }
 

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { BacklogPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { BacklogPool, EnginePool } from '../database/pools.ts';
 import type { TenantId, Topic, UserId } from '../identifiers.ts';
 import type { Notification, Recipient } from './notification.ts';
 import type { Position } from './position.ts';
@@ -119,6 +120,7 @@ from stream left join (
 order by page.position`,
 };
 
+/* Of all tenants with streams on a node: the one question to the log that names several. */
 const STATES: Statement = {
   name: 'stream_states',
   text: `select tenant_id as "tenantId", head, extract(epoch from clock_timestamp())::float8 * 1000 as now from streams where tenant_id = any($1::text[])`,
@@ -134,7 +136,10 @@ type PageRow = Row & { head: Position; floor: Position; reader: number | null; f
 /** The SQL that reads the log for streams. */
 @Injectable()
 export class ReadStore {
-  constructor(private readonly pool: BacklogPool) {}
+  constructor(
+    private readonly pool: BacklogPool,
+    private readonly engine: EnginePool,
+  ) {}
 
   /** Reads on for many readers at once. `topics` are those of all of them. */
   async backlog(
@@ -145,8 +150,7 @@ export class ReadStore {
     shared: PageLimits,
   ): Promise<BacklogPage> {
     const after = Math.min(...readers.map((reader) => reader.after));
-    const rows = await this.pool.rows<PageRow>(BACKLOG, [
-      tenantId,
+    const rows = await this.pool.rows<PageRow>(tenantId, BACKLOG, [
       readers.map(({ user }) => user),
       readers.map((reader) => reader.after),
       own.rows,
@@ -170,7 +174,7 @@ export class ReadStore {
 
   /** The log behind `after`, whatever its address, as far as the limits allow. */
   async allAfter(tenantId: TenantId, after: Position, limits: PageLimits): Promise<Run & { head: Position }> {
-    const rows = await this.pool.rows<PageRow>(ALL_AFTER, [tenantId, after, limits.rows, limits.bytes]);
+    const rows = await this.pool.rows<PageRow>(tenantId, ALL_AFTER, [after, limits.rows, limits.bytes]);
     const [first] = rows;
     if (first === undefined) throw new Error(`tenant ${tenantId} has no stream row`);
     const found = rows.filter(({ reader }) => reader !== null);
@@ -179,12 +183,12 @@ export class ReadStore {
 
   /** The heads of these tenants, and the time. A tenant without a stream row is missing in the answer. */
   async states(tenantIds: readonly TenantId[]): Promise<StreamState[]> {
-    return await this.pool.rows<StreamState & Record<string, unknown>>(STATES, [tenantIds]);
+    return await this.engine.rows<StreamState & Record<string, unknown>>(STATES, [tenantIds]);
   }
 
   /** The database's clock, ms since 1970. */
   async now(): Promise<number> {
-    const [row] = await this.pool.rows<{ now: number }>(NOW);
+    const [row] = await this.engine.rows<{ now: number }>(NOW);
     return row?.now ?? Date.now();
   }
 }

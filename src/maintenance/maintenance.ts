@@ -188,10 +188,8 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     const attached = await this.partitionsStore.attached();
     const ahead = PARTITIONED.map(
       (table) =>
-        attached.filter(
-          (partition) =>
-            partition.table === table && !partition.detaching && partition.from > Math.max(now, head),
-        ).length,
+        attached.filter((partition) => partition.table === table && partition.from > Math.max(now, head))
+          .length,
     );
     this.metrics.partitionsAhead.set(Math.min(...ahead));
     this.metrics.headAheadOfClock.set(Math.max(0, head - now) / POSITIONS_PER_MS / 1000);

@@ -1,7 +1,6 @@
 import type { Pool, Statement } from '../database/pool.ts';
 import type { TenantId } from '../identifiers.ts';
-import { DOOMED, NOW_AS_POSITION, type Partition } from '../log/partitions.store.ts';
-import { PARTITIONED } from '../log/partition-range.ts';
+import { NOW_AS_POSITION, type Partition } from '../log/partitions.store.ts';
 import { POSITIONS_PER_MS, type Position } from '../log/position.ts';
 
 /** A tenant whose floor can rise, and to where. */
@@ -59,19 +58,18 @@ select ${NOW_AS_POSITION} - greatest($1::int, max(kept_days)) * ${POSITIONS_PER_
 from tenants`,
 };
 
-/* Detached by an earlier round that ended before the drop. */
-const LEFT_BEHIND: Statement = {
-  name: 'partitions_left_behind',
+const KEEPER: Statement = {
+  name: 'partition_keeper',
   text: `
-select c.relname as name from pg_class c
-where c.relnamespace = any (select relnamespace from pg_class where oid = any ($1::text[]::regclass[]))
-  and c.relkind = 'r' and not c.relispartition and obj_description(c.oid, 'pg_class') = '${DOOMED}'`,
+select s.tenant_id as "tenantId" from streams s
+cross join lateral (
+  select from notifications n
+  where n.tenant_id = s.tenant_id and n.position >= greatest($1, s.floor + 1) and n.position < $2 limit 1
+) kept
+limit 1`,
 };
 
-const MARKED: Statement = {
-  name: 'partition_is_marked',
-  text: `select from pg_class where oid = to_regclass($1) and obj_description(oid, 'pg_class') = '${DOOMED}'`,
-};
+const DROP: Statement = { name: 'drop_partition', text: `select drop_partition($1)` };
 
 /** The SQL of retention, on the connection of a round. Names of partitions come from the catalogue. */
 export class RetentionStore {
@@ -104,41 +102,14 @@ export class RetentionStore {
   }
 
   /** A tenant with a row in the partition that readers may still ask for. `limit 1` keeps it one index probe per tenant. */
-  async keeper({ name }: Partition): Promise<TenantId | undefined> {
-    const text = `
-select s.tenant_id as "tenantId" from streams s
-cross join lateral (select from ${name} p where p.tenant_id = s.tenant_id and p.position > s.floor limit 1) kept
-limit 1`;
-    const [row] = await this.run<{ tenantId: TenantId }>({ name: 'partition_keeper', text });
+  async keeper({ from, end }: Partition): Promise<TenantId | undefined> {
+    const [row] = await this.run<{ tenantId: TenantId }>(KEEPER, [from, end]);
     return row?.tenantId;
   }
 
-  async isMarked({ name }: Partition): Promise<boolean> {
-    const rows = await this.run(MARKED, [name]);
-    return rows.length > 0;
-  }
-
-  /** Says on the partition itself that it may be dropped, for a round that has to finish what another began. */
-  async mark({ name }: Partition): Promise<void> {
-    await this.run({ name: 'mark_partition', text: `comment on table ${name} is '${DOOMED}'` });
-  }
-
-  /**
-   * Takes the partition from its table without a lock that anybody waits for. Until all older transactions have
-   * ended it is half detached, and `finalize` is what ends that when the wait was cut short.
-   */
-  async detach({ table, name, detaching }: Partition): Promise<void> {
-    const text = `alter table ${table} detach partition ${name} ${detaching ? 'finalize' : 'concurrently'}`;
-    await this.run({ name: 'detach_partition', text });
-  }
-
-  async leftBehind(): Promise<string[]> {
-    const rows = await this.run<{ name: string }>(LEFT_BEHIND, [PARTITIONED]);
-    return rows.map(({ name }) => name);
-  }
-
-  async drop(name: string): Promise<void> {
-    await this.run({ name: 'drop_partition', text: `drop table ${name}` });
+  /** Takes the partition away, by a function of the tables' owner. Throws 55P03 if its table was not free for a moment. */
+  async drop({ name }: Partition): Promise<void> {
+    await this.run(DROP, [name]);
   }
 
   async #raise(statement: Statement, floors: readonly Floor[]): Promise<TenantId[]> {

@@ -1,13 +1,16 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.ts';
-import { PARTITIONED, type Partitioned } from '../log/partition-range.ts';
+import { errorCode } from '../database/pool.ts';
 import type { Partition, PartitionsStore } from '../log/partitions.store.ts';
-import type { Position } from '../log/position.ts';
 import type { Floor, RetentionStore } from './retention.store.ts';
 import type { Step } from './step.ts';
 
 const TENANTS = 500;
 /** Stream rows that one statement locks: its commit is what their publishers wait for. */
 const ROWS = 50;
+/** A partition goes in a moment in which nobody reads its table; it is tried this often in a round. */
+const ATTEMPTS = 20;
+const PAUSE_MS = 250;
 
 /**
  * Takes away what nobody keeps any longer: first the floors are committed, so that no reader can be handed a page
@@ -47,29 +50,11 @@ export class Retention {
   /** Drops the partitions that lie wholly below the longest retention of any tenant. */
   async dropPartitions(): Promise<number> {
     let dropped = 0;
-    for (const name of await this.store.leftBehind()) {
-      if (await this.step.attempt('drop', () => this.store.drop(name))) dropped += 1;
-    }
     const cutoff = await this.store.cutoff(this.config.RETENTION_DAYS);
-    const attached = await this.partitions.attached((statement, values) => this.step.run(statement, values));
-    for (const table of PARTITIONED) dropped += await this.#dropOf(table, attached, cutoff);
-    return dropped;
-  }
-
-  /** Per table the first failure ends it: a table can have one partition that is half detached, not two. */
-  async #dropOf(table: Partitioned, attached: readonly Partition[], cutoff: Position): Promise<number> {
-    let dropped = 0;
-    await this.step.attempt('drop', async () => {
-      const own = attached.filter((partition) => partition.table === table);
-      // The half detached one first, for the same reason.
-      for (const partition of own.toSorted((a, b) => Number(b.detaching) - Number(a.detaching))) {
-        if (this.step.stopping) return;
-        const begun = partition.detaching && (await this.store.isMarked(partition));
-        if (!begun && partition.end > cutoff) continue;
-        await this.#drop(partition);
-        dropped += 1;
-      }
-    });
+    for (const partition of await this.partitions.attached((...statement) => this.step.run(...statement))) {
+      if (partition.end > cutoff || this.step.stopping) continue;
+      if (await this.step.attempt('drop', () => this.#drop(partition))) dropped += 1;
+    }
     return dropped;
   }
 
@@ -77,8 +62,15 @@ export class Retention {
     const keeper = partition.table === 'notifications' ? await this.store.keeper(partition) : undefined;
     if (keeper !== undefined)
       throw new Error(`${partition.name} still holds notifications above the floor of tenant ${keeper}`);
-    await this.store.mark(partition);
-    await this.store.detach(partition);
-    await this.store.drop(partition.name);
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        await this.store.drop(partition);
+        return;
+      } catch (error) {
+        if (errorCode(error) !== '55P03' || attempt === ATTEMPTS || this.step.stopping) throw error;
+        // Somewhere in between, so that statements that come at regular times are not met again and again.
+        await sleep(PAUSE_MS * Math.random());
+      }
+    }
   }
 }

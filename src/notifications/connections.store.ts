@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { HistoryPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { HistoryPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
 import type { Position } from '../log/position.ts';
 
@@ -91,7 +92,6 @@ export class ConnectionsStore {
     const { since, until } = period === 'now' ? { since: undefined, until: undefined } : period;
     const [afterSince, afterId] = after ?? ['infinity', LAST_ID];
     const values = [
-      tenantId,
       until === undefined ? 'infinity' : new Date(until).toISOString(),
       afterSince,
       afterId,
@@ -102,8 +102,8 @@ export class ConnectionsStore {
     const { now, nowOfUser, then, thenOfUser } = STATEMENTS;
     const rows =
       user === undefined
-        ? await this.pool.rows<Row>(period === 'now' ? now : then, values)
-        : await this.pool.rows<Row>(period === 'now' ? nowOfUser : thenOfUser, [...values, user]);
+        ? await this.pool.rows<Row>(tenantId, period === 'now' ? now : then, values)
+        : await this.pool.rows<Row>(tenantId, period === 'now' ? nowOfUser : thenOfUser, [...values, user]);
     const records = rows.map(({ shown, sinceExact, ...row }) => ({
       ...row,
       shown,

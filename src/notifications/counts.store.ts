@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { HistoryPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { HistoryPool } from '../database/pools.ts';
 import type { TenantId } from '../identifiers.ts';
 import type { Position } from '../log/position.ts';
 import { covering, hadTopic, STREAM } from './covering.ts';
@@ -68,8 +69,7 @@ export class CountsStore {
     look: keyof typeof LOOKS,
   ): Promise<Map<Position, Counted>> {
     const limit = LOOKS[look];
-    const rows = await this.pool.rows<Row>(COUNTS, [
-      tenantId,
+    const rows = await this.pool.rows<Row>(tenantId, COUNTS, [
       entries.map(({ position }) => position),
       entries.map(({ to }) => ('topic' in to ? to.topic : null)),
       entries.map(({ expiresAt }) => expiresAt?.toISOString() ?? null),

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { HistoryPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { HistoryPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import type { Position } from '../log/position.ts';
 import { ackOf, covering, hadTopic, STREAM } from './covering.ts';
@@ -69,9 +70,9 @@ export class DeliveriesStore {
     if (own.length === 0) return new Map();
     const users = own.map(({ user }) => user);
     const positions = own.map(({ entry }) => entry.position);
-    const values = [tenantId, users, positions];
+    const values = [users, positions];
     const confirmed = Map.groupBy(
-      await this.pool.rows<{ position: Position } & Confirmation>(CONFIRMED_BY_USERS, values),
+      await this.pool.rows<{ position: Position } & Confirmation>(tenantId, CONFIRMED_BY_USERS, values),
       ({ position }) => position,
     );
     const sent = await this.#sent(tenantId, users, positions, null);
@@ -92,11 +93,11 @@ export class DeliveriesStore {
   ): Promise<DevicePage> {
     const { to, position } = entry;
     const topic = 'topic' in to ? to.topic : null;
-    const values = [tenantId, position, topic, limit, ...after];
+    const values = [position, topic, limit, ...after];
     const devices =
       'user' in to
-        ? await this.pool.rows<MaybeConfirmed>(CONFIRMED_BY_DEVICES_OF_USER, [...values, to.user])
-        : await this.pool.rows<MaybeConfirmed>(CONFIRMED_BY_DEVICES, values);
+        ? await this.pool.rows<MaybeConfirmed>(tenantId, CONFIRMED_BY_DEVICES_OF_USER, [...values, to.user])
+        : await this.pool.rows<MaybeConfirmed>(tenantId, CONFIRMED_BY_DEVICES, values);
     const users = [...new Set(devices.map(({ user }) => user))];
     const sent = await this.#sent(tenantId, users, Array<Position>(users.length).fill(position), topic);
     // A user's other devices are on other pages.
@@ -116,8 +117,7 @@ export class DeliveriesStore {
     positions: readonly Position[],
     topic: Topic | null,
   ): Promise<Map<Position, Sent[]>> {
-    const rows = await this.pool.rows<{ position: Position } & Sent>(SENT_TO_USERS, [
-      tenantId,
+    const rows = await this.pool.rows<{ position: Position } & Sent>(tenantId, SENT_TO_USERS, [
       users,
       positions,
       topic,

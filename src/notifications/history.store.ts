@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { HistoryPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { HistoryPool } from '../database/pools.ts';
 import type { TenantId, Topic, UserId } from '../identifiers.ts';
 import type { Recipient } from '../log/notification.ts';
 import type { Position } from '../log/position.ts';
@@ -102,11 +103,12 @@ export class HistoryStore {
   /** Looks for entries of `selection` below `before`, from the newest down, within `limits`. */
   async scan(tenantId: TenantId, selection: Selection, before: Position, limits: ScanLimits): Promise<Scan> {
     const { user, topic, type, first } = selection;
-    const values = [tenantId, first, before, limits.scan, limits.rows, limits.bytes, type ?? null];
+    const values = [first, before, limits.scan, limits.rows, limits.bytes, type ?? null];
     const target = user ?? topic;
     const statement =
       user !== undefined ? SELECT_OF_USER : topic !== undefined ? SELECT_OF_TOPIC : SELECT_ANY;
     const rows = await this.pool.rows<ScanRow>(
+      tenantId,
       statement,
       target === undefined ? values : [...values, target],
     );
@@ -119,7 +121,7 @@ export class HistoryStore {
 
   /** @param id a UUID */
   async find(tenantId: TenantId, id: string): Promise<LogEntry | undefined> {
-    const [row] = await this.pool.rows<Row>(FIND, [tenantId, id]);
+    const [row] = await this.pool.rows<Row>(tenantId, FIND, [id]);
     return row === undefined ? undefined : entryOf(row);
   }
 }

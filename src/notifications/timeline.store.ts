@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { HistoryPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { HistoryPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
 import { ackOf, covering, STREAM } from './covering.ts';
 import type { LogEntry } from './delivery-status.ts';
@@ -69,17 +70,17 @@ export class TimelineStore {
   constructor(private readonly pool: HistoryPool) {}
 
   async deliveries(tenantId: TenantId, { to, position }: LogEntry): Promise<Deliveries> {
-    const values = [tenantId, position, LOOKED, 'topic' in to ? to.topic : null];
+    const values = [position, LOOKED, 'topic' in to ? to.topic : null];
     // In this order: a late acknowledgement counts by what was sent before it.
     const [acks, sends] =
       'user' in to
         ? [
-            await this.pool.rows<ConfirmedRow>(CONFIRMED_BY_USER, [tenantId, position, to.user]),
-            await this.pool.rows<SentRow>(SENT_TO_USER, [...values, to.user]),
+            await this.pool.rows<ConfirmedRow>(tenantId, CONFIRMED_BY_USER, [position, to.user]),
+            await this.pool.rows<SentRow>(tenantId, SENT_TO_USER, [...values, to.user]),
           ]
         : [
-            await this.pool.rows<ConfirmedRow>(CONFIRMED, values),
-            await this.pool.rows<SentRow>(SENT, values),
+            await this.pool.rows<ConfirmedRow>(tenantId, CONFIRMED, values),
+            await this.pool.rows<SentRow>(tenantId, SENT, values),
           ];
     return {
       acks: acks.filter(({ addressed }) => addressed),

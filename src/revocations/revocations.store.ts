@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
-import { ChangesPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { ChangesPool, HistoryPool } from '../database/pools.ts';
+import type { RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId, UserId } from '../identifiers.ts';
 
 /** What is revoked: one token by its `jti`, or all tokens of a user (or service) that were issued before an instant. */
@@ -106,14 +108,13 @@ export class RevocationsStore {
    * the future, or `expiresAt` in the past.
    */
   async insert(
-    run: Pool['rows'],
+    run: RunOfTenant,
     tenantId: TenantId,
     request: RevocationRequest,
     longestLifeDays: number,
   ): Promise<RevocationRecord | undefined> {
     const user = request.kind === 'user';
-    const [row] = await run<RecordRow>(INSERT, [
-      tenantId,
+    const [row] = await run<RecordRow>(tenantId, INSERT, [
       randomUUID(),
       request.kind,
       user ? request.user : request.jti,
@@ -131,8 +132,7 @@ export class RevocationsStore {
     limit: number,
   ): Promise<readonly (RevocationRecord & { readonly place: RevocationPlace })[]> {
     const [createdAt, id] = after ?? ['infinity', LAST_ID];
-    const rows = await this.history.rows<RecordRow & { exact: string }>(PAGE, [
-      tenantId,
+    const rows = await this.history.rows<RecordRow & { exact: string }>(tenantId, PAGE, [
       createdAt,
       id,
       limit,

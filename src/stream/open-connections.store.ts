@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { AppendPool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
 
 /** A stream that is open. */
@@ -35,8 +36,7 @@ export class OpenConnectionsStore {
 
   /** Undefined: no such stream is open in the tenant. */
   async find(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {
-    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(FIND, [
-      tenantId,
+    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(tenantId, FIND, [
       connectionId,
     ]);
     return row;

@@ -2,7 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { z } from 'zod';
-import { AppendPool, ChangesPool, type Pool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { AppendPool, ChangesPool } from '../database/pools.ts';
+import type { RunOfTenant } from '../database/tenant-pool.ts';
 import { topicSchema, type TenantId, type Topic, type UserId } from '../identifiers.ts';
 
 /** What a new token changes about an open stream. Times in ms since 1970. */
@@ -80,9 +82,8 @@ export class StreamOrdersStore {
   ) {}
 
   /** In the transaction of `run`. */
-  async insert(run: Pool['rows'], tenantId: TenantId, order: Order): Promise<void> {
-    await run(INSERT, [
-      tenantId,
+  async insert(run: RunOfTenant, tenantId: TenantId, order: Order): Promise<void> {
+    await run(tenantId, INSERT, [
       randomUUID(),
       order.kind,
       order.kind === 'close' ? null : order.user,
@@ -93,7 +94,7 @@ export class StreamOrdersStore {
 
   /** As a statement of its own. */
   async renew(tenantId: TenantId, order: Order & { kind: 'renew' }): Promise<void> {
-    await this.insert((statement, values) => this.pool.rows(statement, values), tenantId, order);
+    await this.insert((...statement) => this.pool.rows(...statement), tenantId, order);
   }
 
   /** Those that were not visible in the snapshot `horizon`, in their order. */

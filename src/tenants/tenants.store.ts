@@ -1,6 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
-import { ChangesPool, HistoryPool, type Pool, type Statement } from '../database/pool.ts';
+import type { Statement } from '../database/pool.ts';
+import { ChangesPool, EnginePool, HistoryPool } from '../database/pools.ts';
+import type { RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId } from '../identifiers.ts';
 
 export const TENANT_STATUSES = ['active', 'suspended'] as const;
@@ -88,36 +90,37 @@ type StateRow = TenantState & Record<string, unknown>;
 export class TenantsStore {
   constructor(
     private readonly changes: ChangesPool,
+    private readonly engine: EnginePool,
     private readonly history: HistoryPool,
   ) {}
 
   /** Makes the tenant and its stream. Undefined: there is one with this id. */
-  async create(run: Pool['rows'], tenantId: TenantId, settings: TenantSettings): Promise<Tenant | undefined> {
-    const [row] = await run<TenantRow>(CREATE, [tenantId, ...valuesOf(settings)]);
+  async create(run: RunOfTenant, tenantId: TenantId, settings: TenantSettings): Promise<Tenant | undefined> {
+    const [row] = await run<TenantRow>(tenantId, CREATE, valuesOf(settings));
     return row;
   }
 
   async find(tenantId: TenantId): Promise<Tenant | undefined> {
-    const [row] = await this.history.rows<TenantRow>(FIND, [tenantId]);
+    const [row] = await this.history.rows<TenantRow>(tenantId, FIND);
     return row;
   }
 
   /** The tenant, which nobody else changes until the transaction ends. */
-  async lock(run: Pool['rows'], tenantId: TenantId): Promise<Tenant | undefined> {
-    const [row] = await run<TenantRow>(LOCK, [tenantId]);
+  async lock(run: RunOfTenant, tenantId: TenantId): Promise<Tenant | undefined> {
+    const [row] = await run<TenantRow>(tenantId, LOCK);
     return row;
   }
 
   /** Of a tenant that `lock` has found. */
-  async update(run: Pool['rows'], tenantId: TenantId, settings: TenantSettings): Promise<Tenant> {
-    const [row] = await run<TenantRow>(UPDATE, [tenantId, ...valuesOf(settings)]);
+  async update(run: RunOfTenant, tenantId: TenantId, settings: TenantSettings): Promise<Tenant> {
+    const [row] = await run<TenantRow>(tenantId, UPDATE, valuesOf(settings));
     if (row === undefined) throw new Error('a locked tenant does not vanish');
     return row;
   }
 
   /** By id, those after `after`. */
   async page(after: string, status: TenantStatus | undefined, limit: number): Promise<Tenant[]> {
-    return await this.history.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
+    return await this.engine.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
   }
 
   /** `all`: every tenant; else those that are suspended or have origins of their own. */

@@ -38,8 +38,8 @@ afterAll(async () => {
   await database.drop();
 });
 beforeEach(async () => {
-  proxy = await BreakingProxy.start(database.url);
-  service = await startService({ DATABASE_URL: proxy.url, LOG_POLL_MS: '200' }, { database });
+  proxy = await BreakingProxy.start(database);
+  service = await startService({ LOG_POLL_MS: '200' }, { database: { ...database, urls: proxy.urls } });
   await send({ notification: 'the tenant and all prepared statements are there' });
 });
 afterEach(async () => {

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
+import { urlsOf } from '../../src/database/logins.ts';
 import { freePort } from '../../src/database/server-process.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, type DatabasePlace, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
 import { ServiceProcess } from '../support/service-process.ts';
@@ -12,13 +13,13 @@ jest.setTimeout(4 * PATIENCE_MS);
 
 let database: TestDatabase;
 let postgres: PostgresServer;
-let nowhere: string;
+let nowhere: DatabasePlace;
 /** Waits for a database that never comes, beside the other tests. */
 let hopeless: ServiceProcess;
 const launched: ServiceProcess[] = [];
 
-async function launch(databaseUrl: string): Promise<ServiceProcess> {
-  const service = await ServiceProcess.launch(databaseUrl);
+async function launch(place: DatabasePlace): Promise<ServiceProcess> {
+  const service = await ServiceProcess.launch(place);
   launched.push(service);
   return service;
 }
@@ -28,7 +29,8 @@ const untilItWaits = (service: ServiceProcess) =>
 
 beforeAll(async () => {
   // A name that has two addresses on most machines.
-  nowhere = `postgres://tidings:the-password@localhost:${await freePort()}/tidings`;
+  const url = `postgres://tidings:the-password@localhost:${await freePort()}/tidings`;
+  nowhere = { url, urls: urlsOf(url, 'tidings') };
   hopeless = await launch(nowhere);
   database = await createDatabase();
   postgres = await startPostgres();
@@ -41,7 +43,7 @@ afterAll(async () => {
 
 test('a service whose database comes later says once that it waits, and then starts', async () => {
   await postgres.stop();
-  const service = await launch(postgres.url);
+  const service = await launch(postgres);
   await untilItWaits(service);
   await postgres.start();
   await service.ready();
@@ -51,9 +53,9 @@ test('a service whose database comes later says once that it waits, and then sta
 });
 
 test('a network that swallows the question is waited for like a server that is down', async () => {
-  const proxy = await BreakingProxy.start(database.url);
+  const proxy = await BreakingProxy.start(database);
   proxy.stall();
-  const service = await launch(proxy.url);
+  const service = await launch(proxy);
   await untilItWaits(service);
   proxy.flow();
   await service.ready();
@@ -71,9 +73,8 @@ test('a service that is told to stop while it waits stops at once', async () => 
 });
 
 test('a database that waiting does not bring is not waited for', async () => {
-  const url = new URL(database.url);
-  url.pathname = '/no_such_database';
-  const service = await launch(url.href);
+  const { url } = database;
+  const service = await launch({ url, urls: urlsOf(url, 'no_such_database') });
   expect(await service.ended).toEqual({ code: 1, signal: null });
   expect(service.stderr).toMatch(
     /^The database at 127\.0\.0\.1:\d+\/no_such_database cannot be used: database "no_such_database" does not exist\n$/,

@@ -115,7 +115,7 @@ const health = () =>
   get<{ status: string; database: { reachable: boolean } }>(`${service.url}/health/ready`, ann);
 
 test('sessions that are terminated again and again under load cost nobody a notification', async () => {
-  service = await startServiceProcess(postgres.url, SETTINGS);
+  service = await startServiceProcess(postgres, SETTINGS);
   const readers = [await openLive(ann), await openLive(userToken({ user: 'bob', topics: ['news'] }))];
   const recipients = [{ user: 'ann' }, { user: 'bob' }, { topic: 'news' }, { everyone: true }];
   const stored: StoredAnswer[] = [];
@@ -174,7 +174,7 @@ describe.each([
   ['kill', 'is killed'],
 ] as const)('while PostgreSQL %s', (how, does) => {
   test(`(${does}) the service says so, keeps its streams, and goes on by itself afterwards`, async () => {
-    service = await startServiceProcess(postgres.url, { ...SETTINGS, LEDGER_FLUSH_MS: '500' });
+    service = await startServiceProcess(postgres, { ...SETTINGS, LEDGER_FLUSH_MS: '500' });
     const live = await openLive(ann);
     const leaving = await openLive(userToken({ user: 'leaver' }));
     const sync = await leaving.untilEvent('sync');
@@ -250,8 +250,8 @@ describe.each([
 });
 
 test('a network that swallows everything is noticed in bounded time, and its end without a restart', async () => {
-  proxy = await BreakingProxy.start(postgres.url);
-  service = await startServiceProcess(proxy.url, {
+  proxy = await BreakingProxy.start(postgres);
+  service = await startServiceProcess(proxy, {
     ...SETTINGS,
     DATABASE_STATEMENT_TIMEOUT_MS: '1500',
     DATABASE_CONNECT_TIMEOUT_MS: '1000',
@@ -284,7 +284,7 @@ test('a network that swallows everything is noticed in bounded time, and its end
 });
 
 test('a database that takes no writes for a while (a failover) is unavailable, and not a fault of the service', async () => {
-  service = await startServiceProcess(postgres.url, SETTINGS);
+  service = await startServiceProcess(postgres, SETTINGS);
   const live = await openLive(ann);
   const before = await sendUntilStored({ user: 'ann' }, 'before the failover', 'failover-before');
   const setReadOnly = async (value: 'on' | 'off') => {

@@ -93,7 +93,8 @@ test('a database that takes the connection and says nothing is reported within t
   await new Promise((resolve) => silent.once('listening', resolve));
   const { port } = silent.address() as AddressInfo;
   const config = readConfig({
-    DATABASE_URL: `postgres://tidings@127.0.0.1:${port}/none`,
+    DATABASE_URL: `postgres://service@127.0.0.1:${port}/none`,
+    DATABASE_ENGINE_URL: `postgres://engine@127.0.0.1:${port}/none`,
     JWT_SECRET: TEST_SECRET,
   });
   const store = new HealthStore(config);

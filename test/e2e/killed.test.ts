@@ -29,7 +29,7 @@ let devices: Device[];
 beforeEach(async () => {
   database = await createDatabase();
   devices = [];
-  service = await startServiceProcess(database.url);
+  service = await startServiceProcess(database);
 });
 afterEach(async () => {
   for (const device of devices) await device.leave();
@@ -189,7 +189,7 @@ test('what was answered 201 reaches everyone, though the service died before it 
   const addressed = (3 * answered.length) / 4;
   expect(devices.filter(({ stream }) => (stream?.notifications.length ?? 0) > 0.9 * addressed)).toEqual([]);
 
-  service = await startServiceProcess(database.url);
+  service = await startServiceProcess(database);
   await comeBack();
   const stored = new Map((await readLog()).map(({ id, position }) => [id, String(position)]));
   expect(answered.filter(({ id, position }) => stored.get(id) !== position)).toEqual([]);
@@ -218,7 +218,7 @@ describe('a large batch whose publisher gets no answer is in the log as a whole 
 
   /** What is left of the batch is all or nothing; its repetition is answered with its one place in the log. */
   const repeat = async () => {
-    service = await startServiceProcess(database.url);
+    service = await startServiceProcess(database);
     const survived = await stored();
     expect([0, notifications.length]).toContain(survived);
     const again = await sendBatch(body, headers);
@@ -310,7 +310,7 @@ test('a replay that is broken off goes on where it was, on the next process', as
   await Promise.all(devices.flatMap(({ stream }) => stream?.closed ?? []));
   expect(devices.filter(({ stream }) => stream?.named('caught-up').length !== 0)).toEqual([]);
 
-  service = await startServiceProcess(database.url);
+  service = await startServiceProcess(database);
   expect(lastMinute.status).toBe(201);
   await comeBack();
   await account();
@@ -379,7 +379,7 @@ describe('connections that the dead process left open are ended', () => {
 
   test('when a process of the same name starts', async () => {
     const left = await leaveTwoOpen();
-    service = await startServiceProcess(database.url);
+    service = await startServiceProcess(database);
     const [node] = await database.query<{ at: Date }>('select started_at as at from nodes');
     await bothEnded(left, node?.at ?? new Date(0));
   });
@@ -391,7 +391,7 @@ describe('connections that the dead process left open are ended', () => {
     const [dead] = await database.query<{ at: Date }>(
       `update nodes set started_at = started_at - interval '2 minutes', seen_at = seen_at - interval '2 minutes' returning seen_at as at`,
     );
-    service = await startServiceProcess(database.url, { NODE_NAME: 'another' });
+    service = await startServiceProcess(database, { NODE_NAME: 'another' });
     await bothEnded(left, dead?.at ?? new Date(0));
   });
 });

@@ -7,7 +7,7 @@ import { problemsOf } from '../../src/docs/openapi.ts';
 import type { Content, Examples, Operation } from '../../src/docs/operation.ts';
 import { operations } from '../../src/docs/operations/operations.ts';
 import { ERRORS } from '../../src/errors.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openApiSchema, referencesIn, resolveReference, type OpenApi } from '../support/openapi-format.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -21,7 +21,7 @@ let document: OpenApi;
 beforeAll(async () => {
   database = await createDatabase();
   app = await createApp(
-    readConfig({ LOG_LEVEL: 'silent', DATABASE_URL: database.url, JWT_SECRET: TEST_SECRET }),
+    readConfig({ LOG_LEVEL: 'silent', ...settingsOf(database), JWT_SECRET: TEST_SECRET }),
   );
   const fastify = app.getHttpAdapter().getInstance();
   fastify.addHook('onRoute', ({ method, url: path }: RouteOptions) => {

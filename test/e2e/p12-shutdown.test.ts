@@ -223,7 +223,7 @@ describe('nothing holds it up', () => {
 
 describe('the process', () => {
   test('ends on SIGTERM in its deadline with exit code 0, and what it answered is there', async () => {
-    const child = await startServiceProcess(database.url, {
+    const child = await startServiceProcess(database, {
       SHUTDOWN_DEADLINE_SECONDS: '6',
       NODE_NAME: 'child',
     });

@@ -56,7 +56,7 @@ async function everythingOn(url: string): Promise<Set<string>> {
 describe('what was answered with 201', () => {
   test('is there after the service was killed in the midst of publishing', async () => {
     const database = await createDatabase();
-    const victim = await startServiceProcess(database.url);
+    const victim = await startServiceProcess(database);
     const work = publishers(victim.url);
     await untilAnswered(work.answered, 100);
     victim.kill('SIGKILL');
@@ -73,10 +73,11 @@ describe('what was answered with 201', () => {
   test('is there after the database was killed in the midst of publishing, again and again', async () => {
     const server = await startPostgres();
     const service = await startService(
-      { DATABASE_URL: server.url },
+      {},
       {
         database: {
           url: server.url,
+          urls: server.urls,
           query: async () => await Promise.resolve([]),
           drop: async () => await Promise.resolve(),
         },

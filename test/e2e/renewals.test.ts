@@ -212,8 +212,8 @@ describe('a renewal is answered 202', () => {
     'only when it is stored: not when the database loses the %s, and then when asked again',
     async (loss) => {
       const tenant = `stored-${loss}`;
-      const proxy = await BreakingProxy.start(here.database.url);
-      const database = { ...here.database, url: proxy.url };
+      const proxy = await BreakingProxy.start(here.database);
+      const database = { ...here.database, urls: proxy.urls };
       const fragile = await startService({ NODE_NAME: `fragile-${loss}` }, { database });
       const token = userToken({ tenant });
       const stream = await openLive(fragile, token);

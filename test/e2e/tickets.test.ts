@@ -317,10 +317,10 @@ describe('without the database', () => {
   let behind: Service;
   beforeAll(async () => {
     database = await createDatabase();
-    proxy = await BreakingProxy.start(database.url);
+    proxy = await BreakingProxy.start(database);
     behind = await startService(
       { NODE_NAME: 'behind', DATABASE_CONNECT_TIMEOUT_MS: '500', DATABASE_STATEMENT_TIMEOUT_MS: '500' },
-      { database: { ...database, url: proxy.url } },
+      { database: { ...database, urls: proxy.urls } },
     );
   });
   afterAll(async () => {

@@ -34,18 +34,19 @@ test('what is asked of revocations, tickets, streams, acts and tenants is asked 
   const bench = await LedgerBench.open();
   try {
     for (const sql of ROWS) await bench.database.query(sql);
-    const { pool } = bench.node();
+    const { tenant: pool, engine, ran } = bench.node().pools;
     const tenant = tenantIdSchema.parse('t-7');
-    await new RevocationsStore(pool, pool).page(tenant, undefined, 51);
+    await new RevocationsStore(engine, pool).page(tenant, undefined, 51);
     await new TicketsStore(pool).keep(tenant, Buffer.from('h'), '{}', 30, Date.now() + 60_000);
     await new TicketsStore(pool).take(tenant, Buffer.from('h'));
     await new OpenConnectionsStore(pool).find(tenant, ID);
     const all = { action: undefined, since: undefined, until: undefined };
     await new AuditStore(pool).page(tenant, all, undefined, 51);
-    await new TenantsStore(pool, pool).find(tenant);
-    expect(pool.ran).toHaveLength(6);
-    for (const { statement, values } of pool.ran) {
-      const scanned = await scannedWhole(bench.database, statement.text, values);
+    await new TenantsStore(engine, engine, pool).find(tenant);
+    expect(ran).toHaveLength(6);
+    for (const each of ran) {
+      const { statement } = each;
+      const scanned = await scannedWhole(bench.database, each);
       // There are as many nodes as there are processes, and they belong to no tenant.
       expect([statement.name, scanned.filter((scan) => !scan.endsWith(' on nodes'))]).toEqual([
         statement.name,
@@ -61,15 +62,15 @@ test('a look at what changed reads by the transaction, however much there is', a
   const bench = await LedgerBench.open();
   try {
     for (const sql of ROWS) await bench.database.query(sql);
-    const { pool } = bench.node();
-    const { horizon } = await new ChangesStore(pool).horizon();
-    pool.ran.length = 0;
-    await new IssuersStore(pool, pool).changedSince(horizon);
-    await new RevocationsStore(pool, pool).since(horizon);
-    await new StreamOrdersStore(pool, pool).since(horizon);
-    await new TenantsStore(pool, pool).changed(horizon);
-    expect(pool.ran).toHaveLength(4);
-    for (const { statement, values } of pool.ran) {
+    const { tenant: pool, engine, ran } = bench.node().pools;
+    const { horizon } = await new ChangesStore(engine).horizon();
+    ran.length = 0;
+    await new IssuersStore(engine, engine).changedSince(horizon);
+    await new RevocationsStore(engine, pool).since(horizon);
+    await new StreamOrdersStore(pool, engine).since(horizon);
+    await new TenantsStore(engine, engine, pool).changed(horizon);
+    expect(ran).toHaveLength(4);
+    for (const { statement, values } of ran) {
       const plan = await bench.database.query<{ 'QUERY PLAN': string }>(`explain ${statement.text}`, values);
       const text = plan.map((row) => row['QUERY PLAN']).join('\n');
       expect([statement.name, text]).toEqual([

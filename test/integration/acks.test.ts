@@ -130,7 +130,7 @@ describe('an acknowledgement', () => {
 describe('many acknowledgements at once', () => {
   test('are one statement, and those of one device walk on from one another', async () => {
     const tenant = await tenantWith(['phone', 'tablet']);
-    const before = node.pool.ran.length;
+    const before = node.pools.ran.length;
     const acks = [
       ack(20),
       ack(50, { device: 'tablet' }),
@@ -147,7 +147,7 @@ describe('many acknowledgements at once', () => {
       'device_unknown',
       'confirmed',
     ]);
-    expect(node.pool.ran.length - before).toBe(1);
+    expect(node.pools.ran.length - before).toBe(1);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([
       [0, 20],
       [20, 30],
@@ -242,7 +242,7 @@ describe('the queue of acknowledgements', () => {
   test('stores what arrives during a statement with the next one, per tenant', async () => {
     const acknowledgements = new Acknowledgements(node.acks, new Metrics());
     const [tenant, other] = [await tenantWith(), await tenantWith()];
-    const before = node.pool.ran.length;
+    const before = node.pools.ran.length;
     const held = await bench.hold('select from devices where tenant_id = $1 for update', [tenant]);
     const first = acknowledgements.acknowledge(tenant, ack(1));
     await held.waiting();
@@ -251,7 +251,7 @@ describe('the queue of acknowledgements', () => {
     expect(await acknowledgements.acknowledge(other, ack(1))).toBe('confirmed');
     await held.commit();
     expect(await Promise.all([first, ...later])).toEqual(Array(5).fill('confirmed'));
-    expect(node.pool.ran.length - before).toBe(3);
+    expect(node.pools.ran.length - before).toBe(3);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([
       [0, 1],
       [1, 2],

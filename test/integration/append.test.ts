@@ -1,8 +1,6 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { readConfig, type Config } from '../../src/config.ts';
-import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
-import { AppendPool, BacklogPool, type Pool } from '../../src/database/pool.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/identifiers.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { Ingest } from '../../src/log/ingest.ts';
@@ -13,28 +11,20 @@ import { asPosition } from '../../src/log/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { openMaintenancePool, openPools } from '../support/pools.ts';
 
 let database: TestDatabase;
 let partitions: Partitions;
 let readers: ReadStore;
-const pools: Pool[] = [];
-
-const options = (name: string, connections: number) => ({
-  url: database.url,
-  name,
-  connections,
-  connectTimeoutMs: 5_000,
-  statementTimeoutMs: 15_000,
-  preparedStatements: true,
-});
+const pools: { end(): Promise<void> }[] = [];
 
 beforeAll(async () => {
   database = await createDatabase();
-  const maintenance = new MaintenancePool({ DATABASE_URL: database.url, DATABASE_CONNECT_TIMEOUT_MS: 5_000 });
-  const backlog = new BacklogPool(options('backlog', 2));
-  pools.push(maintenance, backlog);
+  const maintenance = openMaintenancePool(database);
+  const { tenant, engine, end } = openPools(database, 2);
+  pools.push(maintenance, { end });
   partitions = new Partitions(new PartitionsStore(maintenance), { PARTITION_HOURS: 24, PARTITIONS_AHEAD: 1 });
-  readers = new ReadStore(backlog);
+  readers = new ReadStore(tenant, engine);
 });
 afterAll(async () => {
   await Promise.all(pools.map((pool) => pool.end()));
@@ -43,10 +33,10 @@ afterAll(async () => {
 
 /** What one node has to append with. */
 function node(settings: Record<string, string> = {}) {
-  const pool = new AppendPool(options('append', 4));
-  pools.push(pool);
+  const opened = openPools(database);
+  pools.push(opened);
   const config: Config = readConfig(settings);
-  const store = new AppendStore(pool);
+  const store = new AppendStore(opened.tenant);
   const ingest = new Ingest(store, partitions, new Metrics(), config);
   const batches: Batch[] = [];
   ingest.committed.subscribe((batch) => batches.push(batch));

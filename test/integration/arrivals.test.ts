@@ -249,12 +249,12 @@ describe('many that arrive together', () => {
       arrival({ user: 'u-3', resume: 33 }),
       arrival({ user: 'u-1', resume: 11 }),
     ]);
-    const before = node.pool.ran.length;
+    const before = node.pools.ran.length;
     const arrived = await node.arrivals.arrive(
       tenant,
       ['u-4', 'u-3', 'u-2', 'u-1'].map((user) => arrival({ user })),
     );
-    expect(node.pool.ran.length - before).toBe(1);
+    expect(node.pools.ran.length - before).toBe(1);
     expect(arrived.map(({ start }) => start)).toEqual([0, 33, 0, 11]);
   });
 
@@ -262,7 +262,7 @@ describe('many that arrive together', () => {
     const tenant = await bench.tenant();
     for (const device of ['known', 'new']) {
       if (device === 'known') await node.arrivals.arrive(tenant, [arrival({ device })]);
-      const before = node.pool.ran.length;
+      const before = node.pools.ran.length;
       const arrived = await node.arrivals.arrive(tenant, [
         arrival({ device, resume: 20, topics: ['first'] }),
         arrival({ device, resume: 10 }),
@@ -270,7 +270,7 @@ describe('many that arrive together', () => {
         arrival({ device, resume: 50 }),
         arrival({ device, resume: 40, topics: ['last'] }),
       ]);
-      expect(node.pool.ran.length - before).toBe(1);
+      expect(node.pools.ran.length - before).toBe(1);
       expect(arrived.map(({ start, cursor }) => [start, cursor])).toEqual([
         [20, 20],
         [10, 20],
@@ -343,7 +343,7 @@ describe('crowds of the same devices on two nodes, in opposite orders', () => {
 describe('a twin on another node', () => {
   test('that creates the device at the same moment is waited for, and its cursor counts', async () => {
     const tenant = await bench.tenant();
-    const before = node.pool.ran.length;
+    const before = node.pools.ran.length;
     const arrived = await bench.whileHolding(
       `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, 'alice', 'phone', 50)`,
       [tenant],
@@ -355,7 +355,7 @@ describe('a twin on another node', () => {
     ]);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[50, 70]]);
     expect(await bench.confirmed(tenant, 'aaron', 'phone')).toEqual([[0, 70]]);
-    expect(node.pool.ran.length - before).toBe(2);
+    expect(node.pools.ran.length - before).toBe(2);
   });
 
   test('that moves the cursor at the same moment is waited for, and no interval overlaps its own', async () => {

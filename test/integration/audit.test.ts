@@ -1,31 +1,24 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { AuditEntry } from '../../src/audit/audit.ts';
-import { AuditStore, type AuditFilters } from '../../src/audit/audit.store.ts';
-import { HistoryPool } from '../../src/database/pool.ts';
+import { AuditStore, recordAct, type AuditFilters } from '../../src/audit/audit.store.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { openPools, type TestPools } from '../support/pools.ts';
 
 const acme = tenantIdSchema.parse('acme');
 const globex = tenantIdSchema.parse('globex');
 const ALL: AuditFilters = { action: undefined, since: undefined, until: undefined };
 
 let database: TestDatabase;
-let pool: HistoryPool;
+let pools: TestPools;
 let audit: AuditStore;
 beforeEach(async () => {
   database = await createDatabase();
-  pool = new HistoryPool({
-    url: database.url,
-    name: 'test',
-    connections: 2,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
-    preparedStatements: true,
-  });
-  audit = new AuditStore(pool);
+  pools = openPools(database, 2);
+  audit = new AuditStore(pools.tenant);
 });
 afterEach(async () => {
-  await pool.end();
+  await pools.end();
   await database.drop();
 });
 
@@ -41,7 +34,10 @@ const entry = (more: Partial<AuditEntry> = {}): AuditEntry => ({
   ...more,
 });
 
-const record = (more: Partial<AuditEntry> = {}) => pool.transaction((run) => audit.record(run, entry(more)));
+const record = (more: Partial<AuditEntry> = {}) => {
+  const made = entry(more);
+  return pools.tenant.transaction(made.tenantId, (run) => recordAct(run, made));
+};
 
 describe('the audit log', () => {
   test('gives back what was recorded', async () => {
@@ -68,8 +64,8 @@ describe('the audit log', () => {
   });
 
   test('has nothing of an act that was undone', async () => {
-    const undone = pool.transaction(async (run) => {
-      await audit.record(run, entry());
+    const undone = pools.tenant.transaction(acme, async (run) => {
+      await recordAct(run, entry());
       throw new Error('undone');
     });
     await expect(undone).rejects.toThrow('undone');

@@ -6,14 +6,15 @@ import pg from 'pg';
 import { Changes, type ChangeSource } from '../../src/changes/changes.ts';
 import { ChangesStore } from '../../src/changes/changes.store.ts';
 import { readConfig } from '../../src/config.ts';
-import { AppendPool, ChangesPool, HistoryPool, type Pool } from '../../src/database/pool.ts';
+import { ChangesPool } from '../../src/database/pools.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { Revocations } from '../../src/revocations/revocations.ts';
 import { RevocationsStore } from '../../src/revocations/revocations.store.ts';
 import { StreamOrders } from '../../src/stream/stream-orders.ts';
 import { StreamOrdersStore } from '../../src/stream/stream-orders.store.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, settingsOf, type DatabasePlace, type TestDatabase } from '../support/database.ts';
+import { openPools } from '../support/pools.ts';
 import { eventually } from '../support/eventually.ts';
 import { createScratchServer } from '../support/scratch-server.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
@@ -48,31 +49,31 @@ class Node {
   readonly changes: Changes;
   readonly revocations: Revocations;
   readonly orders: StreamOrders;
-  readonly #pools: readonly Pool[];
+  readonly #pools: readonly { end(): Promise<void> }[];
 
-  constructor(url = database.url, CHANGES_POLL_MS = '900') {
+  constructor(place: DatabasePlace = database, CHANGES_POLL_MS = '900') {
     const options = {
-      url,
+      url: place.urls.engine,
       name: 'test',
       connections: 4,
       connectTimeoutMs: 5_000,
       statementTimeoutMs: 5_000,
       preparedStatements: true,
     };
-    const [append, history] = [new AppendPool(options), new HistoryPool(options)];
+    const { tenant, end } = openPools(place);
     // One connection, as in the service.
     const changes = new ChangesPool({ ...options, connections: 1 });
-    this.#pools = [append, history, changes];
-    const config = readConfig({ DATABASE_URL: url, JWT_SECRET: TEST_SECRET, CHANGES_POLL_MS });
+    this.#pools = [{ end }, changes];
+    const config = readConfig({ ...settingsOf(place), JWT_SECRET: TEST_SECRET, CHANGES_POLL_MS });
     this.changes = new Changes(new ChangesStore(changes), config);
-    this.revocations = new Revocations(this.changes, new RevocationsStore(changes, history));
-    this.orders = new StreamOrders(this.changes, new StreamOrdersStore(append, append));
+    this.revocations = new Revocations(this.changes, new RevocationsStore(changes, tenant));
+    this.orders = new StreamOrders(this.changes, new StreamOrdersStore(tenant, changes));
     nodes.push(this);
   }
 
   /** A node that has looked once. Nothing looks by itself: each test says when. */
-  static async heard(url?: string): Promise<Node> {
-    const node = new Node(url);
+  static async heard(place?: DatabasePlace): Promise<Node> {
+    const node = new Node(place);
     await node.changes.now();
     return node;
   }
@@ -268,7 +269,7 @@ describe('asking for what is new', () => {
   });
 
   test('is done by itself, every so many milliseconds', async () => {
-    const node = new Node(database.url, '50');
+    const node = new Node(database, '50');
     const witness = new Witness(node.changes);
     await node.changes.onModuleInit();
     expect(witness.asked).toEqual(['load']);
@@ -310,9 +311,9 @@ describe('asking for what is new', () => {
 
 describe('while the database is away', () => {
   test('nothing is forgotten, and what happened meanwhile is heard when it is back', async () => {
-    const proxy = await BreakingProxy.start(database.url);
+    const proxy = await BreakingProxy.start(database);
     await revoke('before');
-    const node = await Node.heard(proxy.url);
+    const node = await Node.heard(proxy);
     proxy.away = true;
     proxy.cut();
     await revoke('meanwhile');
@@ -332,9 +333,9 @@ describe('while the database is away', () => {
   });
 
   test('a node does not start: it could not tell who is revoked', async () => {
-    const proxy = await BreakingProxy.start(database.url);
+    const proxy = await BreakingProxy.start(database);
     proxy.away = true;
-    await expect(new Node(proxy.url).changes.onModuleInit()).rejects.toThrow(/terminated|ECONNRESET/);
+    await expect(new Node(proxy).changes.onModuleInit()).rejects.toThrow(/terminated|ECONNRESET/);
     await proxy.close();
   });
 });
@@ -374,20 +375,19 @@ class Switch {
 
 test('when the database is an older one, a restored backup, everything that counts is read anew', async () => {
   const restored = await createScratchServer({});
-  const way = new Switch(new URL(database.url));
+  const way = new Switch(new URL(database.urls.engine));
   try {
-    // Under the name and the password of the one that was lost.
-    const lost = new URL(database.url);
+    // Under the name and the login of the one that was lost.
+    const lost = new URL(database.urls.engine);
     const name = lost.pathname.slice(1);
     const admin = new pg.Client({ connectionString: restored.url('postgres') });
     await admin.connect();
     await admin.query(
-      `alter user ${admin.escapeIdentifier(lost.username)} password ${admin.escapeLiteral(decodeURIComponent(lost.password))}`,
+      `create role ${admin.escapeIdentifier(lost.username)} superuser login password ${admin.escapeLiteral(lost.password)}`,
     );
     await admin.query(`create database ${admin.escapeIdentifier(name)}`);
     await admin.end();
     const there = new URL(restored.url(name));
-    there.password = lost.password;
     const backup = new pg.Client({ connectionString: there.href });
     await backup.connect();
     const [columns] = await database.query<{ list: string }>(
@@ -404,7 +404,7 @@ test('when the database is an older one, a restored backup, everything that coun
       while pg_current_xact_id() <= '${rows[0]?.far ?? ''}'::xid8 loop commit; end loop;
     end $$`);
     await revoke('lost');
-    const node = await Node.heard(await way.listen());
+    const node = await Node.heard({ ...database, urls: { ...database.urls, engine: await way.listen() } });
     const witness = new Witness(node.changes);
     await node.changes.now();
     expect(witness.asked).toEqual([expect.stringMatching(/^\d+:\d+:/)]);

@@ -11,7 +11,7 @@ import { checkDurability } from '../../src/database/durability.ts';
 import { EmbeddedServer } from '../../src/database/embedded-server.ts';
 import { findServerBinaries } from '../../src/database/server-binaries.ts';
 import { reachableBinaries } from '../../src/database/server-home.ts';
-import { ServerProcess } from '../../src/database/server-process.ts';
+import { ServerProcess, serverUrl } from '../../src/database/server-process.ts';
 import { findServerUser, type ServerUser } from '../../src/database/server-user.ts';
 import { eventually } from '../support/eventually.ts';
 
@@ -53,6 +53,11 @@ async function query(url: string, sql: string): Promise<unknown[]> {
   }
 }
 
+const secrets = z.object({ port: z.number(), password: z.string() });
+
+/** By the login that may make tables. */
+const ownerOf = ({ urls }: EmbeddedServer): string => urls.owner;
+
 const home = () => join(dataDir, 'postgres');
 const pidFile = () => join(home(), 'cluster', 'postmaster.pid');
 
@@ -69,16 +74,20 @@ async function stranger(user: ServerUser) {
 
 test('the database, its port and its password survive a restart', async () => {
   const first = await start();
-  await query(first.url, 'create table kept as select 1 as one');
+  await query(ownerOf(first), 'create table kept as select 1 as one');
   await stop(first);
   const second = await start();
-  expect(second.url).toBe(first.url);
-  expect(await query(second.url, 'select one from kept')).toEqual([{ one: 1 }]);
+  expect(ownerOf(second)).toBe(ownerOf(first));
+  expect(await query(ownerOf(second), 'select one from kept')).toEqual([{ one: 1 }]);
   expect((await stat(join(home(), 'server.json'))).mode & 0o777).toBe(0o600);
 });
 
 test('the server listens on loopback only, has no Unix sockets and asks for the password', async () => {
-  const { url } = await start();
+  await start();
+  const url = serverUrl(
+    secrets.parse(JSON.parse(await readFile(join(home(), 'server.json'), 'utf8'))),
+    'postgres',
+  );
   expect(await query(url, 'show listen_addresses')).toEqual([{ listen_addresses: '127.0.0.1' }]);
   expect(await query(url, 'show unix_socket_directories')).toEqual([{ unix_socket_directories: '' }]);
   await expect(query(url.replace(/:[0-9a-f]+@/, ':wrong@'), 'select 1')).rejects.toThrow(
@@ -87,7 +96,7 @@ test('the server listens on loopback only, has no Unix sockets and asks for the 
 });
 
 test('the server keeps what it commits', async () => {
-  const { url } = await start();
+  const url = ownerOf(await start());
   expect(await checkDurability(url)).toEqual([]);
 });
 
@@ -117,20 +126,18 @@ test('a folder is free again when the process that held it was killed', async ()
 
 test('a server that an earlier run left running is stopped, and the next run goes on with its data', async () => {
   const first = await start();
-  await query(first.url, 'create table kept as select 1 as one');
+  await query(ownerOf(first), 'create table kept as select 1 as one');
   await stop(first);
-  const secrets = z
-    .object({ port: z.number(), password: z.string() })
-    .parse(JSON.parse(await readFile(join(home(), 'server.json'), 'utf8')));
+  const { port, password } = secrets.parse(JSON.parse(await readFile(join(home(), 'server.json'), 'utf8')));
   const files = { cluster: join(await realpath(home()), 'cluster'), logFile: join(home(), 'server.log') };
   const user = await findServerUser();
   const binaries = await reachableBinaries(home(), findServerBinaries(), user);
-  const left = await ServerProcess.start({ ...files, ...secrets, binaries, user });
+  const left = await ServerProcess.start({ ...files, port, password, binaries, user });
   const pid = await serverPid();
   const second = await start();
   expect(lines).toEqual([expect.stringContaining(`process ${pid}`)]);
   await left.ended;
-  expect(await query(second.url, 'select one from kept')).toEqual([{ one: 1 }]);
+  expect(await query(ownerOf(second), 'select one from kept')).toEqual([{ one: 1 }]);
 });
 
 test('a pid file whose process is gone does not hinder a start', async () => {
@@ -141,7 +148,7 @@ test('a pid file whose process is gone does not hinder a start', async () => {
     pidFile(),
     `${gone.pid}\n${join(home(), 'cluster')}\n1700000000\n5432\n\n127.0.0.1\n       0         0\nready   \n`,
   );
-  const { url } = await start();
+  const url = ownerOf(await start());
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
@@ -167,7 +174,7 @@ test('a cluster that was never finished is made anew, and nothing else in the fo
   await mkdir(join(half, 'cluster', 'base'), { recursive: true });
   await writeFile(join(half, 'cluster', 'PG_VERSION'), '18\n');
   await writeFile(join(home(), 'notes'), 'mine');
-  const { url } = await start();
+  const url = ownerOf(await start());
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
   const entries = await readdir(home());
   expect(entries).toContain('notes');
@@ -177,19 +184,19 @@ test('a cluster that was never finished is made anew, and nothing else in the fo
 test('when its port is taken the server takes another', async () => {
   const first = await start();
   await stop(first);
-  const squatter = createServer().listen(Number(new URL(first.url).port), '127.0.0.1');
+  const squatter = createServer().listen(Number(new URL(ownerOf(first)).port), '127.0.0.1');
   await once(squatter, 'listening');
   try {
     const second = await start();
-    expect(new URL(second.url).port).not.toBe(new URL(first.url).port);
-    expect(await query(second.url, 'select 1 as one')).toEqual([{ one: 1 }]);
+    expect(new URL(ownerOf(second)).port).not.toBe(new URL(ownerOf(first)).port);
+    expect(await query(ownerOf(second), 'select 1 as one')).toEqual([{ one: 1 }]);
   } finally {
     squatter.close();
   }
 });
 
 test('a server that is killed is started again on its port, with what it had committed', async () => {
-  const { url } = await start();
+  const url = ownerOf(await start());
   await query(url, 'create table kept as select 1 as one');
   process.kill(await serverPid(), 'SIGKILL');
   await eventually(async () => {
@@ -218,9 +225,9 @@ test('started as root below a folder that others cannot enter, the server lives 
   const elsewhere = (await readFile(join(dataDir, 'postgres-is-in'), 'utf8')).trim();
   try {
     expect(lines).toEqual([expect.stringContaining(elsewhere)]);
-    await query(first.url, 'create table kept as select 1 as one');
+    await query(ownerOf(first), 'create table kept as select 1 as one');
     await stop(first);
-    expect(await query((await start()).url, 'select one from kept')).toEqual([{ one: 1 }]);
+    expect(await query(ownerOf(await start()), 'select one from kept')).toEqual([{ one: 1 }]);
   } finally {
     for (const server of running) await stop(server);
     await rm(elsewhere, { recursive: true });

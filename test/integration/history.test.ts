@@ -1,8 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import type pg from 'pg';
-import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
-import { HistoryPool, type Statement } from '../../src/database/pool.ts';
+import type { MaintenancePool } from '../../src/database/maintenance-pool.ts';
 import {
   tenantIdSchema,
   topicSchema,
@@ -24,19 +22,8 @@ import { HistoryStore } from '../../src/notifications/history.store.ts';
 import { timelineOf } from '../../src/notifications/timeline.ts';
 import { TimelineStore } from '../../src/notifications/timeline.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
-
-/** Remembers what ran, to ask the planner about it afterwards. */
-class RecordingPool extends HistoryPool {
-  readonly ran = new Map<string, { statement: Statement; values: readonly unknown[] }>();
-
-  override async rows<Row extends pg.QueryResultRow>(
-    statement: Statement,
-    values: readonly unknown[] = [],
-  ): Promise<Row[]> {
-    this.ran.set(statement.name, { statement, values });
-    return await super.rows<Row>(statement, values);
-  }
-}
+import { explain, type PlanNode } from '../support/plans.ts';
+import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
 
 const HOUR = 3_600_000;
 /** Noon, two days ago: positions of a day are in two partitions, and expiries can lie on both sides of now. */
@@ -45,7 +32,7 @@ const at = (seconds: number) => new Date(NOON + seconds * 1000);
 const place = (seconds: number): Position => positionOfTime(NOON + seconds * 1000);
 
 let database: TestDatabase;
-let pool: RecordingPool;
+let pools: TestPools;
 let maintenance: MaintenancePool;
 let log: HistoryStore;
 let deliveries: DeliveriesStore;
@@ -57,15 +44,9 @@ let tenants = 0;
 
 beforeAll(async () => {
   database = await createDatabase();
-  pool = new RecordingPool({
-    url: database.url,
-    name: 'test',
-    connections: 2,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 15_000,
-    preparedStatements: true,
-  });
-  maintenance = new MaintenancePool({ DATABASE_URL: database.url, DATABASE_CONNECT_TIMEOUT_MS: 5_000 });
+  pools = openPools(database, 2);
+  const pool = pools.tenant;
+  maintenance = openMaintenancePool(database);
   const partitions = new Partitions(new PartitionsStore(maintenance), {
     PARTITION_HOURS: 24,
     PARTITIONS_AHEAD: 1,
@@ -80,7 +61,7 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await Promise.all([pool.end(), maintenance.end()]);
+  await Promise.all([pools.end(), maintenance.end()]);
   await database.drop();
 });
 
@@ -725,17 +706,6 @@ describe('connections', () => {
   });
 });
 
-interface PlanNode {
-  'Node Type': string;
-  'Relation Name'?: string;
-  'Index Cond'?: string;
-  'Actual Rows'?: number;
-  'Actual Loops'?: number;
-  'Rows Removed by Filter'?: number;
-  'Rows Removed by Index Recheck'?: number;
-  Plans?: PlanNode[];
-}
-
 const nodesOf = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
 /** One row each for a tenant or a node of the service. */
 const SMALL = /^(?:streams|nodes)$/;
@@ -809,25 +779,12 @@ describe('the statements of history', () => {
       await connections.page(tenant, user, 'now', undefined, 50);
       await connections.page(tenant, user, when, undefined, 50);
     }
-    return [...pool.ran.keys()].toSorted();
-  }
-
-  async function planOf({ text }: Statement, values: readonly unknown[] | 'generic'): Promise<PlanNode[]> {
-    const rows =
-      values === 'generic'
-        ? await database.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
-            `explain (generic_plan, format json) ${text}`,
-          )
-        : await database.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
-            `explain (analyze, format json) ${text}`,
-            values,
-          );
-    return rows.flatMap((row) => nodesOf(row['QUERY PLAN'][0].Plan));
+    return [...new Set(pools.ran.map(({ statement }) => statement.name))].toSorted();
   }
 
   test('read short index ranges and nothing else, however long the history is', async () => {
     await fill();
-    pool.ran.clear();
+    pools.ran.length = 0;
     expect(await askEverything()).toEqual([
       'connections_now',
       'connections_now_of_user',
@@ -847,8 +804,13 @@ describe('the statements of history', () => {
       'timeline_sent',
       'timeline_sent_to_user',
     ]);
-    for (const [name, { statement, values }] of pool.ran) {
-      const plans = { generic: await planOf(statement, 'generic'), ran: await planOf(statement, values) };
+    // The last of each is enough.
+    const last = new Map(pools.ran.map((ran) => [ran.statement.name, ran]));
+    for (const [name, ran] of last) {
+      const plans = {
+        generic: nodesOf(await explain(database, ran, ['generic_plan'])),
+        ran: nodesOf(await explain(database, ran, ['analyze'])),
+      };
       for (const [kind, nodes] of Object.entries(plans)) {
         const scans = nodes.filter(
           (node) => node['Relation Name'] !== undefined && !SMALL.test(node['Relation Name']),

@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { HELP, issuerCommand } from '../../src/cli/issuer-command.ts';
 import { adminOf, call, KeyIssuer, readerOf, type Page } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
+import { settingsOf } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { sign, TEST_SECRET } from '../support/tokens.ts';
 
@@ -32,7 +33,7 @@ afterEach(async () => {
 async function run(args: string[], { input = '', key = SECRETS_KEY }: { input?: string; key?: string } = {}) {
   let printed = '';
   const environment = {
-    DATABASE_URL: service.database.url,
+    ...settingsOf(service.database),
     JWT_SECRET: TEST_SECRET,
     ISSUER_SECRETS_KEY: key,
   };

@@ -4,12 +4,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { Changes } from '../../src/changes/changes.ts';
 import { ChangesStore } from '../../src/changes/changes.store.ts';
 import { readConfig, type Config } from '../../src/config.ts';
-import { AppendPool, HistoryPool } from '../../src/database/pool.ts';
+import type { Pool } from '../../src/database/pool.ts';
 import { Issuers } from '../../src/issuers/issuers.ts';
 import { IssuersStore } from '../../src/issuers/issuers.store.ts';
 import { issuerRegistrationSchema } from '../../src/issuers/registration.schema.ts';
 import { newIssuer, type IssuerState } from '../../src/issuers/registration.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
+import { openPools, type TestPools } from '../support/pools.ts';
 import { issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -17,24 +18,16 @@ const SECRET = 'the secret of an issuer, 32 bytes or more';
 const ISS = 'https://idp.example/';
 
 let database: TestDatabase;
-let pool: AppendPool;
-let history: HistoryPool;
+let pools: TestPools;
+let pool: Pool;
 let store: IssuersStore;
 let errors: string[];
 
 beforeAll(async () => {
   database = await createDatabase();
-  const options = {
-    url: database.url,
-    name: 'test',
-    connections: 4,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
-    preparedStatements: true,
-  };
-  pool = new AppendPool(options);
-  history = new HistoryPool(options);
-  store = new IssuersStore(pool, history);
+  pools = openPools(database);
+  pool = pools.engine;
+  store = new IssuersStore(pool, pool);
 });
 beforeEach(() => {
   errors = [];
@@ -49,13 +42,13 @@ afterEach(async () => {
   await database.query('delete from issuers');
 });
 afterAll(async () => {
-  await Promise.all([pool.end(), history.end()]);
+  await pools.end();
   await database.drop();
 });
 
 const configOf = (settings: Record<string, string> = {}): Config =>
   readConfig({
-    DATABASE_URL: database.url,
+    ...settingsOf(database),
     JWT_SECRET: TEST_SECRET,
     ISSUER_SECRETS_KEY: 'k'.repeat(32),
     ...settings,

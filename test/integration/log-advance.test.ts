@@ -72,7 +72,7 @@ test('the embedded server of a service is found while it runs, and not before or
     expect(await findRunningServer(dataDir)).toBeUndefined();
     const server = await EmbeddedServer.start({ dataDir, connections: 10, report: () => undefined });
     try {
-      expect(await findRunningServer(dataDir)).toBe(server.url);
+      expect(await findRunningServer(dataDir)).toEqual(server.urls);
     } finally {
       await server.stop();
     }

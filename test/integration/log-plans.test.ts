@@ -12,7 +12,7 @@ const DAY_MS = 86_400_000;
 test('the log is written and read by ranges of keys that name the tenant, and never as a whole', async () => {
   const bench = await LedgerBench.open();
   try {
-    const { pool, partitions } = bench.node();
+    const { pools, partitions } = bench.node();
     const now = Date.now();
     const days = [2, 1, 0].map((ago) => positionOfTime(now - ago * DAY_MS));
     for (const day of days) await partitions.ensureCovering(day);
@@ -34,8 +34,8 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     await bench.database.query('analyze');
 
     const tenant = tenantIdSchema.parse('t-7');
-    const append = new AppendStore(pool);
-    const read = new ReadStore(pool);
+    const append = new AppendStore(pools.tenant);
+    const read = new ReadStore(pools.tenant, pools.engine);
     const draft = {
       id: randomUUIDv7(),
       to: { user: userId('u-1') },
@@ -54,18 +54,16 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     await read.allAfter(tenant, asPosition(0), limits);
     await read.states([tenant]);
 
-    expect(pool.ran.map(({ statement }) => statement.name)).toEqual([
+    expect(pools.ran.map(({ statement }) => statement.name)).toEqual([
       'append',
       'recall',
       'backlog',
       'log_after',
       'stream_states',
     ]);
-    for (const { statement, values } of pool.ran) {
-      expect({
-        statement: statement.name,
-        scanned: await scannedWhole(bench.database, statement.text, values),
-      }).toEqual({ statement: statement.name, scanned: [] });
+    for (const ran of pools.ran) {
+      const { name } = ran.statement;
+      expect({ name, scanned: await scannedWhole(bench.database, ran) }).toEqual({ name, scanned: [] });
     }
   } finally {
     await bench.close();

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
 import { checkDurability } from '../../src/database/durability.ts';
+import { urlsOf } from '../../src/database/logins.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 
@@ -17,21 +18,24 @@ afterAll(async () => {
 });
 
 /** A database without tables. */
-async function withEmptyDatabase(work: (url: string) => Promise<void>, options = ''): Promise<void> {
+async function withEmptyDatabase(
+  work: (urls: TestDatabase['urls'], url: string) => Promise<void>,
+  options = '',
+): Promise<void> {
   const name = `empty_${randomBytes(8).toString('hex')}`;
-  await database.query(`create database ${name} template template0 ${options}`);
+  await database.query(`create database ${name} template template0 owner tidings_owner ${options}`);
   const url = new URL(database.url);
   url.pathname = `/${name}`;
   try {
-    await work(url.href);
+    await work(urlsOf(database.url, name), url.href);
   } finally {
     await database.query(`drop database ${name} with (force)`);
   }
 }
 
 test('two nodes that migrate at once both succeed, and every migration runs once', async () => {
-  await withEmptyDatabase(async (url) => {
-    const ran = await Promise.all([migrate(url), migrate(url), migrate(url)]);
+  await withEmptyDatabase(async (urls, url) => {
+    const ran = await Promise.all([migrate(urls), migrate(urls), migrate(urls)]);
     expect(ran.flat()).toEqual(migrations.map(({ name }) => name));
     const client = new pg.Client({ connectionString: url });
     await client.connect();
@@ -42,18 +46,18 @@ test('two nodes that migrate at once both succeed, and every migration runs once
 });
 
 test('a migrated database has nothing to migrate', async () => {
-  expect(await migrate(database.url)).toEqual([]);
+  expect(await migrate(database.urls)).toEqual([]);
 });
 
 test('a migration that meets an obstacle says so, and a later one starts where it stopped', async () => {
-  await withEmptyDatabase(async (url) => {
+  await withEmptyDatabase(async (urls, url) => {
     const client = new pg.Client({ connectionString: url });
     await client.connect();
     await client.query('create table acks (in_the_way int)');
-    await expect(migrate(url)).rejects.toThrow(/acks/);
+    await expect(migrate(urls)).rejects.toThrow(/acks/);
     await client.query('drop table acks');
     await client.end();
-    expect(await migrate(url)).toEqual(migrations.map(({ name }) => name));
+    expect(await migrate(urls)).toEqual(migrations.map(({ name }) => name));
   });
 });
 
@@ -77,14 +81,14 @@ test('synchronous_commit = off is refused, wherever it was set', async () => {
   await expect(
     checkDurability(`${database.url}&options=${encodeURIComponent('-c synchronous_commit=off')}`),
   ).rejects.toThrow(refusal);
-  await withEmptyDatabase(async (url) => {
+  await withEmptyDatabase(async (_, url) => {
     await database.query(`alter database ${new URL(url).pathname.slice(1)} set synchronous_commit = off`);
     await expect(checkDurability(url)).rejects.toThrow(refusal);
   });
 });
 
 test('a database that is not UTF-8 is refused', async () => {
-  await withEmptyDatabase(async (url) => {
+  await withEmptyDatabase(async (_, url) => {
     await expect(checkDurability(url)).rejects.toThrow(/SQL_ASCII.*UTF8/);
   }, `encoding 'SQL_ASCII'`);
 });

@@ -1,6 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { PARTITIONED, partitionName, rangeCovering } from '../../src/log/partition-range.ts';
-import { DOOMED } from '../../src/log/partitions.store.ts';
 import { positionOfTime } from '../../src/log/position.ts';
 import { eventually } from '../support/eventually.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
@@ -103,35 +102,8 @@ describe('the partition of a position', () => {
   });
 });
 
-describe('what an earlier attempt left', () => {
-  test('a table that was made and not attached is attached, with what it holds', async () => {
-    const position = daysAgo(3);
-    const name = daily('notifications', -3);
-    await log.database.query(`create table ${name} (like notifications including all)`);
-    await log.database.query(
-      `insert into ${name} (tenant_id, position, id, type, data, size, publisher) values ('acme', $1, gen_random_uuid(), 'x', '1', 1, 'p')`,
-      [position],
-    );
-    await log.node().partitions.ensureCovering(position);
-    expect(await log.partitionsOf('notifications')).toEqual([name]);
-    expect(await log.database.query('select position from notifications')).toEqual([{ position }]);
-  });
-
-  test('a table that retention detached and did not drop does not bring its rows back', async () => {
-    const position = daysAgo(3);
-    const name = daily('notifications', -3);
-    await log.database.query(`create table ${name} (like notifications including all)`);
-    await log.database.query(
-      `insert into ${name} (tenant_id, position, id, type, data, size, publisher) values ('acme', $1, gen_random_uuid(), 'x', '1', 1, 'p')`,
-      [position],
-    );
-    await log.database.query(`comment on table ${name} is '${DOOMED}'`);
-    await log.node().partitions.ensureCovering(position);
-    expect(await log.partitionsOf('notifications')).toEqual([name]);
-    expect(await log.database.query('select position from notifications')).toEqual([]);
-  });
-
-  test('partitions of another width are refused with the width to go back to, and nothing is made', async () => {
+describe('the width of partitions', () => {
+  test('that is another one is refused with the width to go back to, and nothing is made', async () => {
     await log.node({ PARTITION_HOURS: '24' }).partitions.ensureAhead();
     const before = await log.partitionsOf('notifications');
     await expect(log.node({ PARTITION_HOURS: '48' }).partitions.ensureAhead()).rejects.toThrow(

@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { LOCK_TIMEOUT_MS } from '../../src/database/maintenance-pool.ts';
 import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partition-range.ts';
 import { asPosition } from '../../src/log/position.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
@@ -130,50 +129,11 @@ describe('partitions below every retention', () => {
   });
 });
 
-describe('what an earlier round left', () => {
-  /** Leaves the partition half detached: a reader is waited for, and the wait is cancelled. */
-  async function interruptDetach(days: number): Promise<void> {
-    const [reader, worker] = [await log.client(), await log.client()];
-    await reader.query('begin isolation level repeatable read');
-    await reader.query('select count(*) from notifications');
-    const detach = worker.query(`alter table notifications detach partition ${named(days)} concurrently`);
-    const cancel = async () =>
-      log.database.query('select pg_cancel_backend($1)', [await log.waiting('detach partition')]);
-    const [detached] = await Promise.allSettled([detach, cancel()]);
-    expect(detached.status).toBe('rejected');
-    await reader.query('rollback');
-  }
-
-  test('a detach that was interrupted is finalized, and the partition dropped', async () => {
-    await partitionsFor(40, 41);
-    await log.tenant('acme');
-    await interruptDetach(40);
-    expect(await log.database.query('select from pg_inherits where inhdetachpending')).toHaveLength(1);
-
-    expect(await log.node().maintenance.runOnce()).toMatchObject({ partitionsDropped: 6, failed: [] });
-    expect(await log.hasTable(named(40))).toBe(false);
-    expect(await log.hasTable(named(41))).toBe(false);
-  });
-
-  test('a partition that is half detached and that somebody keeps is left alone', async () => {
-    await partitionsFor(10);
-    await interruptDetach(10);
-    expect(await log.node().maintenance.runOnce()).toMatchObject({ partitionsDropped: 0, failed: [] });
-    expect(await log.hasTable(named(10))).toBe(true);
-  });
-
-  test('a partition that was detached and not dropped is dropped; one that an operator detached stays', async () => {
-    await partitionsFor(40, 45);
-    const { maintenance } = log.node();
-    await log.database.query(`alter table acks detach partition ${named(45, 'acks')}`);
-    await log.database.query(`alter table notifications detach partition ${named(40)}`);
-    await log.database.query(
-      `comment on table ${named(40)} is 'below the retention of every tenant: is being dropped'`,
-    );
-    expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 5, failed: [] });
-    expect(await log.hasTable(named(40))).toBe(false);
-    expect(await log.hasTable(named(45, 'acks'))).toBe(true);
-  });
+test('a partition that an operator detached stays', async () => {
+  await partitionsFor(40, 45);
+  await log.database.query(`alter table acks detach partition ${named(45, 'acks')}`);
+  expect(await log.node().maintenance.runOnce()).toMatchObject({ partitionsDropped: 5, failed: [] });
+  expect(await log.hasTable(named(45, 'acks'))).toBe(true);
 });
 
 describe('beside traffic', () => {
@@ -198,7 +158,8 @@ describe('beside traffic', () => {
     }
     expect(await done).toMatchObject({ worked: true, failed: ['drop'] });
     expect(published).toBeGreaterThan(10);
-    expect(slowest).toBeLessThan(LOCK_TIMEOUT_MS / 2);
+    // They wait with each of many tries, and not for as long as the reader does.
+    expect(slowest).toBeLessThan(500);
     expect(await metrics.registry.getSingleMetricAsString('tidings_maintenance_failures_total')).toContain(
       'step="drop"} 1',
     );
@@ -243,7 +204,7 @@ describe('beside traffic', () => {
     await reader.query('select count(*) from notifications');
     const { maintenance } = log.node();
     const round = maintenance.runOnce();
-    await log.waiting('detach partition');
+    await log.waiting('drop_partition');
     const started = performance.now();
     await maintenance.onModuleDestroy();
     expect(performance.now() - started).toBeLessThan(500);

@@ -2,50 +2,38 @@ import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@j
 import { Changes } from '../../src/changes/changes.ts';
 import { ChangesStore } from '../../src/changes/changes.store.ts';
 import { readConfig } from '../../src/config.ts';
-import { AppendPool, ChangesPool, HistoryPool } from '../../src/database/pool.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
 import { Revocations } from '../../src/revocations/revocations.ts';
 import { RevocationsStore, type RevocationRequest } from '../../src/revocations/revocations.store.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
+import { openPools, type TestPools } from '../support/pools.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
 const MINUTE = 60_000;
 const DAY = 86_400_000;
 
 let database: TestDatabase;
-let append: AppendPool;
-let looks: ChangesPool;
-let history: HistoryPool;
+let pools: TestPools;
 let store: RevocationsStore;
 
 beforeAll(async () => {
   database = await createDatabase();
-  const options = {
-    url: database.url,
-    name: 'test',
-    connections: 4,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 10_000,
-    preparedStatements: true,
-  };
-  append = new AppendPool(options);
-  history = new HistoryPool(options);
-  looks = new ChangesPool({ ...options, connections: 1 });
-  store = new RevocationsStore(looks, history);
+  pools = openPools(database);
+  store = new RevocationsStore(pools.engine, pools.tenant);
 });
 afterEach(async () => {
   jest.restoreAllMocks();
   await database.query('delete from revocations');
 });
 afterAll(async () => {
-  await Promise.all([append, history, looks].map((pool) => pool.end()));
+  await pools.end();
   await database.drop();
 });
 
 /** A node that has looked once, and looks again when it is told to. */
 async function startNode() {
-  const config = readConfig({ DATABASE_URL: database.url, JWT_SECRET: TEST_SECRET });
-  const changes = new Changes(new ChangesStore(looks), config);
+  const config = readConfig({ ...settingsOf(database), JWT_SECRET: TEST_SECRET });
+  const changes = new Changes(new ChangesStore(pools.engine), config);
   const revocations = new Revocations(changes, store);
   await changes.now();
   const heard: string[] = [];
@@ -73,7 +61,9 @@ interface TokenOptions {
 }
 
 const insert = (request: RevocationRequest, tenant = 'acme', days = 30) =>
-  append.transaction((run) => store.insert(run, tenantIdSchema.parse(tenant), request, days));
+  pools.tenant.transaction(tenantIdSchema.parse(tenant), (run) =>
+    store.insert(run, tenantIdSchema.parse(tenant), request, days),
+  );
 const ofToken = (jti: string, expiresAt?: Date): RevocationRequest => ({ kind: 'token', jti, expiresAt });
 const ofUser = (user: string, issuedBefore?: Date): RevocationRequest => ({
   kind: 'user',
@@ -249,7 +239,7 @@ describe('a revocation', () => {
 
   test('is undone with the transaction of the act', async () => {
     const node = await startNode();
-    const undone = append.transaction(async (run) => {
+    const undone = pools.tenant.transaction(tenantIdSchema.parse('acme'), async (run) => {
       await store.insert(run, tenantIdSchema.parse('acme'), ofToken('j-1'), 30);
       throw new Error('the act failed');
     });

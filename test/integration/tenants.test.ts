@@ -3,11 +3,11 @@ import pg from 'pg';
 import { Changes } from '../../src/changes/changes.ts';
 import { ChangesStore } from '../../src/changes/changes.store.ts';
 import { readConfig } from '../../src/config.ts';
-import { AppendPool, HistoryPool } from '../../src/database/pool.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
+import { openPools } from '../support/pools.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
 const acme = tenantIdSchema.parse('acme');
@@ -27,23 +27,14 @@ afterEach(async () => {
 /** What one node knows of tenants; it looks when it is told to. */
 async function node(settings: Record<string, string> = {}) {
   const config = readConfig({
-    DATABASE_URL: database.url,
+    ...settingsOf(database),
     JWT_SECRET: TEST_SECRET,
     CHANGES_POLL_MS: '900',
     ...settings,
   });
-  const options = {
-    url: database.url,
-    name: 'test',
-    connections: 2,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
-    preparedStatements: true,
-  };
-  const pool = new AppendPool(options);
-  const history = new HistoryPool(options);
-  const changes = new Changes(new ChangesStore(pool), config);
-  const store = new TenantsStore(pool, history);
+  const { tenant: pool, engine, end } = openPools(database, 2);
+  const changes = new Changes(new ChangesStore(engine), config);
+  const store = new TenantsStore(engine, engine, pool);
   const tenants = new Tenants(changes, store, config);
   const changed: string[] = [];
   await changes.onModuleInit();
@@ -51,8 +42,7 @@ async function node(settings: Record<string, string> = {}) {
   closing.push(async () => {
     subscription.unsubscribe();
     await changes.onModuleDestroy();
-    await pool.end();
-    await history.end();
+    await end();
   });
   return { tenants, changes, store, pool, changed };
 }
@@ -84,11 +74,13 @@ describe('the standing of a tenant', () => {
       await other.changes.now();
       return other.tenants.standing(acme);
     };
-    await one.pool.transaction((run) => one.store.create(run, acme, ordinary));
+    await one.pool.transaction(acme, (run) => one.store.create(run, acme, ordinary));
     expect(await standing()).toBe('active');
-    await one.pool.transaction((run) => one.store.update(run, acme, { ...ordinary, status: 'suspended' }));
+    await one.pool.transaction(acme, (run) =>
+      one.store.update(run, acme, { ...ordinary, status: 'suspended' }),
+    );
     expect(await standing()).toBe('suspended');
-    await one.pool.transaction((run) => one.store.update(run, acme, ordinary));
+    await one.pool.transaction(acme, (run) => one.store.update(run, acme, ordinary));
     expect(await standing()).toBe('active');
   });
 
@@ -154,7 +146,7 @@ describe('an origin', () => {
   test('is allowed somewhere as long as one tenant has it', async () => {
     const { tenants, changes, store, pool } = await node();
     const set = async (tenantId: typeof acme, corsOrigins: string[]) => {
-      await pool.transaction((run) => store.update(run, tenantId, { ...ordinary, corsOrigins }));
+      await pool.transaction(tenantId, (run) => store.update(run, tenantId, { ...ordinary, corsOrigins }));
       await changes.now();
     };
     await database.query(`insert into tenants (tenant_id) values ('acme'), ('globex')`);
@@ -171,7 +163,8 @@ describe('an origin', () => {
 
 test('a tenant that is created can be published to, and is created once', async () => {
   const { store, pool } = await node();
-  const create = () => pool.transaction((run) => store.create(run, acme, { ...ordinary, name: 'Acme' }));
+  const create = () =>
+    pool.transaction(acme, (run) => store.create(run, acme, { ...ordinary, name: 'Acme' }));
   const made = await Promise.all([create(), create(), create()]);
   expect(made.filter((tenant) => tenant !== undefined)).toMatchObject([{ id: 'acme', name: 'Acme' }]);
   expect(await database.query(`select tenant_id, head from streams`)).toEqual([

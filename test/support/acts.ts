@@ -1,6 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Changes } from '../../src/changes/changes.ts';
-import { AppendPool, type Pool } from '../../src/database/pool.ts';
+import type { Pool } from '../../src/database/pool.ts';
+import { AppendPool, EnginePool } from '../../src/database/pools.ts';
+import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
 import { IssuersStore } from '../../src/issuers/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/issuers/registration.schema.ts';
@@ -12,16 +14,30 @@ import type { Service } from './app.ts';
 
 /* What administrators do, by the statements of the administrative API and without its routes. */
 
-/** Runs `work` in a transaction; after that it counts on the node that took it. */
-async function act<Result>({ app }: Service, work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
-  const result = await app.get(AppendPool).transaction(work);
+/** Runs `work` in a transaction of the tenant; after that it counts on the node that took it. */
+async function act<Result>(
+  { app }: Service,
+  tenant: string,
+  work: (run: RunOfTenant) => Promise<Result>,
+): Promise<Result> {
+  const result = await app.get(AppendPool).transaction(tenantIdSchema.parse(tenant), work);
+  await app.get(Changes).now();
+  return result;
+}
+
+/** The same on the registry of issuers. */
+async function actOnRegistry<Result>(
+  { app }: Service,
+  work: (run: Pool['rows']) => Promise<Result>,
+): Promise<Result> {
+  const result = await app.get(EnginePool).transaction(work);
   await app.get(Changes).now();
   return result;
 }
 
 const revoke = async (service: Service, tenant: string, request: RevocationRequest): Promise<void> => {
   const { MAX_TOKEN_LIFETIME_DAYS: days } = service.config;
-  const stored = await act(service, (run) =>
+  const stored = await act(service, tenant, (run) =>
     service.app.get(RevocationsStore).insert(run, tenantIdSchema.parse(tenant), request, days),
   );
   if (stored === undefined) throw new Error('The revocation was refused.');
@@ -35,7 +51,9 @@ export const revokeUser = (service: Service, tenant: string, user: string, issue
 
 /** An order to open streams. */
 export const order = (service: Service, tenant: string, given: Order) =>
-  act(service, (run) => service.app.get(StreamOrdersStore).insert(run, tenantIdSchema.parse(tenant), given));
+  act(service, tenant, (run) =>
+    service.app.get(StreamOrdersStore).insert(run, tenantIdSchema.parse(tenant), given),
+  );
 
 export const disconnect = (service: Service, tenant: string, user: string) =>
   order(service, tenant, { kind: 'disconnect', user: userIdSchema.parse(user) });
@@ -52,7 +70,7 @@ export async function setTenant(
   const store = service.app.get(TenantsStore);
   const id = tenantIdSchema.parse(tenant);
   const usual: TenantSettings = { name: null, status: 'active', keptDays: null, corsOrigins: [] };
-  await act(service, async (run) => {
+  await act(service, tenant, async (run) => {
     const made = await store.create(run, id, { ...usual, ...settings });
     if (made !== undefined) return;
     await store.lock(run, id);
@@ -64,14 +82,14 @@ export async function setTenant(
 export async function registerIssuer(service: Service, registration: object): Promise<string> {
   const id = randomUUIDv7();
   const state = newIssuer(id, issuerRegistrationSchema.parse(registration), service.config);
-  const record = await act(service, (run) => service.app.get(IssuersStore).insert(run, id, state));
+  const record = await actOnRegistry(service, (run) => service.app.get(IssuersStore).insert(run, id, state));
   if (record === undefined) throw new Error('The issuer is registered already.');
   return id;
 }
 
 export async function patchIssuer(service: Service, id: string, patch: object): Promise<void> {
   const store = service.app.get(IssuersStore);
-  await act(service, async (run) => {
+  await actOnRegistry(service, async (run) => {
     const current = await store.lock(run, id);
     if (current === undefined) throw new Error('There is no such issuer.');
     await store.update(run, id, patchedIssuer(current, issuerPatchSchema.parse(patch), service.config));
@@ -79,4 +97,4 @@ export async function patchIssuer(service: Service, id: string, patch: object): 
 }
 
 export const deleteIssuer = (service: Service, id: string) =>
-  act(service, (run) => service.app.get(IssuersStore).remove(run, id));
+  actOnRegistry(service, (run) => service.app.get(IssuersStore).remove(run, id));

@@ -3,7 +3,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.ts';
 import { readConfig, type Config } from '../../src/config.ts';
-import { createDatabase, type TestDatabase } from './database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 export interface Service {
@@ -32,7 +32,7 @@ export async function startService(
     HOST: '127.0.0.1',
     PORT: '0',
     LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
-    DATABASE_URL: database.url,
+    ...settingsOf(database),
     ...('JWKS_URL' in settings ? {} : { JWT_SECRET: TEST_SECRET }),
     SHUTDOWN_SPREAD_SECONDS: '1',
     ...settings,

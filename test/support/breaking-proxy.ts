@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { DatabasePlace } from './database.ts';
 
 /**
  * How a connection to the database is lost around a statement:
@@ -30,7 +31,7 @@ interface Link {
 }
 
 /** A TCP proxy in front of PostgreSQL, which knows enough of its protocol to lose connections at a chosen moment. */
-export class BreakingProxy {
+export class BreakingProxy implements DatabasePlace {
   /** While it is set, connections are lost as soon as they are made. */
   away = false;
   readonly #links = new Set<Link>();
@@ -41,17 +42,26 @@ export class BreakingProxy {
   private constructor(
     /** The database as it is reached through the proxy. */
     readonly url: string,
+    readonly urls: DatabasePlace['urls'],
     private readonly listener: Server,
   ) {}
 
-  static async start(databaseUrl: string): Promise<BreakingProxy> {
-    const { hostname, port } = new URL(databaseUrl);
+  static async start({ url, urls }: DatabasePlace): Promise<BreakingProxy> {
+    const { hostname, port } = new URL(url);
     const listener = createServer();
     await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
-    const url = new URL(databaseUrl);
-    url.hostname = '127.0.0.1';
-    url.port = String((listener.address() as AddressInfo).port);
-    const proxy = new BreakingProxy(url.href, listener);
+    const through = (direct: string): string => {
+      const way = new URL(direct);
+      way.hostname = '127.0.0.1';
+      way.port = String((listener.address() as AddressInfo).port);
+      return way.href;
+    };
+    const { service, engine, owner } = urls;
+    const proxy = new BreakingProxy(
+      through(url),
+      { service: through(service), engine: through(engine), owner: through(owner) },
+      listener,
+    );
     listener.on('connection', (client) => proxy.#pass(client, Number(port), hostname));
     return proxy;
   }

@@ -1,9 +1,22 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
+import { urlsOf, type DatabaseUrls } from '../../src/database/logins.ts';
+
+/** A database, and how each login of the service gets to it. */
+export interface DatabasePlace {
+  /** By the superuser of the server, who passes every wall. */
+  readonly url: string;
+  readonly urls: DatabaseUrls & { readonly owner: string };
+}
+
+/** What a service is told of it. */
+export const settingsOf = ({ urls }: DatabasePlace) => ({
+  DATABASE_URL: urls.service,
+  DATABASE_ENGINE_URL: urls.engine,
+});
 
 /** A migrated, empty database that belongs to one test file. */
-export interface TestDatabase {
-  readonly url: string;
+export interface TestDatabase extends DatabasePlace {
   /** Runs SQL past the service: to look at what it stored, or to put something in its way. `bigint` comes as number. */
   query<Row extends pg.QueryResultRow = pg.QueryResultRow>(
     sql: string,
@@ -21,13 +34,14 @@ export async function createDatabase(): Promise<TestDatabase> {
   const server = process.env['TIDINGS_TEST_SERVER'];
   if (server === undefined) throw new Error('The global setup of the tests has not run.');
   const name = `test_${randomBytes(8).toString('hex')}`;
-  await administer(server, `create database ${name} template tidings_template`);
+  await administer(server, `create database ${name} template tidings_template owner tidings_owner`);
   const url = new URL(server);
   url.pathname = `/${name}`;
   const pool = new pg.Pool({ connectionString: url.href, max: 4, types });
   pool.on('error', () => undefined);
   return {
     url: url.href,
+    urls: urlsOf(server, name),
     async query<Row extends pg.QueryResultRow>(sql: string, values: readonly unknown[] = []) {
       const { rows } = await pool.query<Row>(sql, [...values]);
       return rows;

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { makeDatabase, urlsOf } from '../../src/database/logins.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { createScratchServer, type ScratchServer } from './scratch-server.ts';
 
@@ -11,8 +12,8 @@ export default async function setUp(): Promise<void> {
   run.server = server;
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
-  await admin.query('create database tidings_template');
-  await migrate(server.url('tidings_template'));
+  await makeDatabase(admin, server.url('postgres'), 'tidings_template');
+  await migrate(urlsOf(server.url('postgres'), 'tidings_template'));
   // A database that someone is connected to cannot be copied.
   await admin.query('alter database tidings_template allow_connections false is_template true');
   await admin.end();

@@ -7,7 +7,7 @@ import type { Principal } from '../../src/auth/principal.ts';
 import { CONFIG, readConfig, type Config } from '../../src/config.ts';
 import { DatabaseModule } from '../../src/database/database.module.ts';
 import { ProblemFilter } from '../../src/problem.filter.ts';
-import { createDatabase } from './database.ts';
+import { createDatabase, settingsOf } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 /** What the guarded routes answer: who the service thinks is calling. */
@@ -84,7 +84,7 @@ export async function startGuarded(
   controllers: DynamicModule['controllers'] = [GuardedController],
 ): Promise<GuardedApp> {
   const database = await createDatabase();
-  const config = readConfig({ CORS_ORIGINS: 'https://app.example', ...settings, DATABASE_URL: database.url });
+  const config = readConfig({ CORS_ORIGINS: 'https://app.example', ...settings, ...settingsOf(database) });
   const root: DynamicModule = {
     module: GuardedModule,
     imports: [configured(config), DatabaseModule, AuthModule],

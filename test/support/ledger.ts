@@ -1,6 +1,5 @@
 import pg from 'pg';
-import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
-import { AppendPool, type Pool, type Statement } from '../../src/database/pool.ts';
+import type { MaintenancePool } from '../../src/database/maintenance-pool.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,
@@ -18,23 +17,11 @@ import { Partitions } from '../../src/log/partitions.ts';
 import { asPosition } from '../../src/log/position.ts';
 import { createDatabase, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
-
-/** A pool that remembers what it ran. */
-class RecordingPool extends AppendPool {
-  readonly ran: { statement: Statement; values: readonly unknown[] }[] = [];
-
-  override async rows<Row extends pg.QueryResultRow>(
-    statement: Statement,
-    values: readonly unknown[] = [],
-  ): Promise<Row[]> {
-    this.ran.push({ statement, values });
-    return await super.rows<Row>(statement, values);
-  }
-}
+import { openMaintenancePool, openPools, type TestPools } from './pools.ts';
 
 /** The stores as one node has them. */
 export interface LedgerNode {
-  readonly pool: RecordingPool;
+  readonly pools: TestPools;
   readonly partitions: Partitions;
   readonly arrivals: ArrivalsStore;
   readonly acks: AcksStore;
@@ -54,7 +41,7 @@ export interface Held {
 
 /** A database with stores on it, and shorthands in plain numbers. */
 export class LedgerBench {
-  readonly #pools = new Set<Pool>();
+  readonly #pools = new Set<TestPools | MaintenancePool>();
   #tenants = 0;
 
   private constructor(readonly database: TestDatabase) {}
@@ -64,29 +51,19 @@ export class LedgerBench {
   }
 
   node(connections = 4): LedgerNode {
-    const pool = new RecordingPool({
-      url: this.database.url,
-      name: 'test',
-      connections,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 15_000,
-      preparedStatements: true,
-    });
-    const maintenance = new MaintenancePool({
-      DATABASE_URL: this.database.url,
-      DATABASE_CONNECT_TIMEOUT_MS: 5_000,
-    });
-    this.#pools.add(pool).add(maintenance);
+    const pools = openPools(this.database, connections);
+    const maintenance = openMaintenancePool(this.database);
+    this.#pools.add(pools).add(maintenance);
     const partitions = new Partitions(new PartitionsStore(maintenance), {
       PARTITION_HOURS: 24,
       PARTITIONS_AHEAD: 1,
     });
     return {
-      pool,
+      pools,
       partitions,
-      arrivals: new ArrivalsStore(pool, partitions),
-      acks: new AcksStore(pool, partitions),
-      ledger: new LedgerStore(pool, partitions),
+      arrivals: new ArrivalsStore(pools.tenant, partitions),
+      acks: new AcksStore(pools.tenant, partitions),
+      ledger: new LedgerStore(pools.engine, partitions),
     };
   }
 
@@ -173,8 +150,8 @@ export class LedgerBench {
 
   /** Takes the database away from a node. */
   async cut(node: LedgerNode): Promise<void> {
-    this.#pools.delete(node.pool);
-    await node.pool.end();
+    this.#pools.delete(node.pools);
+    await node.pools.end();
   }
 
   async close(): Promise<void> {

@@ -8,7 +8,7 @@ import { positionOfTime, type Position } from '../../src/log/position.ts';
 import { Maintenance } from '../../src/maintenance/maintenance.ts';
 import { WatchStore } from '../../src/maintenance/watch.store.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
-import { createDatabase, type TestDatabase } from './database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 import { TEST_SECRET } from './tokens.ts';
 
@@ -34,7 +34,7 @@ export class OldLog {
 
   node(settings: Record<string, string> = {}): MaintenanceNode {
     const config: Config = readConfig({
-      DATABASE_URL: this.database.url,
+      ...settingsOf(this.database),
       JWT_SECRET: TEST_SECRET,
       ...settings,
     });
@@ -89,7 +89,7 @@ export class OldLog {
   async partitionsOf(table: Partitioned): Promise<string[]> {
     const rows = await this.database.query<{ name: string }>(
       `select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid
-       where i.inhparent = $1::regclass and not i.inhdetachpending order by 1`,
+       where i.inhparent = $1::regclass order by 1`,
       [table],
     );
     return rows.map(({ name }) => name);

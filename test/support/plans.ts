@@ -1,30 +1,49 @@
+import pg from 'pg';
 import type { TestDatabase } from './database.ts';
+import type { Ran } from './pools.ts';
 
-type Plan = readonly { Plan: PlanNode }[];
-interface PlanNode {
+export interface PlanNode {
   'Node Type': string;
   'Relation Name'?: string;
   'Index Cond'?: string;
+  'Actual Loops'?: number;
+  'Actual Rows'?: number;
+  'Rows Removed by Filter'?: number;
+  'Rows Removed by Index Recheck'?: number;
   Plans?: PlanNode[];
+}
+
+/** How the login that ran a statement has it planned. `options`: of EXPLAIN, beside the format. */
+export async function explain(
+  { urls }: Pick<TestDatabase, 'urls'>,
+  { statement, values, tenantId }: Ran,
+  options: string[] = [],
+): Promise<PlanNode> {
+  const client = new pg.Client({ connectionString: tenantId === undefined ? urls.engine : urls.service });
+  await client.connect();
+  try {
+    await client.query('begin');
+    await client.query(`select set_config('tidings.tenant', $1, true)`, [tenantId ?? '']);
+    const generic = options.includes('generic_plan');
+    const { rows } = await client.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
+      `explain (${[...options, 'format json'].join(', ')}) ${statement.text}`,
+      generic ? [] : [...values],
+    );
+    const plan = rows[0]?.['QUERY PLAN'][0]?.Plan;
+    if (plan === undefined) throw new Error('there is no plan');
+    return plan;
+  } finally {
+    await client.end();
+  }
 }
 
 /**
  * The tables that a statement reads without a condition on an index that names the tenant: with these values, and as
  * a connection plans it once it has run the statement a few times.
  */
-export async function scannedWhole(
-  database: TestDatabase,
-  sql: string,
-  values: readonly unknown[],
-): Promise<string[]> {
-  const plans = [
-    await database.query<{ 'QUERY PLAN': Plan }>(`explain (format json) ${sql}`, values),
-    await database.query<{ 'QUERY PLAN': Plan }>(`explain (generic_plan, format json) ${sql}`),
-  ];
-  return plans.flatMap(([row]) => {
-    if (row === undefined) throw new Error('there is no plan');
-    return row['QUERY PLAN'].flatMap(({ Plan: root }) => readsOf(root));
-  });
+export async function scannedWhole(database: Pick<TestDatabase, 'urls'>, ran: Ran): Promise<string[]> {
+  const plans = [await explain(database, ran), await explain(database, ran, ['generic_plan'])];
+  return plans.flatMap(readsOf);
 }
 
 function readsOf(step: PlanNode): string[] {

@@ -1,10 +1,11 @@
 import pg from 'pg';
+import { makeDatabase, urlsOf } from '../../src/database/logins.ts';
 import { migrate } from '../../src/database/migrate.ts';
+import type { DatabasePlace } from './database.ts';
 import { createScratchServer } from './scratch-server.ts';
 
 /** A PostgreSQL that one test may take away. `url` stays the same over stops and starts; the database is migrated. */
-export interface PostgresServer {
-  readonly url: string;
+export interface PostgresServer extends DatabasePlace {
   /** Starts it again on the same port. */
   start(): Promise<void>;
   /** A clean stop that ends all sessions. */
@@ -21,12 +22,13 @@ export async function startPostgres(
   const server = await createScratchServer(parameters);
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
-  await admin.query('create database tidings');
+  await makeDatabase(admin, server.url('postgres'), 'tidings');
   await admin.end();
-  const url = server.url('tidings');
-  await migrate(url);
+  const urls = urlsOf(server.url('postgres'), 'tidings');
+  await migrate(urls);
   return {
-    url,
+    url: server.url('tidings'),
+    urls,
     start: () => server.start(),
     stop: () => server.stop(),
     kill: () => server.kill(),

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { lockFolder } from '../../src/database/folder-lock.ts';
 import { freePort } from '../../src/database/server-process.ts';
+import { settingsOf, type DatabasePlace } from './database.ts';
 import { eventually } from './eventually.ts';
 import { TEST_SECRET } from './tokens.ts';
 
@@ -51,7 +52,7 @@ export class ServiceProcess {
 
   /** Starts it and does not wait until it is ready. */
   static async launch(
-    databaseUrl: string,
+    database: DatabasePlace,
     settings: Readonly<Record<string, string>> = {},
   ): Promise<ServiceProcess> {
     await build();
@@ -60,7 +61,7 @@ export class ServiceProcess {
       PATH: process.env['PATH'],
       HOST: '127.0.0.1',
       PORT: String(port),
-      DATABASE_URL: databaseUrl,
+      ...settingsOf(database),
       JWT_SECRET: TEST_SECRET,
       LOG_LEVEL: 'warn',
       SHUTDOWN_SPREAD_SECONDS: '1',
@@ -126,10 +127,10 @@ function guard(child: ChildProcess): () => void {
 
 /** Starts the service on a database and waits until it takes work. */
 export async function startServiceProcess(
-  databaseUrl: string,
+  database: DatabasePlace,
   settings: Readonly<Record<string, string>> = {},
 ): Promise<ServiceProcess> {
-  const service = await ServiceProcess.launch(databaseUrl, settings);
+  const service = await ServiceProcess.launch(database, settings);
   try {
     await service.ready();
     return service;

@@ -2,6 +2,10 @@ import { describe, expect, test } from '@jest/globals';
 import { ConfigError, readConfig } from '../../src/config.ts';
 
 const SECRET = 'x'.repeat(32);
+const LOGINS = {
+  DATABASE_URL: 'postgres://s:p@db/tidings',
+  DATABASE_ENGINE_URL: 'postgresql://e:p@db/tidings',
+};
 
 function faultsOf(environment: Record<string, string>): string {
   try {
@@ -61,7 +65,17 @@ describe('settings that do not go together', () => {
       { JWT_SECRET: SECRET, JWKS_URL: 'https://id.example/keys' },
       'JWT_SECRET and JWKS_URL',
     ],
-    ['a database without a key', { DATABASE_URL: 'postgres://db/tidings' }, 'JWT_SECRET or JWKS_URL'],
+    ['a database without a key', LOGINS, 'JWT_SECRET or JWKS_URL'],
+    [
+      'a database by one login',
+      { DATABASE_URL: LOGINS.DATABASE_URL, JWT_SECRET: SECRET },
+      'DATABASE_ENGINE_URL',
+    ],
+    [
+      'a login for the database of nobody',
+      { DATABASE_OWNER_URL: 'postgres://o:p@db/tidings' },
+      'DATABASE_OWNER_URL',
+    ],
     ['keys over plain http from elsewhere', { JWKS_URL: 'http://id.example/keys' }, 'JWKS_URL'],
     [
       'keys over plain http from a name that only begins like loopback',
@@ -73,8 +87,8 @@ describe('settings that do not go together', () => {
   });
 
   test.each([
-    { DATABASE_URL: 'postgres://db/tidings', JWT_SECRET: SECRET },
-    { DATABASE_URL: 'postgresql://db/tidings', JWKS_URL: 'https://id.example/keys' },
+    { ...LOGINS, JWT_SECRET: SECRET },
+    { ...LOGINS, DATABASE_OWNER_URL: 'postgresql://o:p@db/tidings', JWKS_URL: 'https://id.example/keys' },
     { JWKS_URL: 'http://127.0.0.1:8080/keys' },
     { JWKS_URL: 'http://[::1]:8080/keys' },
     { JWKS_URL: 'http://localhost/keys' },

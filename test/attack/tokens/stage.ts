@@ -6,7 +6,7 @@ import {
   type KeyObject,
 } from 'node:crypto';
 import { Changes } from '../../../src/changes/changes.ts';
-import { AppendPool, HistoryPool } from '../../../src/database/pool.ts';
+import { EnginePool } from '../../../src/database/pools.ts';
 import { IssuersStore } from '../../../src/issuers/issuers.store.ts';
 import { issuerRegistrationSchema } from '../../../src/issuers/registration.schema.ts';
 import { newIssuer } from '../../../src/issuers/registration.ts';
@@ -163,14 +163,14 @@ export async function setStage(settings: Record<string, string> = {}): Promise<S
 async function registrar(database: TestDatabase): Promise<Stage['register']> {
   return async (registration) => {
     const options = {
-      url: database.url,
+      url: database.urls.engine,
       name: 'test',
       connections: 1,
       connectTimeoutMs: 5_000,
       statementTimeoutMs: 5_000,
       preparedStatements: false,
     };
-    const [pool, history] = [new AppendPool(options), new HistoryPool(options)];
+    const pool = new EnginePool(options);
     try {
       const id = randomUUIDv7();
       const state = newIssuer(
@@ -181,11 +181,11 @@ async function registrar(database: TestDatabase): Promise<Stage['register']> {
           ISSUER_SECRETS_KEY: SECRETS_KEY,
         },
       );
-      const store = new IssuersStore(pool, history);
+      const store = new IssuersStore(pool, pool);
       const record = await pool.transaction((run) => store.insert(run, id, state));
       if (record === undefined) throw new Error('The issuer is registered already.');
     } finally {
-      await Promise.all([pool.end(), history.end()]);
+      await pool.end();
     }
   };
 }

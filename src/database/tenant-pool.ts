@@ -1,0 +1,147 @@
+import pg from 'pg';
+import type { TenantId } from '../identifiers.ts';
+import {
+  connectionsTo,
+  inTransaction,
+  onConnection,
+  type Pool,
+  type PoolOptions,
+  type Statement,
+} from './pool.ts';
+
+/** Runs a statement of one tenant, which is its `$1`: the values begin at `$2`. */
+export type RunOfTenant = <Row extends pg.QueryResultRow>(
+  tenantId: TenantId,
+  statement: Statement,
+  values?: readonly unknown[],
+) => Promise<Row[]>;
+
+/** The same on a connection that sees every tenant. */
+export const namingTenant =
+  (run: Pool['rows']): RunOfTenant =>
+  async (tenantId, statement, values = []) =>
+    await run(statement, [tenantId, ...values]);
+
+/**
+ * Connections of the service's login, to which row-level security shows the rows of one tenant at a time and, unless a
+ * tenant is named, of none. The tenant is named with each statement or transaction and is forgotten with it, so that
+ * nothing is left on a connection that the next one of another tenant gets.
+ */
+export class TenantPool {
+  readonly #pool: pg.Pool;
+  readonly #prepared: boolean;
+
+  constructor(options: PoolOptions) {
+    this.#prepared = options.preparedStatements;
+    this.#pool = connectionsTo(options);
+  }
+
+  /** Runs one statement and returns its rows. Throws the driver's error; see `isConnectionLoss`. */
+  async rows<Row extends pg.QueryResultRow>(
+    tenantId: TenantId,
+    statement: Statement,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
+    return await onConnection(
+      this.#pool,
+      (client) =>
+        new Promise<Row[]>((resolve, reject) => {
+          client.query(
+            new TenantQuery<Row>(tenantId, statement, values, this.#prepared, (error, result) =>
+              // The driver calls with null for no error.
+              error ? reject(error) : resolve(result.rows),
+            ),
+          );
+        }),
+    );
+  }
+
+  /** Runs `work` in one transaction of one tenant. */
+  async transaction<Result>(
+    tenantId: TenantId,
+    work: (run: RunOfTenant) => Promise<Result>,
+  ): Promise<Result> {
+    const begin = `begin; select set_config('${TENANT_SETTING}', ${pg.escapeLiteral(tenantId)}, true)`;
+    return await inTransaction(this.#pool, begin, (client) =>
+      work(
+        async <Row extends pg.QueryResultRow>(
+          named: TenantId,
+          statement: Statement,
+          values: readonly unknown[] = [],
+        ) => {
+          if (named !== tenantId) throw new Error(`a transaction of one tenant was asked about another`);
+          const { rows } = await client.query<Row>(statement.text, [tenantId, ...values]);
+          return rows;
+        },
+      ),
+    );
+  }
+
+  /** Waits for running statements and closes the connections. */
+  async end(): Promise<void> {
+    await this.#pool.end();
+  }
+}
+
+/** What the policies of the tables compare `tenant_id` with. */
+export const TENANT_SETTING = 'tidings.tenant';
+
+const NAME_TENANT: Statement = {
+  name: 'name_tenant',
+  text: `select set_config('${TENANT_SETTING}', $1, true)`,
+};
+
+declare module 'pg' {
+  /* What the driver calls on every query, and its types leave out. */
+  interface Query {
+    prepare(connection: pg.Connection): void;
+    handleDataRow(message: object): void;
+    handleCommandComplete(message: object, connection: pg.Connection): void;
+  }
+}
+
+/** Connections that know the statement NAME_TENANT. */
+const prepared = new WeakSet<pg.Connection>();
+
+/**
+ * A statement with the tenant named in front of it: two statements before one Sync, which PostgreSQL runs as one
+ * transaction of its own ("Pipelining", § 54.2.4 of its manual), so that the setting ends with the statement. One round trip, as
+ * without it. The answer to the first is swallowed.
+ */
+export class TenantQuery<Row extends pg.QueryResultRow> extends pg.Query<Row> {
+  readonly #tenantId: TenantId;
+  readonly #prepared: boolean;
+  #named = false;
+
+  constructor(
+    tenantId: TenantId,
+    { name, text }: Statement,
+    values: readonly unknown[],
+    isPrepared: boolean,
+    done: (error: Error | undefined, result: pg.ResultBuilder<Row>) => void,
+  ) {
+    super({ text, values: [tenantId, ...values], ...(isPrepared ? { name } : {}) }, done);
+    this.#tenantId = tenantId;
+    this.#prepared = isPrepared;
+  }
+
+  override prepare(connection: pg.Connection): void {
+    const name = this.#prepared ? NAME_TENANT.name : '';
+    // Should it fail, so does the statement behind it, and the connection is closed.
+    if (!this.#prepared || !prepared.has(connection))
+      connection.parse({ name, text: NAME_TENANT.text, types: [] }, true);
+    if (this.#prepared) prepared.add(connection);
+    connection.bind({ statement: name, values: [this.#tenantId] }, true);
+    connection.execute({}, true);
+    super.prepare(connection);
+  }
+
+  override handleDataRow(message: object): void {
+    if (this.#named) super.handleDataRow(message);
+  }
+
+  override handleCommandComplete(message: object, connection: pg.Connection): void {
+    if (this.#named) super.handleCommandComplete(message, connection);
+    this.#named = true;
+  }
+}

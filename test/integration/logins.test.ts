@@ -1,0 +1,213 @@
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import pg from 'pg';
+import { migrations } from '../../migrations/migrations.ts';
+import { readConfig } from '../../src/config.ts';
+import { checkLogins } from '../../src/database/check-logins.ts';
+import { loginOf, urlsOf } from '../../src/database/logins.ts';
+import { migrate, missingMigrations } from '../../src/database/migrate.ts';
+import { openDatabase } from '../../src/database/open-database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
+import { TEST_SECRET } from '../support/tokens.ts';
+
+let database: TestDatabase;
+const made: string[] = [];
+
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(async () => {
+  for (const name of made.toReversed()) await database.query(`drop owned by ${name}`).catch(() => undefined);
+  await database.drop();
+});
+// Roles belong to the whole server; those of a test are dropped once its database, which they have rights in, is gone.
+let server: pg.Client;
+beforeAll(async () => {
+  server = new pg.Client({ connectionString: process.env['TIDINGS_TEST_SERVER'] });
+  await server.connect();
+});
+afterAll(async () => {
+  for (const name of made) await server.query(`drop role if exists ${name}`);
+  await server.end();
+});
+
+/** A role of this test, with these attributes, and how it gets to the database. */
+async function role(attributes = ''): Promise<{ name: string; url: string }> {
+  const login = newLogin();
+  await server.query(
+    `create role ${login.name} login password '${loginOf(login.url).password}' ${attributes}`,
+  );
+  return login;
+}
+
+/** A login that there is not yet. */
+function newLogin(): { name: string; url: string } {
+  const name = `login_${randomBytes(6).toString('hex')}`;
+  made.push(name);
+  const url = new URL(database.url);
+  url.username = name;
+  // Characters that a URL escapes.
+  url.password = encodeURIComponent(`pass/word@${name}`);
+  return { name, url: url.href };
+}
+
+describe('logins that keep the wall', () => {
+  test('are those that the service makes for itself', async () => {
+    await expect(checkLogins(database.urls)).resolves.toBeUndefined();
+  });
+});
+
+describe('a login that could pass the wall is refused', () => {
+  const refusal = (login: 'service' | 'engine', url: string) =>
+    checkLogins({ ...database.urls, [login]: url }).then(
+      () => 'not refused',
+      (error: unknown) => String(error),
+    );
+
+  test.each(['service', 'engine'] as const)('as that of the %s: a superuser', async (login) => {
+    expect(await refusal(login, database.url)).toMatch(/which is not bound by row-level security/);
+  });
+
+  test.each(['service', 'engine'] as const)('as that of the %s: the owner of the tables', async (login) => {
+    expect(await refusal(login, database.urls.owner)).toMatch(/owner of the tables, tidings_owner/);
+  });
+
+  test.each(['service', 'engine'] as const)('as that of the %s: one with BYPASSRLS', async (login) => {
+    expect(await refusal(login, (await role('bypassrls')).url)).toMatch(/not bound by row-level security/);
+  });
+
+  test.each(['service', 'engine'] as const)('as that of the %s: one that may make roles', async (login) => {
+    expect(await refusal(login, (await role('createrole')).url)).toMatch(/may make roles/);
+  });
+
+  test.each([
+    ['service', 'tidings_engine', /the login of engine/],
+    ['engine', 'tidings_service', /the login of service/],
+    ['service', 'tidings_owner', /owner of the tables/],
+    ['engine', 'tidings_owner', /owner of the tables/],
+  ] as const)('as that of the %s: one that can become %s', async (login, other, why) => {
+    const member = await role('noinherit');
+    await server.query(`grant ${other} to ${member.name}`);
+    expect(await refusal(login, member.url)).toMatch(why);
+  });
+
+  test('one login for both', async () => {
+    expect(await refusal('engine', database.urls.service)).toMatch(/name the same login/);
+  });
+
+  test('two logins of two databases', async () => {
+    const other = await createDatabase();
+    expect(await refusal('engine', other.urls.engine)).toMatch(/different databases/);
+    await other.drop();
+  });
+});
+
+describe('a database whose wall has a hole is refused', () => {
+  let holed: TestDatabase;
+  beforeEach(async () => {
+    holed = await createDatabase();
+  });
+
+  test.each([
+    ['a table without row-level security', 'alter table sends disable row level security', /table sends/],
+    ['a table that does not force it', 'alter table acks no force row level security', /table acks/],
+    ['a further policy', 'create policy open on devices using (true)', /policy open of the table devices/],
+    [
+      'a policy of the engine for everybody',
+      'alter policy of_engine on streams to public',
+      /policy of_engine of the table streams/,
+    ],
+    [
+      'a partition that can be reached',
+      `select create_partition('acks', 'acks_2020_01_01', 0, 10); grant select on acks_2020_01_01 to public`,
+      /partition acks_2020_01_01/,
+    ],
+  ])('%s', async (_, sql, why) => {
+    await holed.query(sql);
+    await expect(checkLogins(holed.urls)).rejects.toThrow(why);
+    await holed.drop();
+  });
+});
+
+describe('the migration', () => {
+  test('makes the logins that the URLs name, and they can do what they are for', async () => {
+    const [service, engine] = [newLogin(), newLogin()];
+    const owner = await role('createrole');
+    await withEmptyDatabase(owner.name, async (name) => {
+      const at = (url: string) => url.replace(/\/[^/?]+(\?|$)/, `/${name}$1`);
+      const urls = { service: at(service.url), engine: at(engine.url), owner: at(owner.url) };
+      expect(await migrate(urls)).toHaveLength(migrations.length);
+      await checkLogins(urls);
+      expect(await missingMigrations(urls.engine)).toEqual([]);
+      const password = await server.query<{ rolpassword: string }>(
+        'select rolpassword from pg_authid where rolname = $1',
+        [service.name],
+      );
+      expect(password.rows[0]?.rolpassword).toMatch(/^SCRAM-SHA-256\$/);
+    });
+  });
+
+  test('says what to do when the logins are missing and its own may not make them', async () => {
+    const urls = { ...database.urls, service: newLogin().url };
+    await expect(migrate(urls)).rejects.toThrow(/have an administrator run: create role "login_/i);
+  });
+
+  test('takes away the rights of logins that were there before', async () => {
+    const before = await createDatabase();
+    const service = await role();
+    await migrate({ ...before.urls, service: urlWith(before.urls.service, service.url) });
+    await expect(checkLogins(before.urls)).resolves.toBeUndefined();
+    const old = new pg.Client({ connectionString: before.urls.service });
+    await old.connect();
+    await expect(old.query('select from streams')).rejects.toMatchObject({ code: '42501' });
+    await old.end();
+    await before.drop();
+  });
+
+  test('that finds everything granted touches no rights', async () => {
+    const rights = () =>
+      database.query<{ xmin: string }>(
+        `select xmin::text from pg_class where relnamespace = 'public'::regnamespace order by oid`,
+      );
+    const before = await rights();
+    expect(await migrate(database.urls)).toEqual([]);
+    expect(await rights()).toEqual(before);
+  });
+});
+
+describe('without the login of the owner', () => {
+  const open = (place: TestDatabase) =>
+    openDatabase(readConfig({ ...settingsOf(place), JWT_SECRET: TEST_SECRET }), () => undefined);
+
+  test('the service starts on tables that are up to date', async () => {
+    const opened = await open(database);
+    expect(opened).toMatchObject({ migrations: [], urls: { owner: undefined } });
+    await opened.close();
+  });
+
+  test('and on others it does not, and says what is missing', async () => {
+    await withEmptyDatabase('tidings_owner', async (name) => {
+      const urls = urlsOf(database.url, name);
+      await expect(open({ ...database, urls })).rejects.toThrow(/FirstTables.*npm run migrate/);
+    });
+  });
+});
+
+/** The login of one URL at the place of another. */
+function urlWith(place: string, login: string): string {
+  const url = new URL(place);
+  const { username, password } = new URL(login);
+  url.username = username;
+  url.password = password;
+  return url.href;
+}
+
+async function withEmptyDatabase(owner: string, work: (name: string) => Promise<void>): Promise<void> {
+  const name = `empty_${randomBytes(8).toString('hex')}`;
+  await server.query(`create database ${name} template template0 owner ${owner}`);
+  try {
+    await work(name);
+  } finally {
+    await server.query(`drop database ${name} with (force)`);
+  }
+}

@@ -1,0 +1,77 @@
+import type pg from 'pg';
+import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
+import { Pool, type PoolOptions, type Statement } from '../../src/database/pool.ts';
+import { TenantPool } from '../../src/database/tenant-pool.ts';
+import type { TenantId } from '../../src/identifiers.ts';
+import { settingsOf, type DatabasePlace } from './database.ts';
+
+/** A statement that was run, with all its values. */
+export interface Ran {
+  readonly statement: Statement;
+  readonly values: readonly unknown[];
+  /** Undefined: by the engine's login, for no tenant in particular. */
+  readonly tenantId: TenantId | undefined;
+}
+
+class RecordingTenantPool extends TenantPool {
+  constructor(
+    options: PoolOptions,
+    private readonly ran: Ran[],
+  ) {
+    super(options);
+  }
+
+  override async rows<Row extends pg.QueryResultRow>(
+    tenantId: TenantId,
+    statement: Statement,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
+    this.ran.push({ statement, values: [tenantId, ...values], tenantId });
+    return await super.rows<Row>(tenantId, statement, values);
+  }
+}
+
+class RecordingPool extends Pool {
+  constructor(
+    options: PoolOptions,
+    private readonly ran: Ran[],
+  ) {
+    super(options);
+  }
+
+  override async rows<Row extends pg.QueryResultRow>(
+    statement: Statement,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
+    this.ran.push({ statement, values, tenantId: undefined });
+    return await super.rows<Row>(statement, values);
+  }
+}
+
+/** Pools of both logins, as stores take them. */
+export interface TestPools {
+  /** Of the service's login. */
+  readonly tenant: TenantPool;
+  /** Of the engine's login. */
+  readonly engine: Pool;
+  /** What ran outside of transactions. */
+  readonly ran: Ran[];
+  readonly end: () => Promise<void>;
+}
+
+export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
+  const options = {
+    name: 'test',
+    connections,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 15_000,
+    preparedStatements: true,
+  };
+  const ran: Ran[] = [];
+  const tenant = new RecordingTenantPool({ ...options, url: urls.service }, ran);
+  const engine = new RecordingPool({ ...options, url: urls.engine }, ran);
+  return { tenant, engine, ran, end: async () => void (await Promise.all([tenant.end(), engine.end()])) };
+}
+
+export const openMaintenancePool = (place: DatabasePlace): MaintenancePool =>
+  new MaintenancePool({ ...settingsOf(place), DATABASE_CONNECT_TIMEOUT_MS: 5_000 });
