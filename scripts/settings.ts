@@ -17,7 +17,7 @@ const GROUPS = new Map([
   ['PORT', 'Service'],
   ['DATABASE_URL', 'Database'],
   ['JWT_SECRET', 'Tokens'],
-  ['MAX_DATA_BYTES', 'Publishing'],
+  ['NOTIFICATIONS_PER_SECOND', 'Publishing'],
   ['MAX_CONNECTIONS', 'Streams'],
   ['LEDGER_FLUSH_MS', 'Ledger'],
   ['RETENTION_DAYS', 'Retention and maintenance'],

@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { LIMITS, type LimitName } from './limits.ts';
 import { isLoopback } from './loopback.ts';
 import { SERVICE_SCOPES } from './scopes.ts';
 
@@ -15,6 +16,11 @@ const flag = (fallback: boolean) =>
     .enum(['true', 'false'])
     .default(fallback ? 'true' : 'false')
     .transform((value) => value === 'true');
+/** The default of a limit that a tenant can have for itself. */
+const limit = (name: LimitName, fallback: number) => {
+  const { least, most, meaning } = LIMITS[name];
+  return integer(fallback, least, most).describe(`${meaning} Default of \`limits.${name}\` of a tenant.`);
+};
 const list = z
   .string()
   .default('')
@@ -148,7 +154,7 @@ export const settingsSchema = z.object({
   JWT_CLOCK_TOLERANCE_SECONDS: integer(5, 0, 60).describe(
     'Clock difference forgiven on requests. Streams forgive none.',
   ),
-  MAX_TOPICS_PER_TOKEN: integer(100, 0, 1_000).describe('Most topics that a token may carry.'),
+  MAX_TOPICS_PER_TOKEN: limit('topicsPerToken', 100),
   MAX_TOKEN_LIFETIME_DAYS: integer(3_650, 1, 36_500).describe(
     'Longest life of a token; one that is issued for longer is refused. Revocations are kept as long.',
   ),
@@ -177,9 +183,12 @@ export const settingsSchema = z.object({
     .describe('`SameSite` of the session cookie; `none` for applications on another site.'),
   STREAM_TICKET_SECONDS: integer(30, 1, 300).describe('How long a stream ticket can be used.'),
 
-  MAX_DATA_BYTES: integer(64 * 1024, 1, 16 * MIB).describe(
-    'Largest `data` of one notification, in bytes without white space.',
+  NOTIFICATIONS_PER_SECOND: limit('notificationsPerSecond', 10_000),
+  NOTIFICATIONS_BURST_SECONDS: integer(2, 1, 3_600).describe(
+    'How many seconds of its rate a tenant may publish at once after a pause, unless it has `limits.burst`.',
   ),
+  STORED_BYTES_PER_TENANT: limit('storedBytes', 100 * 1024 * MIB),
+  MAX_DATA_BYTES: limit('dataBytes', 64 * 1024),
   MAX_DATA_DEPTH: integer(100, 1, 1_000).describe('Deepest nesting of `data`.'),
   MAX_REQUEST_BYTES: integer(8 * MIB, 1_024, 256 * MIB).describe('Largest request body, in bytes.'),
   MAX_NOTIFICATIONS_PER_REQUEST: integer(1_000, 1, MOST_NOTIFICATIONS_PER_REQUEST).describe(
@@ -199,6 +208,9 @@ export const settingsSchema = z.object({
   MAX_CONNECTIONS: integer(15_000, 1, 1_000_000).describe(
     'Most open streams on this node; one more gets `bye` `over-limit`.',
   ),
+  MAX_CONNECTIONS_PER_TENANT: limit('connections', 10_000),
+  MAX_CONNECTIONS_PER_USER: limit('connectionsPerUser', 50),
+  MAX_DEVICES_PER_USER: limit('devicesPerUser', 100),
   HEARTBEAT_SECONDS: integer(15, 1, 300).describe('Pause between heartbeats of a stream.'),
   STREAM_RETRY_MS: integer(3_000, 100, 60_000).describe(
     'Middle of the jittered `retry:` that a stream announces, in ms.',

@@ -1,11 +1,13 @@
 import { isDeepStrictEqual } from 'node:util';
-import { Body, Controller, Get, Header, Param, Patch, Post, Query, Req, Res } from '@nestjs/common';
+import { Body, Controller, Get, Header, Inject, Param, Patch, Post, Query, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
+import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
 import { tenantIdSchema } from '../identifiers.ts';
+import { LIMIT_NAMES, mostOf, NO_LIMITS, readLimits } from '../limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
 import { pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
@@ -27,6 +29,7 @@ export class TenantsController {
   constructor(
     private readonly tenants: TenantsStore,
     private readonly acts: Acts,
+    @Inject(CONFIG) private readonly config: Pick<Config, 'MAX_REQUEST_BYTES'>,
   ) {}
 
   @Get()
@@ -50,8 +53,11 @@ export class TenantsController {
     @Body() body: unknown,
   ): Promise<Tenant> {
     refuseQuery(request.query);
-    const { id, name = null, keptDays = null, corsOrigins = [] } = parseBody(newTenantSchema, body);
-    const settings: TenantSettings = { name, status: 'active', keptDays, corsOrigins };
+    const parsed = parseBody(newTenantSchema, body);
+    const { id, name = null, keptDays = null, corsOrigins = [] } = parsed;
+    const limits = readLimits(parsed.limits);
+    this.#refuseUnbearable(limits);
+    const settings: TenantSettings = { name, status: 'active', keptDays, corsOrigins, limits };
     const act = { action: 'tenant.create', tenantId: id } as const;
     const tenant = await this.acts.perform(principal, request, act, async (run) => {
       const result = await this.tenants.create(run, id, settings);
@@ -84,6 +90,7 @@ export class TenantsController {
     refuseQuery(request.query);
     const tenantId = pathId(tenantIdSchema, id, 'tenant');
     const patch = parseBody(tenantPatchSchema, body);
+    this.#refuseUnbearable(patch.limits);
     const act = { action: 'tenant.update', tenantId } as const;
     return await this.acts.perform(principal, request, act, async (run): Promise<Outcome<Tenant>> => {
       const before = await this.tenants.lock(run, tenantId);
@@ -94,19 +101,32 @@ export class TenantsController {
       return { result: after, change: { target: tenantId, before, after } };
     });
   }
+
+  /** What this process could not do for the tenant, whatever an administrator says. */
+  #refuseUnbearable(limits: TenantPatch['limits']): void {
+    const errors = LIMIT_NAMES.flatMap((name) => {
+      const most = mostOf(name, this.config);
+      if ((limits?.[name] ?? 0) <= most) return [];
+      return [
+        { pointer: `/limits/${name}`, detail: `is at most ${most}, as the settings of this service are` },
+      ];
+    });
+    if (errors.length > 0) throw new Problem('validation_failed', 'The body is not valid.', { errors });
+  }
 }
 
 /** Undefined: the patch changes nothing. */
 function patched(
-  { name, status, keptDays, corsOrigins }: Tenant,
+  { name, status, keptDays, corsOrigins, limits }: Tenant,
   patch: TenantPatch,
 ): TenantSettings | undefined {
-  const before: TenantSettings = { name, status, keptDays, corsOrigins };
+  const before: TenantSettings = { name, status, keptDays, corsOrigins, limits };
   const after: TenantSettings = {
     name: patch.name === undefined ? name : patch.name,
     status: patch.status ?? status,
     keptDays: patch.keptDays === undefined ? keptDays : patch.keptDays,
     corsOrigins: patch.corsOrigins === undefined ? corsOrigins : (patch.corsOrigins ?? []),
+    limits: patch.limits === null ? NO_LIMITS : readLimits({ ...limits, ...patch.limits }),
   };
   return isDeepStrictEqual(before, after) ? undefined : after;
 }

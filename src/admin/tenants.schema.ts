@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { tenantIdSchema } from '../identifiers.ts';
+import { LIMITS, type LimitName } from '../limits.ts';
 import { originSchema } from '../tenants/origin.ts';
 import { TENANT_STATUSES } from '../tenants/tenants.store.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
@@ -25,22 +26,45 @@ const status = z.enum(TENANT_STATUSES).meta({
   description: '`suspended`: every request and open stream of the tenant is refused; nothing is lost.',
 });
 
+const limitOf = (which: LimitName) => {
+  const { least, most, meaning } = LIMITS[which];
+  return z.int().min(least).max(most).nullable().meta({ description: meaning });
+};
+const limitsSchema = z
+  .strictObject({
+    notificationsPerSecond: limitOf('notificationsPerSecond'),
+    burst: limitOf('burst'),
+    dataBytes: limitOf('dataBytes'),
+    storedBytes: limitOf('storedBytes'),
+    topicsPerToken: limitOf('topicsPerToken'),
+    connections: limitOf('connections'),
+    connectionsPerUser: limitOf('connectionsPerUser'),
+    devicesPerUser: limitOf('devicesPerUser'),
+  })
+  .meta({ id: 'TenantLimits', description: 'What it may use; null: the settings of the service decide.' });
+const limitsPatchSchema = limitsSchema.partial().meta({
+  id: 'TenantLimitsPatch',
+  description: 'Merged member by member; null: the settings decide again.',
+});
+
 export const newTenantSchema = z
   .strictObject({
     id: tenantIdSchema,
     name: name.nullable().optional(),
     keptDays: keptDays.nullable().optional(),
     corsOrigins: corsOrigins.optional(),
+    limits: limitsPatchSchema.optional(),
   })
   .meta({ id: 'NewTenant' });
 
-/** RFC 7396, one level deep: null takes a value away, what is absent stays. */
+/** RFC 7396: null takes a value away, what is absent stays; so it is within `limits`, and no deeper. */
 export const tenantPatchSchema = z
   .strictObject({
     name: name.nullable().optional(),
     status: status.optional(),
     keptDays: keptDays.nullable().optional(),
     corsOrigins: corsOrigins.nullable().optional(),
+    limits: limitsPatchSchema.nullable().optional(),
   })
   .meta({ id: 'TenantPatch' });
 export type TenantPatch = z.infer<typeof tenantPatchSchema>;
@@ -54,6 +78,7 @@ export const tenantSchema = z
     status,
     keptDays: keptDays.nullable(),
     corsOrigins,
+    limits: limitsSchema,
     createdAt: time,
     updatedAt: time,
   })

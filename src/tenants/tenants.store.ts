@@ -4,6 +4,7 @@ import type { Statement } from '../database/pool.ts';
 import { ChangesPool, EnginePool, HistoryPool } from '../database/pools.ts';
 import type { RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId } from '../identifiers.ts';
+import { readLimits, type OwnLimits } from '../limits.ts';
 
 export const TENANT_STATUSES = ['active', 'suspended'] as const;
 export type TenantStatus = (typeof TENANT_STATUSES)[number];
@@ -16,6 +17,7 @@ export interface TenantSettings {
   readonly keptDays: number | null;
   /** Serialized origins (RFC 6454 §6.2) that its pages are served from, beside CORS_ORIGINS. */
   readonly corsOrigins: readonly string[];
+  readonly limits: OwnLimits;
 }
 
 export interface Tenant extends TenantSettings {
@@ -29,18 +31,20 @@ export interface TenantState {
   readonly id: TenantId;
   readonly status: TenantStatus;
   readonly corsOrigins: readonly string[];
+  readonly limits: OwnLimits;
 }
 
 const COLUMNS = `tenant_id as id, name, status, kept_days as "keptDays", cors_origins as "corsOrigins",
-  created_at as "createdAt", updated_at as "updatedAt"`;
-const STATE = `tenant_id as id, status, cors_origins as "corsOrigins"`;
+  limits, created_at as "createdAt", updated_at as "updatedAt"`;
+const STATE = `tenant_id as id, status, cors_origins as "corsOrigins", limits`;
 
 /* No row: the tenant is there already. The stream row is what makes a tenant one that can be published to. */
 const CREATE: Statement = {
   name: 'create_tenant',
   text: `
 with tenant as (
-  insert into tenants (tenant_id, name, status, kept_days, cors_origins) values ($1, $2, $3, $4, $5)
+  insert into tenants (tenant_id, name, status, kept_days, cors_origins, limits)
+  values ($1, $2, $3, $4, $5, jsonb_strip_nulls($6::jsonb))
   on conflict do nothing returning *
 ), stream as (
   insert into streams (tenant_id) select tenant_id from tenant on conflict do nothing
@@ -55,10 +59,12 @@ const LOCK: Statement = {
   text: `select ${COLUMNS} from tenants where tenant_id = $1 for update`,
 };
 
+/* Laid over what is there: a newer version may have put in limits that this one does not know. */
 const UPDATE: Statement = {
   name: 'update_tenant',
   text: `
 update tenants set name = $2, status = $3, kept_days = $4, cors_origins = $5,
+  limits = jsonb_strip_nulls(limits || $6::jsonb),
   updated_at = now(), transaction = pg_current_xact_id()
 where tenant_id = $1 returning ${COLUMNS}`,
 };
@@ -74,7 +80,7 @@ order by tenant_id limit $3`,
 
 const LOAD: Statement = {
   name: 'load_tenants',
-  text: `select ${STATE} from tenants where $1 or status <> 'active' or cors_origins <> '{}'`,
+  text: `select ${STATE} from tenants where $1 or status <> 'active' or cors_origins <> '{}' or limits <> '{}'`,
 };
 
 const CHANGED: Statement = {
@@ -82,8 +88,10 @@ const CHANGED: Statement = {
   text: `select ${STATE} from tenants where ${NOT_IN_SNAPSHOT}`,
 };
 
-type TenantRow = Tenant & Record<string, unknown>;
-type StateRow = TenantState & Record<string, unknown>;
+/** As it is stored, with limits that nobody has looked at yet. */
+type Raw<Row extends { limits: OwnLimits }> = Omit<Row, 'limits'> & { limits: unknown };
+type TenantRow = Raw<Tenant> & Record<string, unknown>;
+type StateRow = Raw<TenantState> & Record<string, unknown>;
 
 /** The SQL of tenants. What takes `run` is part of a transaction of the caller. */
 @Injectable()
@@ -97,46 +105,55 @@ export class TenantsStore {
   /** Makes the tenant and its stream. Undefined: there is one with this id. */
   async create(run: RunOfTenant, tenantId: TenantId, settings: TenantSettings): Promise<Tenant | undefined> {
     const [row] = await run<TenantRow>(tenantId, CREATE, valuesOf(settings));
-    return row;
+    return row && withLimits(row);
   }
 
   async find(tenantId: TenantId): Promise<Tenant | undefined> {
     const [row] = await this.history.rows<TenantRow>(tenantId, FIND);
-    return row;
+    return row && withLimits(row);
   }
 
   /** The tenant, which nobody else changes until the transaction ends. */
   async lock(run: RunOfTenant, tenantId: TenantId): Promise<Tenant | undefined> {
     const [row] = await run<TenantRow>(tenantId, LOCK);
-    return row;
+    return row && withLimits(row);
   }
 
   /** Of a tenant that `lock` has found. */
   async update(run: RunOfTenant, tenantId: TenantId, settings: TenantSettings): Promise<Tenant> {
     const [row] = await run<TenantRow>(tenantId, UPDATE, valuesOf(settings));
     if (row === undefined) throw new Error('a locked tenant does not vanish');
-    return row;
+    return withLimits(row);
   }
 
   /** By id, those after `after`. */
   async page(after: string, status: TenantStatus | undefined, limit: number): Promise<Tenant[]> {
-    return await this.engine.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
+    const rows = await this.engine.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
+    return rows.map(withLimits);
   }
 
-  /** `all`: every tenant; else those that are suspended or have origins of their own. */
+  /** `all`: every tenant; else those that are suspended or have origins or limits of their own. */
   async load(all: boolean): Promise<TenantState[]> {
-    return await this.changes.rows<StateRow>(LOAD, [all]);
+    const rows = await this.changes.rows<StateRow>(LOAD, [all]);
+    return rows.map(withLimits);
   }
 
   /** What was not visible in the snapshot `since` (a pg_snapshot as text). */
   async changed(since: string): Promise<TenantState[]> {
-    return await this.changes.rows<StateRow>(CHANGED, [since]);
+    const rows = await this.changes.rows<StateRow>(CHANGED, [since]);
+    return rows.map(withLimits);
   }
 }
 
-const valuesOf = ({ name, status, keptDays, corsOrigins }: TenantSettings): unknown[] => [
+const withLimits = <Row extends { limits: unknown }>(row: Row): Row & { limits: OwnLimits } => ({
+  ...row,
+  limits: readLimits(row.limits),
+});
+
+const valuesOf = ({ name, status, keptDays, corsOrigins, limits }: TenantSettings): unknown[] => [
   name,
   status,
   keptDays,
   corsOrigins,
+  JSON.stringify(limits),
 ];

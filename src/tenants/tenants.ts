@@ -1,8 +1,10 @@
+import { isDeepStrictEqual } from 'node:util';
 import { Inject, Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { Changes, type ChangeSource } from '../changes/changes.ts';
 import { CONFIG, type Config } from '../config.ts';
 import type { TenantId } from '../identifiers.ts';
+import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../limits.ts';
 import { TenantsStore, type TenantState } from './tenants.store.ts';
 
 /** `unknown`: nobody registered it, which counts with TENANT_PROVISIONING=explicit only. */
@@ -10,7 +12,7 @@ export type Standing = 'active' | 'suspended' | 'unknown';
 
 /**
  * What a request has to know of its tenant, in memory. Only what is out of the ordinary is kept: a tenant that is not
- * here is active and has no origins of its own - or, with TENANT_PROVISIONING=explicit, is unknown.
+ * here is active and has no origins and limits of its own - or, with TENANT_PROVISIONING=explicit, is unknown.
  */
 @Injectable()
 export class Tenants implements ChangeSource {
@@ -18,20 +20,26 @@ export class Tenants implements ChangeSource {
   readonly #explicit: boolean;
   readonly #everywhere: ReadonlySet<string>;
   readonly #kept = new Map<TenantId, TenantState>();
+  readonly #defaults: DefaultLimits;
+  readonly #usual: Limits;
+  /** Of the tenants that are kept. */
+  readonly #limits = new Map<TenantId, Limits>();
   /** How many tenants have the origin. */
   readonly #uses = new Map<string, number>();
 
   constructor(
     changes: Changes,
     private readonly store: TenantsStore,
-    @Inject(CONFIG) config: Pick<Config, 'CORS_ORIGINS' | 'TENANT_PROVISIONING'>,
+    @Inject(CONFIG) config: Pick<Config, 'CORS_ORIGINS' | 'TENANT_PROVISIONING'> & DefaultLimits,
   ) {
+    this.#defaults = config;
+    this.#usual = limitsOf(NO_LIMITS, config);
     this.#explicit = config.TENANT_PROVISIONING === 'explicit';
     this.#everywhere = new Set(config.CORS_ORIGINS);
     changes.register(this);
   }
 
-  /** Tenants whose standing or origins became others on this node. */
+  /** Tenants whose standing, origins or limits became others on this node. */
   get changed(): Observable<TenantId> {
     return this.#changed;
   }
@@ -45,13 +53,22 @@ export class Tenants implements ChangeSource {
 
   async catchUp(since: string): Promise<void> {
     for (const row of await this.store.changed(since)) {
-      const ordinary = row.status === 'active' && row.corsOrigins.length === 0 && !this.#explicit;
+      const ordinary =
+        row.status === 'active' &&
+        row.corsOrigins.length === 0 &&
+        isDeepStrictEqual(row.limits, NO_LIMITS) &&
+        !this.#explicit;
       this.#apply(row.id, ordinary ? undefined : row);
     }
   }
 
   standing(tenantId: TenantId): Standing {
     return this.#kept.get(tenantId)?.status ?? (this.#explicit ? 'unknown' : 'active');
+  }
+
+  /** What the tenant may use, now. */
+  limits(tenantId: TenantId): Limits {
+    return this.#limits.get(tenantId) ?? this.#usual;
   }
 
   /** Whether pages of this origin may call for the tenant. */
@@ -68,8 +85,13 @@ export class Tenants implements ChangeSource {
   #apply(id: TenantId, next: TenantState | undefined): void {
     const before = this.#kept.get(id);
     if (isSame(before, next)) return;
-    if (next === undefined) this.#kept.delete(id);
-    else this.#kept.set(id, next);
+    if (next === undefined) {
+      this.#kept.delete(id);
+      this.#limits.delete(id);
+    } else {
+      this.#kept.set(id, next);
+      this.#limits.set(id, limitsOf(next.limits, this.#defaults));
+    }
     for (const origin of next?.corsOrigins ?? []) this.#count(origin, 1);
     for (const origin of before?.corsOrigins ?? []) this.#count(origin, -1);
     this.#changed.next(id);
@@ -85,5 +107,9 @@ export class Tenants implements ChangeSource {
 /** A row is read more than once; it is a change once. */
 function isSame(a: TenantState | undefined, b: TenantState | undefined): boolean {
   if (a === undefined || b === undefined) return a === b;
-  return a.status === b.status && JSON.stringify(a.corsOrigins) === JSON.stringify(b.corsOrigins);
+  return (
+    a.status === b.status &&
+    isDeepStrictEqual(a.corsOrigins, b.corsOrigins) &&
+    isDeepStrictEqual(a.limits, b.limits)
+  );
 }

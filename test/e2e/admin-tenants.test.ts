@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { adminOf, call, type Page, type ProblemBody } from '../support/admin.ts';
 import { publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
+import { NO_LIMITS } from '../../src/limits.ts';
 import { serviceToken } from '../support/tokens.ts';
 
 interface Tenant {
@@ -10,6 +11,7 @@ interface Tenant {
   status: string;
   keptDays: number | null;
   corsOrigins: string[];
+  limits: Record<string, number | null>;
   createdAt: string;
   updatedAt: string;
 }
@@ -42,7 +44,14 @@ describe('a tenant', () => {
       '/v1/tenants/acme',
       'no-store',
     ]);
-    expect(body).toEqual({ id: 'acme', status: 'active', ...settings, createdAt: TIME, updatedAt: TIME });
+    expect(body).toEqual({
+      id: 'acme',
+      status: 'active',
+      ...settings,
+      limits: NO_LIMITS,
+      createdAt: TIME,
+      updatedAt: TIME,
+    });
     expect(await find('acme')).toEqual(body);
     await publish(service.url, serviceToken({ tenant: 'acme' }), { to: { user: 'u' }, type: 't', data: 1 });
   });
@@ -78,9 +87,45 @@ describe('a tenant', () => {
     expect(body.updatedAt > body.createdAt).toBe(true);
   });
 
+  test('has limits of its own, changed limit by limit, and each change is recorded', async () => {
+    const { status, body } = await create({
+      id: 'limited',
+      limits: { burst: 50, devicesPerUser: 3, connections: null },
+    });
+    expect([status, body.limits]).toEqual([201, { ...NO_LIMITS, burst: 50, devicesPerUser: 3 }]);
+    const changed = await change('limited', {
+      limits: { burst: null, topicsPerToken: 0, devicesPerUser: 4 },
+    });
+    expect(changed.body.limits).toEqual({ ...NO_LIMITS, topicsPerToken: 0, devicesPerUser: 4 });
+    expect(await find('limited')).toEqual(changed.body);
+    expect((await change('limited', { name: 'Limited' })).body.limits).toEqual(changed.body.limits);
+    expect((await change('limited', { limits: null })).body.limits).toEqual(NO_LIMITS);
+    const shown = (await recorded('limited')).map(({ after }): unknown => JSON.parse(after ?? '').limits);
+    expect(shown).toEqual([body.limits, changed.body.limits, changed.body.limits, NO_LIMITS]);
+  });
+
+  test('keeps the limits that a newer version gave it, through a change by this one', async () => {
+    await create({ id: 'newer' });
+    await service.database.query(
+      `update tenants set limits = '{"wattsPerUser": 9, "burst": 5, "dataBytes": "1 KiB"}' where tenant_id = 'newer'`,
+    );
+    expect((await find('newer')).limits).toEqual({ ...NO_LIMITS, burst: 5 });
+    await change('newer', { limits: { burst: 6, connections: 2 } });
+    expect(await service.database.query(`select limits from tenants where tenant_id = 'newer'`)).toEqual([
+      { limits: { wattsPerUser: 9, burst: 6, connections: 2 } },
+    ]);
+  });
+
   test('is left alone by a patch that changes nothing', async () => {
     const { body: made } = await create({ id: 'same', keptDays: 7 });
-    for (const patch of [{}, { keptDays: 7, status: 'active' }, { name: null, corsOrigins: [] }])
+    for (const patch of [
+      {},
+      { keptDays: 7, status: 'active' },
+      { name: null, corsOrigins: [] },
+      { limits: null },
+      { limits: {} },
+      { limits: { burst: null } },
+    ])
       expect(await change('same', patch)).toMatchObject({ status: 200, body: made });
     expect((await recorded('same')).map(({ action }) => action)).toEqual(['tenant.create']);
   });
@@ -140,6 +185,13 @@ describe('what is wrong with a tenant is told where it is wrong', () => {
     [{ ...wellFormed, keptDays: 0 }, '/keptDays', />=1/],
     [{ ...wellFormed, keptDays: 3651 }, '/keptDays', /<=3650/],
     [{ ...wellFormed, keptDays: 1.5 }, '/keptDays', /int/],
+    [{ ...wellFormed, limits: [] }, '/limits', /object/],
+    [{ ...wellFormed, limits: { watts: 1 } }, '/limits/watts', /not known/],
+    [{ ...wellFormed, limits: { burst: 0 } }, '/limits/burst', />=1/],
+    [{ ...wellFormed, limits: { burst: 1.5 } }, '/limits/burst', /int/],
+    [{ ...wellFormed, limits: { topicsPerToken: 1_001 } }, '/limits/topicsPerToken', /<=1000/],
+    // What one request may hold here, below what any limit may be.
+    [{ ...wellFormed, limits: { dataBytes: 8_388_609 } }, '/limits/dataBytes', /at most 8388608/],
     [{ ...wellFormed, corsOrigins: 'https://a.example' }, '/corsOrigins', /array/],
     [{ ...wellFormed, corsOrigins: ['https://a.example', 'https://a.example'] }, '/corsOrigins', /twice/],
     [
@@ -199,6 +251,8 @@ describe('what is wrong with a tenant is told where it is wrong', () => {
     [{ status: 'deleted' }, '/status'],
     [{ id: 'other' }, '/id'],
     [{ keptDays: '7' }, '/keptDays'],
+    [{ limits: { connections: '7' } }, '/limits/connections'],
+    [{ limits: { dataBytes: 8_388_609 } }, '/limits/dataBytes'],
     [{ corsOrigins: ['https://a.example/'] }, '/corsOrigins/0'],
   ])('in a patch, too: %j', async (patch, pointer) => {
     await create({ id: 'wrongly-patched' });

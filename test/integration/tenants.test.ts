@@ -4,6 +4,7 @@ import { Changes } from '../../src/changes/changes.ts';
 import { ChangesStore } from '../../src/changes/changes.store.ts';
 import { readConfig } from '../../src/config.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
+import { NO_LIMITS } from '../../src/limits.ts';
 import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
@@ -47,7 +48,13 @@ async function node(settings: Record<string, string> = {}) {
   return { tenants, changes, store, pool, changed };
 }
 
-const ordinary = { name: null, status: 'active', keptDays: null, corsOrigins: [] } as const;
+const ordinary = {
+  name: null,
+  status: 'active',
+  keptDays: null,
+  corsOrigins: [],
+  limits: NO_LIMITS,
+} as const;
 
 describe('the standing of a tenant', () => {
   test('is active for one that nobody has seen, unless tenants have to be registered', async () => {
@@ -158,6 +165,46 @@ describe('an origin', () => {
     await set(globex, ['https://globex.example']);
     expect(tenants.allowsOriginSomewhere(APP)).toBe(false);
     expect(tenants.allowsOriginSomewhere('https://globex.example')).toBe(true);
+  });
+});
+
+describe('the limits of a tenant', () => {
+  test('are those of the settings, but for what it has of its own', async () => {
+    await database.query(
+      `insert into tenants (tenant_id, limits) values ('acme', '{"burst": 7, "notificationsPerSecond": 3, "unheardOf": true}')`,
+    );
+    const { tenants } = await node({ NOTIFICATIONS_PER_SECOND: '100', MAX_DEVICES_PER_USER: '4' });
+    expect(tenants.limits(globex)).toMatchObject({
+      notificationsPerSecond: 100,
+      burst: 200,
+      devicesPerUser: 4,
+    });
+    expect(tenants.limits(acme)).toEqual({ ...tenants.limits(globex), notificationsPerSecond: 3, burst: 7 });
+    expect([acme, globex].map((id) => Object.isFrozen(tenants.limits(id)))).toEqual([true, true]);
+  });
+
+  test.each(['auto', 'explicit'])('follow what another node does to them (%s)', async (provisioning) => {
+    const one = await node();
+    const other = await node({ TENANT_PROVISIONING: provisioning });
+    const usual = other.tenants.limits(acme).connections;
+    const set = async (connections: number | null) => {
+      const limits = { ...NO_LIMITS, connections };
+      await one.pool.transaction(acme, (run) => one.store.update(run, acme, { ...ordinary, limits }));
+      await other.changes.now();
+      return other.tenants.limits(acme).connections;
+    };
+    await database.query(`insert into tenants (tenant_id) values ('acme')`);
+    expect([await set(5), await set(6), await set(6), await set(null)]).toEqual([5, 6, 6, usual]);
+    expect(other.changed.slice(-3)).toEqual(['acme', 'acme', 'acme']);
+  });
+
+  test('are forgotten when the database no longer has the tenant', async () => {
+    await database.query(`insert into tenants (tenant_id, limits) values ('acme', '{"connections": 5}')`);
+    const { tenants } = await node();
+    expect(tenants.limits(acme).connections).toBe(5);
+    await database.query(`delete from tenants`);
+    await tenants.load();
+    expect(tenants.limits(acme)).toEqual(tenants.limits(globex));
   });
 });
 

@@ -4,6 +4,7 @@ import type { Pool } from '../../src/database/pool.ts';
 import { AppendPool, EnginePool } from '../../src/database/pools.ts';
 import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
+import { NO_LIMITS } from '../../src/limits.ts';
 import { IssuersStore } from '../../src/issuers/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/issuers/registration.schema.ts';
 import { newIssuer, patchedIssuer } from '../../src/issuers/registration.ts';
@@ -69,7 +70,13 @@ export async function setTenant(
 ): Promise<void> {
   const store = service.app.get(TenantsStore);
   const id = tenantIdSchema.parse(tenant);
-  const usual: TenantSettings = { name: null, status: 'active', keptDays: null, corsOrigins: [] };
+  const usual: TenantSettings = {
+    name: null,
+    status: 'active',
+    keptDays: null,
+    corsOrigins: [],
+    limits: NO_LIMITS,
+  };
   await act(service, tenant, async (run) => {
     const made = await store.create(run, id, { ...usual, ...settings });
     if (made !== undefined) return;

@@ -1,3 +1,5 @@
+import { readLimits } from '../../limits.ts';
+
 /* What the reference shows of tenants, issuers and the audit log; a test holds it against the schemas. */
 
 export const tenant = {
@@ -6,6 +8,7 @@ export const tenant = {
   status: 'active',
   keptDays: 90,
   corsOrigins: ['https://app.acme.example'],
+  limits: { ...readLimits({ notificationsPerSecond: 500, connectionsPerUser: 20 }) },
   createdAt: '2026-11-22T16:00:00.123Z',
   updatedAt: '2026-11-22T16:00:00.123Z',
 };

@@ -47,7 +47,13 @@ const tenantOperations: readonly Operation[] = [
         small: { summary: 'Nothing but an id', value: { id: 'acme' } },
         full: {
           summary: 'Everything',
-          value: { id: 'acme', name: 'Acme Ltd.', keptDays: 90, corsOrigins: ['https://app.acme.example'] },
+          value: {
+            id: 'acme',
+            name: 'Acme Ltd.',
+            keptDays: 90,
+            corsOrigins: ['https://app.acme.example'],
+            limits: { notificationsPerSecond: 500, connectionsPerUser: 20 },
+          },
         },
       },
     },
@@ -77,7 +83,7 @@ const tenantOperations: readonly Operation[] = [
     id: 'changeTenant',
     summary: 'Change, suspend or resume a tenant',
     description: `${PATCHING} A suspended tenant's streams end with \`bye\` \`revoked\`, its requests are refused, and nothing is
-lost. ${EFFECT}`,
+lost. \`limits\` is merged member by member, too; \`null\` gives a limit back to the settings of the service. ${EFFECT}`,
     access: ['tenants:admin'],
     pathParameters: ofTenant,
     body: {
@@ -85,6 +91,10 @@ lost. ${EFFECT}`,
       examples: {
         suspend: { summary: 'Suspend it', value: { status: 'suspended' } },
         retention: { summary: 'Back to the usual retention', value: { keptDays: null } },
+        limits: {
+          summary: 'More of one, the usual of another',
+          value: { limits: { notificationsPerSecond: 500, burst: null } },
+        },
       },
     },
     answers: [
