@@ -74,7 +74,7 @@ export class RowLevelSecurity1700000000003 implements MigrationInterface {
         execute format('alter table public.%I attach partition public.%I for values from (%s) to (%s)', parent, name, first, past);
       end $$`);
 
-    // docs/adr/0008-partitions-without-their-owner.md has the reasons for the locks and their times.
+    // docs/adr/0009-partitions-without-their-owner.md has the reasons for the locks and their times.
     await runner.query(`
       create function drop_partition(name text) returns void
       language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$

@@ -9,21 +9,23 @@ import { StartError } from './start-error.ts';
 const REACH = `
 with reach as (
   select * from pg_roles where pg_has_role(current_user, oid, 'member')
+), mere as (
+  select * from reach where not exists (select from reach where rolsuper)
 ), tables as (
-  select c.* from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+  select * from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
 )`;
 
 const FAULTS_OF_BOTH = `
 select format('it can act as %s, which is not bound by row-level security', rolname) as fault from reach
 where rolsuper or rolbypassrls
 union all
-select format('it can act as %s, which may make roles', rolname) from reach where rolcreaterole and not rolsuper
+select format('it can act as %s, which may make roles', rolname) from mere where rolcreaterole
 union all
-select format('it can act as the owner of the tables, %s', rolname) from reach
-where not rolsuper and oid in (select relowner from tables)
+select format('it can act as the owner of the tables, %s', rolname) from mere
+where oid in (select relowner from tables)
 union all
-select format('it can act as %s, the login of %s', l.login, l.purpose) from database_logins l
-join reach on rolname = l.login and not rolsuper
+select format('it can act as %s, the login of the %s', l.login, l.purpose) from database_logins l
+join mere on rolname = l.login
 where l.login <> current_user`;
 
 const FAULTS_OF_SERVICE = `
@@ -35,10 +37,11 @@ where not relispartition and not (relrowsecurity and relforcerowsecurity)
 union all
 select format('the policy %s of the table %s shows it more than one tenant', polname, relname)
 from pg_policy join tables on tables.oid = polrelid
-where polname <> 'of_tenant' and polpermissive and (polroles = '{0}' or polroles && array(select oid from reach where not rolsuper))
+where polname <> 'of_tenant' and polpermissive and (polroles = '{0}' or polroles && array(select oid from mere))
 union all
 select format('it can reach the partition %s past its table', relname) from tables
-where relispartition and has_any_column_privilege(oid, 'select, insert, update, references')`;
+where relispartition and has_any_column_privilege(oid, 'select, insert, update, references')
+  and exists (select from mere)`;
 
 /**
  * Refuses, with StartError, logins that could pass the wall between tenants: what the service asks for one of them is

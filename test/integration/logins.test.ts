@@ -81,8 +81,8 @@ describe('a login that could pass the wall is refused', () => {
   });
 
   test.each([
-    ['service', 'tidings_engine', /the login of engine/],
-    ['engine', 'tidings_service', /the login of service/],
+    ['service', 'tidings_engine', /the login of the engine/],
+    ['engine', 'tidings_service', /the login of the service/],
     ['service', 'tidings_owner', /owner of the tables/],
     ['engine', 'tidings_owner', /owner of the tables/],
   ] as const)('as that of the %s: one that can become %s', async (login, other, why) => {

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Runs once, when the database is made: the three logins of the service, none of which is a superuser or can become
+# another. The tables are made by the owner's at the first start.
+set -eu
+psql --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" \
+  --set=owner_password="$TIDINGS_OWNER_PASSWORD" \
+  --set=service_password="$TIDINGS_SERVICE_PASSWORD" \
+  --set=engine_password="$TIDINGS_ENGINE_PASSWORD" \
+  --set=database="$POSTGRES_DB" <<'SQL'
+create role tidings_owner login password :'owner_password';
+create role tidings_service login password :'service_password';
+create role tidings_engine login password :'engine_password';
+grant pg_read_all_stats to tidings_engine;
+alter database :"database" owner to tidings_owner;
+SQL
