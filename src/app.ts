@@ -6,6 +6,7 @@ import { Params, PARAMS_PROVIDER_TOKEN, PinoLogger } from 'nestjs-pino';
 import type { DestinationStream } from 'pino';
 import { AppModule } from './app.module.ts';
 import type { Config } from './config.ts';
+import { admitGradually } from './connection-gate.ts';
 import { acceptJson } from './json-body.ts';
 import { REQUEST_ID_HEADER } from './logging/request-id.ts';
 import { ServiceLogger } from './logging/service-logger.ts';
@@ -40,6 +41,7 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
   acceptJson(adapter.getInstance());
   endSilentConnections(adapter.getInstance(), config);
+  admitGradually(adapter.getHttpServer());
   return app;
 }
 

@@ -1,3 +1,8 @@
+import { setImmediate } from 'node:timers/promises';
+
+/** Then others get their turn: an asker may have a millisecond's work with its answer. */
+const ANSWERS_AT_ONCE = 8;
+
 /**
  * Serves many askers with one call: while a call is under way the next collects, without timers. A lone asker waits
  * for nobody, a crowd shares a round trip.
@@ -30,7 +35,7 @@ export class Gather<Ask, Answer> {
         if (this.#serving) return;
         this.#serving = true;
         // What arrives in the same turn of the event loop goes out together.
-        setImmediate(() => void this.#run());
+        void setImmediate().then(() => this.#run());
       });
     } finally {
       this.#pending -= 1;
@@ -42,11 +47,13 @@ export class Gather<Ask, Answer> {
       const round = this.#waiting.splice(0, this.atOnce);
       try {
         const answers = await this.serve(round.map(({ ask }) => ask));
-        round.forEach(({ resolve, reject }, index) => {
+        for (const [index, { resolve, reject }] of round.entries()) {
           const answer = answers[index];
           if (answer === undefined) reject(new Error(`ask ${index} of ${round.length} was not answered`));
           else resolve(answer);
-        });
+          // What the askers do with their answers comes all at once, as soon as this waits.
+          if (index % ANSWERS_AT_ONCE === ANSWERS_AT_ONCE - 1) await setImmediate();
+        }
       } catch (error) {
         for (const { reject } of round) reject(error);
       }

@@ -186,7 +186,7 @@ export function isConnectionLoss(error: unknown): boolean {
 export function isNeverSent(error: unknown): boolean {
   const code = errorCode(error);
   if (code !== undefined)
-    return ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ENOENT', '57P03', '53300'].includes(code);
+    return ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ENOENT', '57P03', '53300', 'NO_TURN'].includes(code);
   return (
     error instanceof Error &&
     /timeout expired|timeout exceeded when trying to connect|Connection terminated due to connection timeout/.test(
@@ -199,7 +199,7 @@ export function isNeverSent(error: unknown): boolean {
  * SQLSTATEs of statements that were not run and may be later: 57014 ran into its time limit, 55P03 was not granted its
  * lock in time, 25006 met a server that takes no writes (a standby, in a failover), class 53 one that has no room left.
  */
-const PASSING = /^(?:57014|55P03|25006|53)/;
+const PASSING = /^(?:57014|55P03|25006|53|NO_TURN)/;
 
 /** True when the same statement may well succeed in a while. */
 export function isUnavailable(error: unknown): boolean {

@@ -8,6 +8,7 @@ import {
   type PoolOptions,
   type Statement,
 } from './pool.ts';
+import { Turns } from './turns.ts';
 
 /** Runs a statement of one tenant, which is its `$1`: the values begin at `$2`. */
 export type RunOfTenant = <Row extends pg.QueryResultRow>(
@@ -30,30 +31,31 @@ export const namingTenant =
 export class TenantPool {
   readonly #pool: pg.Pool;
   readonly #prepared: boolean;
+  /** Half of the connections for one tenant, so that there is one for another, whatever the first asks for. */
+  readonly #turns: Turns<TenantId>;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
     this.#pool = connectionsTo(options);
+    this.#turns = new Turns(Math.ceil(options.connections / 2), options.connectTimeoutMs);
   }
 
-  /** Runs one statement and returns its rows. Throws the driver's error; see `isConnectionLoss`. */
+  /** Runs one statement and returns its rows. Throws the driver's error, or NoTurn; see `isConnectionLoss`, `isUnavailable`. */
   async rows<Row extends pg.QueryResultRow>(
     tenantId: TenantId,
     statement: Statement,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    return await onConnection(
-      this.#pool,
-      (client) =>
-        new Promise<Row[]>((resolve, reject) => {
-          client.query(
-            new TenantQuery<Row>(tenantId, statement, values, this.#prepared, (error, result) =>
-              // The driver calls with null for no error.
-              error ? reject(error) : resolve(result.rows),
-            ),
-          );
-        }),
-    );
+    const ask = (client: pg.PoolClient) =>
+      new Promise<Row[]>((resolve, reject) => {
+        client.query(
+          new TenantQuery<Row>(tenantId, statement, values, this.#prepared, (error, result) =>
+            // The driver calls with null for no error.
+            error ? reject(error) : resolve(result.rows),
+          ),
+        );
+      });
+    return await this.#turns.take(tenantId, () => onConnection(this.#pool, ask));
   }
 
   /** Runs `work` in one transaction of one tenant. */
@@ -62,18 +64,19 @@ export class TenantPool {
     work: (run: RunOfTenant) => Promise<Result>,
   ): Promise<Result> {
     const begin = `begin; select set_config('${TENANT_SETTING}', ${pg.escapeLiteral(tenantId)}, true)`;
-    return await inTransaction(this.#pool, begin, (client) =>
-      work(
-        async <Row extends pg.QueryResultRow>(
-          named: TenantId,
-          statement: Statement,
-          values: readonly unknown[] = [],
-        ) => {
-          if (named !== tenantId) throw new Error(`a transaction of one tenant was asked about another`);
-          const { rows } = await client.query<Row>(statement.text, [tenantId, ...values]);
-          return rows;
-        },
-      ),
+    const runOn =
+      (client: pg.PoolClient): RunOfTenant =>
+      async <Row extends pg.QueryResultRow>(
+        named: TenantId,
+        statement: Statement,
+        values?: readonly unknown[],
+      ) => {
+        if (named !== tenantId) throw new Error(`a transaction of one tenant was asked about another`);
+        const { rows } = await client.query<Row>(statement.text, [tenantId, ...(values ?? [])]);
+        return rows;
+      };
+    return await this.#turns.take(tenantId, () =>
+      inTransaction(this.#pool, begin, (client) => work(runOn(client))),
     );
   }
 

@@ -1,7 +1,7 @@
-import { setImmediate } from 'node:timers/promises';
 import type { TenantId } from '../identifiers.ts';
 import type { Batch } from '../log/notification.ts';
 import { asPosition, type Position } from '../log/position.ts';
+import { Slice } from '../slice.ts';
 import type { StreamNode } from './stream-node.ts';
 import { Tail, type Address, type Entry } from './tail.ts';
 
@@ -16,9 +16,6 @@ export interface HubMember {
 
 /** What a hub needs of the node that it is on. */
 export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
-
-/** Writes to this many sockets, then lets the event loop serve the others: a broadcast must not hold up single users. */
-const WRITES_PER_TURN = 1_000;
 
 /** The streams of one tenant on this node, and the tail of the log that they live from. It exists while there is one. */
 export class TenantHub<Member extends HubMember> {
@@ -138,7 +135,8 @@ export class TenantHub<Member extends HubMember> {
   async #dispatch(): Promise<void> {
     if (this.#dispatching) return;
     this.#dispatching = true;
-    let writes = 0;
+    // A broadcast to thousands must not hold up single users, nor other tenants.
+    const slice = new Slice();
     for (let batch = this.#queue.shift(); batch !== undefined; batch = this.#queue.shift()) {
       for (const entry of batch.entries) {
         const connections = this.#recipients.get(entry.address);
@@ -146,8 +144,7 @@ export class TenantHub<Member extends HubMember> {
         // Whoever joins or becomes live while this waits is visited too, and knows by its position what it has.
         for (const connection of connections) {
           connection.deliver(entry);
-          writes += 1;
-          if (writes % WRITES_PER_TURN === 0) await setImmediate();
+          if (slice.isOver) await slice.next();
         }
         this.node.metrics.commitToSocketSeconds.observe((performance.now() - batch.committedAt) / 1_000);
       }

@@ -1,0 +1,113 @@
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+
+/** A turn of the event loop that takes longer than this, in ms, is longer than those should wait who are connected already. */
+const LONG_TURN_MS = 3;
+/** First requests that are begun in one turn, at first and at most. */
+const AT_ONCE = { first: 4, most: 32 };
+/** New connections that are listened to at the same time. */
+const MOST_NEW = 128;
+/** A connection that says nothing for this long, in ms, is not waited for any more: browsers open some in advance. */
+const SILENT_MS = 1_000;
+
+/**
+ * Lets new connections in a few at a time: fewer while turns of the event loop are long, more while they are short.
+ *
+ * Node serves every socket that has something to be read before it does anything else. When 5,000 clients came back
+ * at once that was one turn of 4 s, in which no other tenant's publish got on. Now a connection is new until its first
+ * request is begun; few new ones are read at a time, few first requests are begun in one turn, and the others wait in the kernel, unread. Those who are connected already do not notice.
+ */
+export function admitGradually(server: Server): void {
+  const accept = take(server, 'connection');
+  const serve = take(server, 'request');
+  // Of accepted sockets; not in its types. Without it a socket begins to read before it is let in.
+  Reflect.set(server, 'pauseOnConnect', true);
+  const gate = new ConnectionGate((socket) => {
+    accept(socket);
+    socket.resume();
+  });
+  server.on('connection', (socket) => gate.arrive(socket));
+  server.on('request', (request: IncomingMessage, response: ServerResponse) =>
+    gate.request(request.socket, () => serve(request, response)),
+  );
+}
+
+/** Takes the listeners of an event away and answers what calls them. */
+function take(server: Server, event: string): (...parameters: unknown[]) => void {
+  const listeners = server.listeners(event);
+  server.removeAllListeners(event);
+  return (...parameters) => {
+    for (const listener of listeners) Reflect.apply(listener, server, parameters);
+  };
+}
+
+class ConnectionGate {
+  /** Not listened to yet. */
+  readonly #outside: Socket[] = [];
+  /** Listened to, and since when; the oldest first. */
+  readonly #new = new Map<Socket, number>();
+  /** First requests that wait for their turn. */
+  readonly #requests: { readonly socket: Socket; readonly begin: () => void }[] = [];
+  #atOnce = AT_ONCE.first;
+  #turnedAt = 0;
+  #turning = false;
+  #sweeping: NodeJS.Timeout | undefined;
+
+  constructor(private readonly listen: (socket: Socket) => void) {}
+
+  arrive(socket: Socket): void {
+    this.#outside.push(socket);
+    this.#fill();
+  }
+
+  request(socket: Socket, begin: () => void): void {
+    // Waits, if at all, behind the first request of its own connection.
+    if (!this.#new.has(socket)) {
+      begin();
+      return;
+    }
+    this.#requests.push({ socket, begin });
+    if (this.#turning) return;
+    this.#turning = true;
+    this.#turnedAt = performance.now();
+    setImmediate(() => this.#turn());
+  }
+
+  #fill(): void {
+    while (this.#new.size < MOST_NEW) {
+      const socket = this.#outside.shift();
+      if (socket === undefined) return;
+      this.#new.set(socket, performance.now());
+      socket.once('close', () => this.#leave(socket));
+      this.listen(socket);
+      this.#sweeping ??= setTimeout(() => this.#sweep(), SILENT_MS).unref();
+    }
+  }
+
+  #leave(socket: Socket): void {
+    if (this.#new.delete(socket)) this.#fill();
+  }
+
+  #turn(): void {
+    const now = performance.now();
+    const long = now - this.#turnedAt > LONG_TURN_MS;
+    this.#turnedAt = now;
+    this.#atOnce = long ? Math.max(1, this.#atOnce >> 1) : Math.min(AT_ONCE.most, this.#atOnce + 1);
+    for (const { socket, begin } of this.#requests.splice(0, this.#atOnce)) {
+      begin();
+      this.#leave(socket);
+    }
+    this.#turning = this.#requests.length > 0;
+    if (this.#turning) setImmediate(() => this.#turn());
+  }
+
+  #sweep(): void {
+    this.#sweeping = undefined;
+    const long = performance.now() - SILENT_MS;
+    for (const [socket, since] of this.#new) {
+      if (since > long) break;
+      this.#leave(socket);
+    }
+    if (this.#new.size > 0) this.#sweeping = setTimeout(() => this.#sweep(), SILENT_MS / 4).unref();
+  }
+}

@@ -1,0 +1,128 @@
+import { once } from 'node:events';
+import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { text } from 'node:stream/consumers';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { startServiceProcess, type ServiceProcess } from '../support/service-process.ts';
+import { serviceToken } from '../support/tokens.ts';
+
+/** The service is built and started. */
+jest.setTimeout(120_000);
+
+let database: TestDatabase;
+let service: ServiceProcess;
+let port: number;
+beforeAll(async () => {
+  database = await createDatabase();
+  service = await startServiceProcess(database);
+  port = Number(new URL(service.url).port);
+});
+afterAll(async () => {
+  await service.end();
+  await database.drop();
+});
+
+const LIVE = 'GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n';
+
+async function open(): Promise<Socket> {
+  const socket = connect(port, '127.0.0.1');
+  socket.on('error', () => undefined);
+  await once(socket, 'connect');
+  return socket;
+}
+
+describe('connections that come at once', () => {
+  test('are all served, however many they are', async () => {
+    const answers = await Promise.all(
+      Array.from({ length: 1_000 }, async () => {
+        const socket = await open();
+        socket.write(LIVE);
+        return await text(socket);
+      }),
+    );
+    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(1_000);
+  });
+
+  test('do not hold up one that is there already', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const ask = () =>
+      new Promise<IncomingMessage>((resolve, reject) => {
+        httpGet(`${service.url}/health/live`, { agent }, (response) => {
+          response.resume().on('end', () => resolve(response));
+        }).on('error', reject);
+      });
+    await ask();
+    const crowd = await Promise.all(Array.from({ length: 1_000 }, open));
+    let answered = 0;
+    const all = Promise.all(crowd.map((socket) => text(socket).then(() => (answered += 1))));
+    for (const socket of crowd) socket.write(LIVE);
+    // It is asked after all of them and waits for few of them.
+    await ask();
+    expect(answered).toBeLessThan(300);
+    await all;
+    expect(answered).toBe(1_000);
+    agent.destroy();
+  });
+
+  test('and say nothing keep nobody out', async () => {
+    const silent = await Promise.all(Array.from({ length: 300 }, open));
+    const socket = await open();
+    socket.write(LIVE);
+    expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
+    // Nor are they forgotten.
+    for (const each of silent) each.write(LIVE);
+    const answers = await Promise.all(silent.map((each) => text(each)));
+    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(300);
+  });
+
+  test('and go again before they were served are given up', async () => {
+    const gone = await Promise.all(Array.from({ length: 500 }, open));
+    for (const each of gone) each.resetAndDestroy();
+    const socket = await open();
+    socket.write(LIVE);
+    expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
+  });
+});
+
+describe('the first request of a connection', () => {
+  test('is followed by those behind it in their order', async () => {
+    const socket = await open();
+    socket.write(
+      `${LIVE.replace('close', 'keep-alive')}GET /nothing/here HTTP/1.1\r\nHost: x\r\n\r\n${LIVE}`,
+    );
+    const statuses = [...(await text(socket)).matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status);
+    expect(statuses).toEqual(['200', '404', '200']);
+  });
+
+  test('may have a body that comes later, and in pieces', async () => {
+    const socket = await open();
+    const body = JSON.stringify({ to: { user: 'alice' }, type: 'x', data: 'x'.repeat(50_000) });
+    const head = [
+      'POST /v1/notifications HTTP/1.1',
+      'Host: x',
+      `Authorization: Bearer ${serviceToken()}`,
+      'Content-Type: application/json',
+      `Content-Length: ${body.length}`,
+      'Connection: close',
+    ];
+    socket.write(`${head.join('\r\n')}\r\n\r\n`);
+    for (let at = 0; at < body.length; at += 10_000) {
+      await sleep(5);
+      socket.write(body.slice(at, at + 10_000));
+    }
+    expect(await text(socket)).toMatch(/^HTTP\/1\.1 201/);
+  });
+});
+
+test('a service that stops does not wait for connections that were not let in yet', async () => {
+  const stopping = await startServiceProcess(database, {
+    SHUTDOWN_DEADLINE_SECONDS: '4',
+    NODE_NAME: 'stopping',
+  });
+  port = Number(new URL(stopping.url).port);
+  await Promise.all(Array.from({ length: 500 }, open));
+  stopping.kill('SIGTERM');
+  expect(await stopping.ended).toEqual({ code: 0, signal: null });
+});
