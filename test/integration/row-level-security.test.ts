@@ -4,6 +4,7 @@ import type { Statement } from '../../src/database/pool.ts';
 import { TenantPool, TenantQuery } from '../../src/database/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { forgetStatements, statementsWithoutTenant } from '../support/statement-log.ts';
 
 const acme = tenantIdSchema.parse('acme');
 const globex = tenantIdSchema.parse('globex');
@@ -29,6 +30,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await service.end();
+  await forgetStatements(database.url);
   await database.drop();
 });
 
@@ -118,6 +120,13 @@ describe("by the service's login", () => {
     await service.query('commit');
     expect(rowCount).toBe(0);
   });
+});
+
+test('a statement that names no tenant is noticed at the end of a test run', async () => {
+  await service.query('select count(*) from streams');
+  const server = new URL(database.url);
+  server.pathname = '/postgres';
+  expect(await statementsWithoutTenant(server.href)).toContain('select count(*) from streams');
 });
 
 describe("by the engine's login", () => {

@@ -2,16 +2,18 @@ import pg from 'pg';
 import { makeDatabase, urlsOf } from '../../src/database/logins.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { createScratchServer, type ScratchServer } from './scratch-server.ts';
+import { COUNTING } from './statement-log.ts';
 
 /** The server of this run, for the teardown, which Jest runs in the same process. */
 export const run: { server?: ScratchServer } = {};
 
 /** One durable PostgreSQL for the whole run, with a migrated database that every test's own is copied from. */
 export default async function setUp(): Promise<void> {
-  const server = await createScratchServer({ max_connections: '400' });
+  const server = await createScratchServer({ max_connections: '400', ...COUNTING });
   run.server = server;
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
+  await admin.query('create extension pg_stat_statements');
   await makeDatabase(admin, server.url('postgres'), 'tidings_template');
   await migrate(urlsOf(server.url('postgres'), 'tidings_template'));
   // A database that someone is connected to cannot be copied.

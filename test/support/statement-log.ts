@@ -1,0 +1,62 @@
+import pg from 'pg';
+
+/** What the server counts statements with; of each it keeps the text, whoever ran it and in whichever database. */
+export const COUNTING = {
+  shared_preload_libraries: 'pg_stat_statements',
+  // More than the statements of a run times its databases: what does not fit is forgotten.
+  'pg_stat_statements.max': '100000',
+};
+
+/**
+ * What the service's login may run without a tenant: the messages that begin and end a transaction, the statement that
+ * names the tenant, what TypeORM asks when it connects, and the checks before the start, which read the catalogue.
+ */
+const OF_NOBODY = [
+  /^(?:begin|commit|rollback)$/i,
+  /^select set_config\(/,
+  /^select version\(\)$/i,
+  /^select \* from current_schema\(\)$/i,
+  /^(?:set|show) /i,
+  /\bpg_settings\b/,
+  /\bpg_roles\b/,
+  /\bpg_postmaster_start_time\(\)/,
+];
+
+/** Where a tenant is named: as `$1`, which the pool of the service's login fills in, and nobody else. */
+const NAMES_TENANT = /\btenant_id\b[\s\S]*\$1|\$1[\s\S]*\btenant_id\b/;
+
+/** Of all statements that ran on the server by the service's login, those that name no tenant. */
+export async function statementsWithoutTenant(serverUrl: string): Promise<string[]> {
+  const statements = await askServer<{ query: string }>(
+    serverUrl,
+    `select distinct s.query from pg_stat_statements s join pg_roles r on r.oid = s.userid where r.rolname = 'tidings_service'`,
+  );
+  return statements
+    .map(({ query }) => query)
+    .filter((query) => !NAMES_TENANT.test(query) && !OF_NOBODY.some((known) => known.test(query.trim())));
+}
+
+/** For a test that has asked as it liked in the name of the service's login: its database does not count. */
+export async function forgetStatements(databaseUrl: string): Promise<void> {
+  const server = process.env['TIDINGS_TEST_SERVER'];
+  if (server === undefined) throw new Error('The global setup of the tests has not run.');
+  await askServer(
+    server,
+    'select pg_stat_statements_reset(0, (select oid from pg_database where datname = $1), 0)',
+    [new URL(databaseUrl).pathname.slice(1)],
+  );
+}
+
+async function askServer<Row extends pg.QueryResultRow>(
+  url: string,
+  sql: string,
+  values: string[] = [],
+): Promise<Row[]> {
+  const admin = new pg.Client({ connectionString: url });
+  await admin.connect();
+  try {
+    return (await admin.query<Row>(sql, values)).rows;
+  } finally {
+    await admin.end();
+  }
+}
