@@ -51,6 +51,12 @@ export const ERRORS = {
     title: 'The token does not carry the scope',
     advice: 'Ask for the scope named in the detail and in `WWW-Authenticate`.',
   },
+  topic_forbidden: {
+    status: 403,
+    title: 'The token may not publish to this topic',
+    advice:
+      'The token carries a list of topics, and those that `errors` points at are not in it. Ask for a token with them, or for one without such a list.',
+  },
   not_for_services: {
     status: 403,
     title: 'A service token cannot act as a user',

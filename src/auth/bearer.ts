@@ -1,4 +1,4 @@
-import { Problem } from '../errors.ts';
+import { Problem, type Fault } from '../errors.ts';
 
 /**
  * Longest token that is looked at. Node refuses more than 16 KiB of headers altogether and common proxies more than
@@ -42,11 +42,12 @@ export function credentialsConflict(): Problem {
   );
 }
 
-/** @param scopes any one of them would do. */
-export function scopeMissing(scopes: readonly string[]): Problem {
+/** @param scopes any one of them would do. @param errors what needs it, if not the whole request. */
+export function scopeMissing(scopes: readonly string[], errors?: Fault[]): Problem {
   const needed = scopes.length === 1 ? `the scope ${scopes[0]}` : `one of the scopes ${scopes.join(', ')}`;
   return new Problem('scope_missing', `This takes a token with ${needed}.`, {
     headers: { 'www-authenticate': `${REALM}, error="insufficient_scope", scope="${scopes.join(' ')}"` },
+    ...(errors === undefined ? {} : { errors }),
   });
 }
 

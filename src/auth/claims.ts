@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { deviceIdSchema, tenantIdSchema, topicSchema, userIdSchema, type TenantId } from '../identifiers.ts';
 import type { ClaimNames, Issuer } from '../issuers/issuer.ts';
 import { SERVICE_SCOPES } from '../scopes.ts';
-import type { Principal } from './principal.ts';
+import { isService, type Principal } from './principal.ts';
 
 /** What a token of an issuer is measured against. */
 export type IssuerRules = Pick<Issuer, 'iss' | 'audiences' | 'tenants' | 'claims' | 'scopes'>;
@@ -103,6 +103,7 @@ export function readClaims(payload: unknown, issuer: IssuerRules, limits: TokenL
       subject: claims.user,
       scopes,
       topics,
+      publishesTo: isService({ scopes }) && claims.topics !== undefined ? new Set(topics) : undefined,
       device: claims.device,
       expiresAt: Math.floor(claims.exp * 1000),
       issuer: claims.iss,

@@ -8,6 +8,8 @@ export interface Principal {
   readonly subject: UserId;
   readonly scopes: ReadonlySet<string>;
   readonly topics: readonly Topic[];
+  /** Topics that a service may publish to; undefined: all, since its token has no claim of topics. */
+  readonly publishesTo: ReadonlySet<Topic> | undefined;
   /** The `device` claim; it wins over what the request says. */
   readonly device: DeviceId | undefined;
   /** End of the token, ms since 1970. */
@@ -20,5 +22,5 @@ export interface Principal {
   readonly issuedAt: number | undefined;
 }
 
-export const isService = (principal: Principal): boolean =>
+export const isService = (principal: Pick<Principal, 'scopes'>): boolean =>
   SERVICE_SCOPES.some((scope) => principal.scopes.has(scope));

@@ -20,7 +20,7 @@ const RANDOM_BYTES = 32;
 /** base64url of the tenant, by which the row is found, and 256 random bits. */
 const TICKET = /^([A-Za-z0-9_-]{2,86})\.[A-Za-z0-9_-]{43}$/;
 
-/** What a ticket stands for: of a principal all but its scopes, since a ticket opens the stream of a user and nothing else. */
+/** What a ticket stands for: of a principal all but the rights of services, since a ticket opens the stream of a user and nothing else. */
 const grantSchema = z.strictObject({
   tenantId: tenantIdSchema,
   subject: userIdSchema,
@@ -46,7 +46,7 @@ export class Tickets {
    * @throws the database's error
    */
   async issue(principal: Principal, device: DeviceId): Promise<{ ticket: string; expiresAt: Date }> {
-    const { tenantId, scopes: _, ...rest } = principal;
+    const { tenantId, scopes: _, publishesTo: __, ...rest } = principal;
     const random = randomBytes(RANDOM_BYTES).toString('base64url');
     const ticket = `${Buffer.from(tenantId).toString('base64url')}.${random}`;
     const expiresAt = await this.store.keep(
@@ -69,7 +69,7 @@ export class Tickets {
     const grant = tenantId && (await this.store.take(tenantId, digest(String(ticket))));
     if (grant === undefined) throw ticketInvalid('The ticket is unknown, was used, or has expired.');
     const { tokenId, issuedAt, ...rest } = grantSchema.parse(JSON.parse(grant));
-    const principal: Principal = { ...rest, tokenId, issuedAt, scopes: new Set() };
+    const principal: Principal = { ...rest, tokenId, issuedAt, scopes: new Set(), publishesTo: undefined };
     this.admission.admit(principal);
     return principal;
   }

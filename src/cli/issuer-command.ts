@@ -30,7 +30,8 @@ export const HELP = `Registers who may sign tokens, beside the issuer of the set
   --tenant          the one tenant of all its tokens, whatever they claim
   --tenants         in place of it: the tenants that its tokens may name, separated by commas
   --scopes          service scopes that its tokens may carry, separated by commas:
-                    notifications:publish, history:read (both are the default), operations:write, tenants:admin
+                    notifications:publish, history:read (both are the default), notifications:broadcast,
+                    operations:write, tenants:admin
   --algorithms      separated by commas; default RS256 with --jwks-url, HS256 with --secret
   --claim           where a token says what, as a name or a JSON pointer; may be given several times:
                     tenant=org_id, user=sub, topics=groups, device=device, scopes=/realm_access/roles

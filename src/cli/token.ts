@@ -8,15 +8,16 @@ import { environmentRules } from '../issuers/environment.ts';
 const HELP = `Prints a token that this service accepts, signed with its current secret.
 
   npm run --silent token -- --tenant <tenant> --user <user> [--topics <a,b>] [--device <device>]
-  npm run --silent token -- --tenant <tenant> --client <client> --scope "<scope> ..."
+  npm run --silent token -- --tenant <tenant> --client <client> --scope "<scope> ..." [--topics <a,b>]
 
   --tenant      whose user or service it is
   --user        a person, who may open a stream and acknowledge
-  --topics      topics of that person, separated by commas
+  --topics      topics of that person, separated by commas; or those that the service may publish to, if not all
   --device      ties the token to one device of that person
   --client      a service or an operator
   --scope       what it may do, separated by spaces:
-                notifications:publish, history:read, operations:write, tenants:admin
+                notifications:publish, notifications:broadcast (to everyone), history:read,
+                operations:write, tenants:admin
   --expires-in  how long it is good: 90s, 15m, 1h (default), 30d
 
 The secret is JWT_SECRET, or without it the one that the service made under DATA_DIR.
@@ -70,19 +71,18 @@ function claimsOf({ tenant, user, topics, device, client, scope }: Arguments): R
   if ((user === undefined) === (client === undefined)) {
     throw new Error('Give --user for a person or --client for a service, one of them.');
   }
+  const list = topics === undefined ? {} : { topics: topics.split(',').filter((topic) => topic !== '') };
   if (client !== undefined) {
     if (scope === undefined) throw new Error('--client needs --scope, for example notifications:publish.');
-    if (topics !== undefined || device !== undefined)
-      throw new Error('--topics and --device go with --user.');
-    return { tenant_id: tenant, sub: client, scope };
+    if (device !== undefined) throw new Error('--device goes with --user.');
+    return { tenant_id: tenant, sub: client, scope, ...list };
   }
   if (scope !== undefined)
     throw new Error('--scope goes with --client: a token with one cannot act as a user.');
-  const list = topics?.split(',').filter((topic) => topic !== '');
   return {
     tenant_id: tenant,
     sub: user,
-    ...(list === undefined ? {} : { topics: list }),
+    ...list,
     ...(device === undefined ? {} : { device }),
   };
 }

@@ -17,6 +17,7 @@ Unknown fields and query parameters are refused. Errors are \`application/proble
 
 const TOKEN = `A JWT of the identity provider that this service was set up with: \`sub\`, \`tenant_id\`, \`iss\`, \`aud\`, \`exp\`,
 and \`scope\` (separated by spaces) for services and operators: ${SERVICE_SCOPES.map((scope) => `\`${scope}\``).join(', ')}.
+A service may have \`topics\`, too: those that it may publish to.
 The token of a logged-in user has none of these scopes, and optionally \`topics\` and \`device\`.`;
 
 const SESSION = `The token of a logged-in user, put into a cookie by \`POST /v1/session\` or by a server of yours on this host. It

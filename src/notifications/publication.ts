@@ -1,7 +1,7 @@
 import { createHash, randomUUIDv7 } from 'node:crypto';
 import { MOST_NOTIFICATIONS_PER_REQUEST, type Config } from '../config.ts';
 import { Problem, type Fault } from '../errors.ts';
-import type { UserId } from '../identifiers.ts';
+import type { Topic, UserId } from '../identifiers.ts';
 import { parseBody, pointerTo, type JsonBody } from '../json-body.ts';
 import type { Draft, Recipient } from '../log/notification.ts';
 import { compact, elements, members, type Slice } from '../raw-json.ts';
@@ -15,6 +15,14 @@ export interface ReadPublication {
   /** Set when a single publish named `users`: they are part of its answer. */
   readonly users: readonly UserId[] | undefined;
   readonly refusal: Problem | undefined;
+  /** What is addressed to more than a user, by the JSON pointer to its `to`. */
+  readonly wide: readonly WideRecipient[];
+}
+
+export interface WideRecipient {
+  readonly pointer: string;
+  /** Undefined: everyone. */
+  readonly topic: Topic | undefined;
 }
 
 interface Item {
@@ -81,7 +89,12 @@ export function readPublication(
       : new Problem('validation_failed', 'The request is over a limit or already expired.', {
           errors: faults,
         });
-  return { drafts, users: route === 'single' ? items[0]?.request.to.users : undefined, refusal };
+  return {
+    drafts,
+    users: route === 'single' ? items[0]?.request.to.users : undefined,
+    refusal,
+    wide: items.flatMap(wideRecipients),
+  };
 }
 
 /** What a key stands for: the route and the exact bytes. */
@@ -151,6 +164,11 @@ function recipientsOf({ user, users, topic }: PublishRequest['to']): Recipient[]
   if (users !== undefined) return users.map((each) => ({ user: each }));
   if (topic !== undefined) return [{ topic }];
   return [{ everyone: true }];
+}
+
+function wideRecipients({ path, request: { to } }: Item): WideRecipient[] {
+  if (to.topic === undefined && to.everyone === undefined) return [];
+  return [{ pointer: pointerTo([...path, 'to']), topic: to.topic }];
 }
 
 function expiryOf({ expiresAt, ttlSeconds }: PublishRequest, now: number): number | null {

@@ -11,6 +11,7 @@ import { parseTraceparent } from '../logging/traceparent.ts';
 import { Ingest, type Stored } from '../log/ingest.ts';
 import { asPosition, createdAt } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
+import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
 
@@ -68,7 +69,14 @@ export class PublishController {
       const body = asJsonBody(rawBody);
       const key = readKey(headers['idempotency-key']);
       const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
-      const { drafts, users, refusal } = readPublication(route, body, trace, this.clock.now(), this.config);
+      const { drafts, users, refusal, wide } = readPublication(
+        route,
+        body,
+        trace,
+        this.clock.now(),
+        this.config,
+      );
+      checkRights(principal, wide);
       const { tenantId, subject: publisher } = principal;
       const idempotency =
         key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };

@@ -226,7 +226,7 @@ describe('the session cookie', () => {
 
   test('never does where services call, whatever its token may', async () => {
     const headers = {
-      ...cookie(serviceToken({ scope: 'notifications:publish history:read' })),
+      ...cookie(serviceToken({ scope: 'notifications:publish notifications:broadcast history:read' })),
       ...SAME_ORIGIN,
     };
     expect(await call('/v1/notifications', { method: 'GET', headers })).toMatchObject({

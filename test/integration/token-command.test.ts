@@ -111,6 +111,20 @@ describe('the command that prints a token', () => {
     expect(principal?.scopes).toEqual(new Set(['history:read', 'notifications:publish']));
   });
 
+  test('prints a token of a service that publishes to some topics only', async () => {
+    const { stdout } = await run([
+      '--tenant',
+      'acme',
+      '--client',
+      'billing',
+      '--scope',
+      'notifications:publish',
+      '--topics',
+      'news,sport',
+    ]);
+    expect(payloadOf(stdout)).toMatchObject({ sub: 'billing', topics: ['news', 'sport'] });
+  });
+
   test('signs for an hour unless told otherwise, with the issuer and the audience of the settings', async () => {
     const settings = { JWT_SECRET: TEST_SECRET, JWT_ISSUER: 'us', JWT_AUDIENCE: 'them' };
     for (const [args, seconds] of [

@@ -39,9 +39,9 @@ export function userToken({
   return token({ ...rest, tenant, claims: { sub: user, topics, device, ...rest.claims } });
 }
 
-/** The token of a service: `billing` of `acme`, which may publish, unless told otherwise. */
+/** The token of a service: `billing` of `acme`, which may publish, also to everyone, unless told otherwise. */
 export function serviceToken(options: ServiceTokenOptions = {}): string {
-  const { client = 'billing', scope = 'notifications:publish', claims } = options;
+  const { client = 'billing', scope = 'notifications:publish notifications:broadcast', claims } = options;
   return token({ ...options, claims: { sub: client, scope, ...claims } });
 }
 

@@ -18,6 +18,28 @@ const good = { iss: 'https://id.example/', aud: 'tidings', exp: NOW + 60, sub: '
 const read = (claims: Record<string, unknown>, now = NOW) =>
   readClaims({ ...good, ...claims }, rules, config, now * 1000);
 
+describe('the topics of a service', () => {
+  const publishesTo = (claims: Record<string, unknown>) =>
+    read({ scope: 'notifications:publish', ...claims }).principal?.publishesTo;
+
+  test('are those that it may publish to, none of them if the list is empty', () => {
+    expect(publishesTo({ topics: ['news', 'sport'] })).toEqual(new Set(['news', 'sport']));
+    expect(publishesTo({ topics: 'news sport' })).toEqual(new Set(['news', 'sport']));
+    expect(publishesTo({ topics: [] })).toEqual(new Set());
+    expect(publishesTo({ topics: '' })).toEqual(new Set());
+  });
+
+  test('are all without the claim, and of no meaning for a user', () => {
+    expect(publishesTo({})).toBeUndefined();
+    expect(publishesTo({ scope: 'openid', topics: ['news'] })).toBeUndefined();
+  });
+
+  test('spoil the token if they are none', () => {
+    expect(read({ scope: 'notifications:publish', topics: null }).refused).toMatch(/`topics`/);
+    expect(read({ scope: 'notifications:publish', topics: { news: true } }).refused).toMatch(/`topics`/);
+  });
+});
+
 describe('a payload that stands for a caller', () => {
   test('needs no more than issuer, audience, end, tenant and subject', () => {
     expect(readClaims(good, rules, config, NOW * 1000).principal).toEqual({

@@ -28,6 +28,9 @@ const next = { ...stored, id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b71', position: 
 const IDEMPOTENCY = `Send an \`Idempotency-Key\`: when an answer was lost, the same request with the same key gives the
 first answer again and stores nothing twice. Another body under the same key is 422 \`idempotency_mismatch\`.`;
 
+const RIGHTS = `\`everyone\` takes the scope \`notifications:broadcast\` beside \`notifications:publish\`. A token of a service
+that has a claim of topics publishes to these topics and to no other.`;
+
 export const publishOperations: readonly Operation[] = [
   {
     method: 'post',
@@ -37,6 +40,7 @@ export const publishOperations: readonly Operation[] = [
     summary: 'Publish a notification',
     description: `Answers 201 only after the notification is committed to disk. \`to\` names exactly one of \`user\`,
 \`users\` (one notification for each), \`topic\` (every token that carries it) and \`everyone\` (of the tenant).
+${RIGHTS}
 
 \`data\` is passed on as it was written, but for white space between tokens: at most 64 KiB and 100 levels.
 \`expiresAt\` or \`ttlSeconds\`, not both: an expired notification is never sent.
@@ -81,7 +85,14 @@ ${IDEMPOTENCY}`,
         ],
       },
     ],
-    problems: ['idempotency_mismatch', 'overloaded', 'database_unavailable', 'draining', 'keys_unavailable'],
+    problems: [
+      'topic_forbidden',
+      'idempotency_mismatch',
+      'overloaded',
+      'database_unavailable',
+      'draining',
+      'keys_unavailable',
+    ],
   },
   {
     method: 'post',
@@ -90,7 +101,7 @@ ${IDEMPOTENCY}`,
     tag: 'Publish',
     summary: 'Publish many notifications at once',
     description: `All of them are stored, or none. The answer is in the order of the request, an item with \`users\`
-expanded in its place. At most 1,000 notifications after that and 8 MiB (both are settings of the service).
+expanded in its place. At most 1,000 notifications after that and 8 MiB (both are settings of the service). ${RIGHTS}
 
 ${IDEMPOTENCY}`,
     access: ['notifications:publish'],
@@ -113,6 +124,13 @@ ${IDEMPOTENCY}`,
         ],
       },
     ],
-    problems: ['idempotency_mismatch', 'overloaded', 'database_unavailable', 'draining', 'keys_unavailable'],
+    problems: [
+      'topic_forbidden',
+      'idempotency_mismatch',
+      'overloaded',
+      'database_unavailable',
+      'draining',
+      'keys_unavailable',
+    ],
   },
 ];

@@ -1,6 +1,7 @@
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Changes } from '../../../src/changes/changes.ts';
+import { SERVICE_SCOPES } from '../../../src/scopes.ts';
 import { serviceToken, TEST_SECRET, userToken } from '../../support/tokens.ts';
 import { expectNothingOf, traces } from './refused.ts';
 import { claims, edDsa, HOOLI, hs256, jws, KEYS, KID, setStage, type Stage } from './stage.ts';
@@ -203,7 +204,7 @@ describe('a cookie and something else', () => {
   });
 
   test('a cookie with the token of a service publishes nothing and reads nothing', async () => {
-    const scope = 'notifications:publish history:read operations:write tenants:admin';
+    const scope = SERVICE_SCOPES.join(' ');
     const headers = ['Cookie', `${NAME}=${serviceToken({ scope })}`, ...SAME_ORIGIN];
     const before = await traces(stage.database);
     for (const [method, path, body] of [

@@ -86,9 +86,12 @@ export function claims(iss: string, change: object = {}): Record<string, unknown
   return { iss, aud: 'tidings', sub: MARK, iat: now, exp: now + 600, jti: `${MARK}-jti`, ...change };
 }
 
-/** The same as a service that may publish. */
+/** What every issuer here may grant. */
+const SCOPES = ['notifications:publish', 'notifications:broadcast', 'history:read'];
+
+/** The same as a service that may publish, also to everyone. */
 export const serviceClaims = (iss: string, change: object = {}): Record<string, unknown> =>
-  claims(iss, { scope: 'notifications:publish history:read', ...change });
+  claims(iss, { scope: SCOPES.join(' '), ...change });
 
 export interface Stage {
   readonly service: Service;
@@ -110,7 +113,8 @@ export async function setStage(settings: Record<string, string> = {}): Promise<S
   const keyServer = await startKeyServer([
     { ...jwkOf(KEYS.acme.publicKey), kid: KID, alg: 'RS256', kty: 'RSA' },
   ]);
-  const register = await registrar(database);
+  const registered = await registrar(database);
+  const register = (registration: object) => registered({ scopes: SCOPES, ...registration });
   const log: string[] = [];
   const startNode = () =>
     startService(
