@@ -17,7 +17,7 @@ const ALLOWED = {
   log: ['database', 'metrics'],
   ledger: ['auth', 'database', 'log', 'metrics'],
   stream: ['auth', 'changes', 'database', 'health', 'ledger', 'log', 'metrics'],
-  notifications: ['auth', 'database', 'health', 'ledger', 'log', 'logging', 'metrics'],
+  notifications: ['auth', 'database', 'health', 'ledger', 'log', 'logging', 'metrics', 'tenants'],
   admin: [
     'audit',
     'auth',

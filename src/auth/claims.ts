@@ -1,5 +1,12 @@
 import { z } from 'zod';
-import { deviceIdSchema, tenantIdSchema, topicSchema, userIdSchema, type TenantId } from '../identifiers.ts';
+import {
+  deviceIdSchema,
+  tenantIdSchema,
+  topicSchema,
+  userIdSchema,
+  type TenantId,
+  type Topic,
+} from '../identifiers.ts';
 import type { ClaimNames, Issuer } from '../issuers/issuer.ts';
 import { SERVICE_SCOPES } from '../scopes.ts';
 import { isService, type Principal } from './principal.ts';
@@ -10,8 +17,9 @@ export type IssuerRules = Pick<Issuer, 'iss' | 'audiences' | 'tenants' | 'claims
 /** What holds for the tokens of every issuer. */
 export interface TokenLimits {
   readonly JWT_CLOCK_TOLERANCE_SECONDS: number;
-  readonly MAX_TOPICS_PER_TOKEN: number;
   readonly MAX_TOKEN_LIFETIME_DAYS: number;
+  /** Of the tenant, now. */
+  readonly topicsPerToken: (tenantId: TenantId) => number;
 }
 
 /** A principal, or the sentence that says which check failed (ASCII, without anything from the token). */
@@ -84,9 +92,8 @@ export function readClaims(payload: unknown, issuer: IssuerRules, limits: TokenL
   if (tenantId === undefined) return refuse('tenant');
 
   const topics = claims.topics ?? [];
-  if (topics.length > limits.MAX_TOPICS_PER_TOKEN) {
-    return { refused: `The token carries more than ${limits.MAX_TOPICS_PER_TOKEN} topics.` };
-  }
+  const tooMany = tooManyTopics(topics, limits.topicsPerToken(tenantId));
+  if (tooMany !== undefined) return { refused: tooMany };
   if (new Set(topics).size < topics.length) return refuse('topics');
 
   // A scope holds no space (RFC 6749 §3.3). One word of two scopes would be neither, and its service a user.
@@ -112,6 +119,10 @@ export function readClaims(payload: unknown, issuer: IssuerRules, limits: TokenL
     },
   };
 }
+
+/** Why a token with these topics is refused. */
+export const tooManyTopics = (topics: readonly Topic[], most: number): string | undefined =>
+  topics.length > most ? `The token carries more than ${most} topics.` : undefined;
 
 function checkTimes({ exp, nbf, iat }: Claims, limits: TokenLimits, seconds: number): string | undefined {
   const tolerance = limits.JWT_CLOCK_TOLERANCE_SECONDS;

@@ -7,8 +7,9 @@ import { Problem } from '../errors.ts';
 import { ALGORITHMS, type Algorithm, type Issuer } from '../issuers/issuer.ts';
 import { Issuers } from '../issuers/issuers.ts';
 import { KeysUnavailable, NoSuchKey } from '../issuers/verification-keys.ts';
+import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
-import { readClaims } from './claims.ts';
+import { readClaims, type TokenLimits } from './claims.ts';
 import { claimedIssuer, readHeader, readPayload, type JoseHeader } from './jws.ts';
 import type { Principal } from './principal.ts';
 
@@ -91,10 +92,9 @@ function isSigned(token: string, key: KeyObject): boolean {
  */
 @Injectable()
 export class JwtStrategy extends PassportStrategy(NamedStrategy) {
-  constructor(
-    @Inject(CONFIG) private readonly config: Config,
-    issuers: Issuers,
-  ) {
+  readonly #limits: TokenLimits;
+
+  constructor(@Inject(CONFIG) config: Config, tenants: Tenants, issuers: Issuers) {
     super({
       // Passport is one for the whole process: under a common name, a second application would take over the first.
       name: `jwt ${randomUUID()}`,
@@ -115,12 +115,13 @@ export class JwtStrategy extends PassportStrategy(NamedStrategy) {
       ignoreExpiration: true,
       jsonWebTokenOptions: { ignoreNotBefore: true },
     });
+    this.#limits = { ...config, topicsPerToken: (tenantId) => tenants.limits(tenantId).topicsPerToken };
   }
 
   /** Called by passport once the signature is good. */
   validate({ token, issuer }: TokenCarrier): VerifiedToken {
     if (issuer === undefined) throw new Error('A key was found without an issuer.');
-    const { principal, refused } = readClaims(readPayload(token), issuer, this.config, Date.now());
+    const { principal, refused } = readClaims(readPayload(token), issuer, this.#limits, Date.now());
     if (principal === undefined) throw tokenInvalid(refused);
     return { principal, issuer };
   }

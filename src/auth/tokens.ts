@@ -6,7 +6,9 @@ import { LRUCache } from 'lru-cache';
 import { CONFIG, type Config } from '../config.ts';
 import { Issuers } from '../issuers/issuers.ts';
 import { Admission } from './admission.ts';
+import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
+import { tooManyTopics } from './claims.ts';
 import { JwtStrategy, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
 import type { Principal } from './principal.ts';
 
@@ -23,6 +25,7 @@ export class Tokens extends AuthGuard() {
     strategy: JwtStrategy,
     private readonly issuers: Issuers,
     private readonly admission: Admission,
+    private readonly tenants: Tenants,
     @Inject(CONFIG) private readonly config: Config,
   ) {
     super({ defaultStrategy: strategy.name });
@@ -32,7 +35,7 @@ export class Tokens extends AuthGuard() {
 
   /**
    * The caller that a compact JWT stands for. A token that was seen before keeps its signature and its claims; what can
-   * change, its end, its issuer, revocations and the tenant, is looked at each time.
+   * change, its end, its issuer, revocations, the tenant and its limits, is looked at each time.
    *
    * @throws Problem `token_invalid`, `keys_unavailable`, `tenant_suspended`, `tenant_unknown`
    */
@@ -57,6 +60,12 @@ export class Tokens extends AuthGuard() {
     if (principal.expiresAt + this.config.JWT_CLOCK_TOLERANCE_SECONDS * 1_000 <= Date.now()) {
       this.#verified?.delete(digest);
       throw tokenInvalid('The token has expired.');
+    }
+    // Of a limit that was lowered since. Streams that it opened go on until they are renewed or their token ends.
+    const tooMany = tooManyTopics(principal.topics, this.tenants.limits(principal.tenantId).topicsPerToken);
+    if (tooMany !== undefined) {
+      this.#verified?.delete(digest);
+      throw tokenInvalid(tooMany);
     }
     return principal;
   }

@@ -1,5 +1,6 @@
 import { Module } from '@nestjs/common';
+import { TenantsModule } from '../tenants/tenants.module.ts';
 import { PublishController } from './publish.controller.ts';
 
-@Module({ controllers: [PublishController] })
+@Module({ imports: [TenantsModule], controllers: [PublishController] })
 export class NotificationsModule {}

@@ -3,6 +3,7 @@ import { MOST_NOTIFICATIONS_PER_REQUEST, type Config } from '../config.ts';
 import { Problem, type Fault } from '../errors.ts';
 import type { Topic, UserId } from '../identifiers.ts';
 import { parseBody, pointerTo, type JsonBody } from '../json-body.ts';
+import type { Limits } from '../limits.ts';
 import type { Draft, Recipient } from '../log/notification.ts';
 import { compact, elements, members, type Slice } from '../raw-json.ts';
 import { batchSchema, publishSchema, type PublishRequest } from './publish.schema.ts';
@@ -40,12 +41,15 @@ export function readPublication(
   body: JsonBody,
   trace: string | null,
   now: number,
-  config: Config,
+  config: Pick<Config, 'MAX_NOTIFICATIONS_PER_REQUEST' | 'MAX_DATA_DEPTH'>,
+  limits: Pick<Limits, 'dataBytes' | 'burst'>,
 ): ReadPublication {
+  // More than the burst would never pass, however long its publisher waited.
+  const most = Math.min(config.MAX_NOTIFICATIONS_PER_REQUEST, limits.burst);
   const asked = countAsked(route, body.value);
   if (asked > MOST_NOTIFICATIONS_PER_REQUEST) {
     throw new Problem('validation_failed', 'The request is over a limit.', {
-      errors: [tooMany(route, asked, config)],
+      errors: [tooMany(route, asked, most)],
     });
   }
   const items =
@@ -57,17 +61,13 @@ export function readPublication(
     const recipients = recipientsOf(request.to);
     count += recipients.length;
     // Beyond the limit nothing is built any more, so that a small body cannot become a million drafts.
-    if (count > config.MAX_NOTIFICATIONS_PER_REQUEST) continue;
+    if (count > most) continue;
     const data = compact(body.text, slice);
     const size = Buffer.byteLength(data.text);
     const expiresAt = expiryOf(request, now);
-    if (size > config.MAX_DATA_BYTES)
+    if (size > limits.dataBytes)
       faults.push(
-        fault(
-          path,
-          'data',
-          `has ${size} bytes without white space; at most ${config.MAX_DATA_BYTES} are allowed`,
-        ),
+        fault(path, 'data', `has ${size} bytes without white space; at most ${limits.dataBytes} are allowed`),
       );
     if (data.depth > config.MAX_DATA_DEPTH)
       faults.push(
@@ -82,7 +82,7 @@ export function readPublication(
       drafts.push({ id: randomUUIDv7(), to, type: request.type, data: data.text, size, expiresAt, trace });
     }
   }
-  if (count > config.MAX_NOTIFICATIONS_PER_REQUEST) faults.push(tooMany(route, count, config));
+  if (count > most) faults.push(tooMany(route, count, most));
   const refusal =
     faults.length === 0
       ? undefined
@@ -139,9 +139,9 @@ const fault = (path: readonly PropertyKey[], name: string, detail: string): Faul
 const refuse = (path: readonly PropertyKey[], name: string, detail: string) =>
   new Problem('validation_failed', 'The body is not valid.', { errors: [fault(path, name, detail)] });
 
-const tooMany = (route: PublishRoute, count: number, config: Config): Fault => ({
+const tooMany = (route: PublishRoute, count: number, most: number): Fault => ({
   pointer: route === 'batch' ? '/notifications' : '/to/users',
-  detail: `makes ${count} notifications; at most ${config.MAX_NOTIFICATIONS_PER_REQUEST} per request are allowed`,
+  detail: `makes ${count} notifications; at most ${most} per request are allowed`,
 });
 
 /** How many notifications a body asks for, as far as it has the right shape: checking millions one by one would hold up everybody. */

@@ -11,6 +11,7 @@ import { parseTraceparent } from '../logging/traceparent.ts';
 import { Ingest, type Stored } from '../log/ingest.ts';
 import { asPosition, createdAt } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
+import { Tenants } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
@@ -22,6 +23,7 @@ export class PublishController {
     private readonly draining: Draining,
     private readonly clock: DatabaseClock,
     private readonly metrics: Metrics,
+    private readonly tenants: Tenants,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -75,6 +77,7 @@ export class PublishController {
         trace,
         this.clock.now(),
         this.config,
+        this.tenants.limits(principal.tenantId),
       );
       checkRights(principal, wide);
       const { tenantId, subject: publisher } = principal;

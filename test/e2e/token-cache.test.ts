@@ -8,6 +8,7 @@ import {
   revokeUser,
   setTenant,
 } from '../support/acts.ts';
+import { NO_LIMITS } from '../../src/limits.ts';
 import { get, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
@@ -101,6 +102,29 @@ describe.each(['0', '1', '20000'])('with TOKEN_CACHE_SIZE=%s', (TOKEN_CACHE_SIZE
       expect(await ask(token)).toMatchObject({ status: 403, body: { code: 'tenant_suspended' } });
     await setTenant(service, 'standing', { status: 'active' });
     await expectAccepted(token);
+  });
+
+  test('a token with more topics than its tenant allows by now is refused, and the stream that it opened goes on', async () => {
+    const limited = (topicsPerToken: number | null) =>
+      setTenant(service, 'topical', { limits: { ...NO_LIMITS, topicsPerToken } });
+    const [token, other] = ['topical', 'other'].map((tenant) => reader(tenant, { topics: ['a', 'b'] }));
+    const of = userToken({ tenant: 'topical', topics: ['a', 'b'] });
+    await limited(2);
+    await expectAccepted(token ?? '');
+    const stream = await StreamClient.open(service.url, of);
+    await limited(1);
+    for (const _ of [1, 2]) expect(await ask(token ?? '')).toMatchObject(refused(/more than 1 topics/));
+    expect(await get(`${service.url}/v1/stream`, of)).toMatchObject({ status: 401 });
+    await expectAccepted(other ?? '');
+    await publish(service.url, serviceToken({ tenant: 'topical' }), {
+      to: { topic: 'b' },
+      type: 't',
+      data: 1,
+    });
+    await stream.until(() => stream.notifications.length === 1, 'the notification');
+    await stream.cut();
+    await limited(null);
+    await expectAccepted(token ?? '');
   });
 
   test.each<[string, object, object, RegExp]>([

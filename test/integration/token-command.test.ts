@@ -104,7 +104,7 @@ describe('the command that prints a token', () => {
     const { principal } = readClaims(
       payloadOf(stdout),
       environmentRules(readConfig({})),
-      readConfig({}),
+      { ...readConfig({}), topicsPerToken: () => 0 },
       Date.now(),
     );
     expect(principal).toMatchObject({ tenantId: 'acme', subject: 'billing' });

@@ -10,13 +10,13 @@ const DAY = 86_400;
 const config = readConfig({
   JWT_ISSUER: 'https://id.example/',
   JWT_AUDIENCE: 'tidings',
-  MAX_TOPICS_PER_TOKEN: '3',
 });
 const rules = environmentRules(config);
+const limits = { ...config, topicsPerToken: () => 3 };
 const good = { iss: 'https://id.example/', aud: 'tidings', exp: NOW + 60, sub: 'alice', tenant_id: 'acme' };
 
 const read = (claims: Record<string, unknown>, now = NOW) =>
-  readClaims({ ...good, ...claims }, rules, config, now * 1000);
+  readClaims({ ...good, ...claims }, rules, limits, now * 1000);
 
 describe('the topics of a service', () => {
   const publishesTo = (claims: Record<string, unknown>) =>
@@ -42,7 +42,7 @@ describe('the topics of a service', () => {
 
 describe('a payload that stands for a caller', () => {
   test('needs no more than issuer, audience, end, tenant and subject', () => {
-    expect(readClaims(good, rules, config, NOW * 1000).principal).toEqual({
+    expect(readClaims(good, rules, limits, NOW * 1000).principal).toEqual({
       tenantId: 'acme',
       subject: 'alice',
       scopes: new Set(),
@@ -165,7 +165,7 @@ describe('a payload is refused with a sentence that names the check', () => {
   test.each([[null], ['text'], [7], [[]], [[good]], [undefined]])(
     '%j, which is no object of claims',
     (payload) => {
-      expect(readClaims(payload, rules, config, NOW * 1000).refused).toEqual(expect.any(String));
+      expect(readClaims(payload, rules, limits, NOW * 1000).refused).toEqual(expect.any(String));
     },
   );
 
@@ -203,7 +203,7 @@ const registered = (claims: Partial<ClaimNames>, change: Partial<IssuerRules> = 
 });
 
 const readBy = (issuer: IssuerRules, claims: object) =>
-  readClaims({ ...good, tenant_id: undefined, ...claims }, issuer, config, NOW * 1000);
+  readClaims({ ...good, tenant_id: undefined, ...claims }, issuer, limits, NOW * 1000);
 
 /** The topics that a token has by a name for them. */
 const topicsAt = (name: string, claims: object) =>

@@ -1,12 +1,15 @@
 import { describe, expect, test } from '@jest/globals';
 import { readConfig } from '../../src/config.ts';
 import { Problem } from '../../src/errors.ts';
+import { limitsOf, NO_LIMITS } from '../../src/limits.ts';
 import { readJson } from '../../src/json-body.ts';
 import { fingerprintOf, readPublication, type PublishRoute } from '../../src/notifications/publication.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
-const read = (route: PublishRoute, body: string, settings: Record<string, string> = {}) =>
-  readPublication(route, readJson(Buffer.from(body)), null, NOW, readConfig(settings));
+const read = (route: PublishRoute, body: string, settings: Record<string, string> = {}) => {
+  const config = readConfig(settings);
+  return readPublication(route, readJson(Buffer.from(body)), null, NOW, config, limitsOf(NO_LIMITS, config));
+};
 
 function refusalOf(route: PublishRoute, body: string, settings?: Record<string, string>): Problem {
   try {
@@ -108,6 +111,14 @@ describe('what is refused', () => {
       { pointer: '/data', detail: expect.stringContaining('3 levels') },
     ]);
     expect(read('single', '{"to":{"user":"a"},"type":"t","data":[[]] }', limits).refusal).toBeUndefined();
+  });
+
+  test('more than the burst of the tenant, which no waiting would let pass', () => {
+    const settings = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: '2' };
+    const refusal = refusalOf('single', '{"to":{"users":["a","b","c"]},"type":"t","data":1}', settings);
+    expect(refusal.errors).toEqual([
+      { pointer: '/to/users', detail: expect.stringContaining('makes 3 notifications; at most 2 ') },
+    ]);
   });
 
   test('more than the limit after expansion, also when single items are small', () => {
