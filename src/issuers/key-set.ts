@@ -12,16 +12,26 @@ export const MOST_KEYS = 100;
 /** Members of a private or secret key (RFC 7518 §6). */
 const SECRET_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k', 'priv'];
 
-const member = z.string().max(4_096).exactOptional();
+/** As JSON in the database can hold it. */
+const text = (most: number) =>
+  z
+    .string()
+    .max(most)
+    .refine(
+      (value) => value.isWellFormed() && !value.includes('\u0000'),
+      'has no NUL and no lone surrogates',
+    );
+
+const member = text(4_096).exactOptional();
 
 /** A public key (RFC 7517 §4) as it is kept; certificates and other members are dropped. */
 const keptKeySchema = z.object({
   kty: z.enum(KEY_TYPES),
-  kid: z.string().min(1).max(256).exactOptional(),
-  alg: z.string().max(32).exactOptional(),
-  use: z.string().max(32).exactOptional(),
-  key_ops: z.array(z.string().max(32)).max(10).exactOptional(),
-  crv: z.string().max(32).exactOptional(),
+  kid: text(256).min(1).exactOptional(),
+  alg: text(32).exactOptional(),
+  use: text(32).exactOptional(),
+  key_ops: z.array(text(32)).max(10).exactOptional(),
+  crv: text(32).exactOptional(),
   n: member,
   e: member,
   x: member,

@@ -176,6 +176,12 @@ describe('a registration', () => {
       keys(rsaJwk, { ...ecJwk, kid: undefined }),
       ['/keys/keys/1/kid'],
     ],
+    ['with a key whose name cannot be stored', keys({ ...edJwk, kid: 'd\u0000' }), ['/keys/keys/0/kid']],
+    [
+      'with a key for what cannot be stored',
+      keys({ ...edJwk, key_ops: ['verify', '\ud800'] }),
+      ['/keys/keys/0/key_ops/1'],
+    ],
     ['with a key that is none', keys({ kty: 'RSA', n }), ['/keys/keys/0']],
     ['with a key that is too short', keys(weak), ['/keys/keys/0']],
     ['with a key to encrypt with', keys({ kty: 'RSA', n, e, use: 'enc' }), ['/keys/keys/0']],
