@@ -20,6 +20,8 @@ interface Options {
   database?: TestDatabase;
   /** Where log lines go. */
   logs?: DestinationStream;
+  /** Is given the application before it listens. */
+  prepare?: (app: NestFastifyApplication) => void;
 }
 
 /** Starts the whole service in this process, on a free port, with a database of its own. */
@@ -38,6 +40,7 @@ export async function startService(
     ...settings,
   });
   const app = await createApp(config, options.logs);
+  options.prepare?.(app);
   await app.listen(config.PORT, '127.0.0.1');
   const { port } = app.getHttpServer().address() as AddressInfo;
   const close = async () => {

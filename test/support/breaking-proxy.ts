@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import type { DatabasePlace } from './database.ts';
+import { boundStatement, Messages, READY, SYNC, typeOf } from './postgres-messages.ts';
 
 /**
  * How a connection to the database is lost around a statement:
@@ -195,41 +196,6 @@ export class BreakingProxy implements DatabasePlace {
       server.destroy();
       client.resetAndDestroy();
       trap.sprung();
-    }
-  }
-}
-
-/* https://www.postgresql.org/docs/current/protocol-message-formats.html */
-const BIND = 'B';
-const SYNC = 'S';
-const READY = 'Z';
-
-const typeOf = (message: Buffer): string => message.toString('latin1', 0, 1);
-
-/** The name of the statement that a Bind message runs. */
-function boundStatement(message: Buffer): string | undefined {
-  if (typeOf(message) !== BIND) return undefined;
-  const start = message.indexOf(0, 5) + 1;
-  return message.toString('latin1', start, message.indexOf(0, start));
-}
-
-/** Cuts a stream of bytes into the messages of the protocol. */
-class Messages {
-  #rest: Buffer = Buffer.alloc(0);
-
-  /** The first message of a client has no type, only a length. */
-  constructor(private untyped: boolean) {}
-
-  split(bytes: Buffer): Buffer[] {
-    this.#rest = Buffer.concat([this.#rest, bytes]);
-    const messages: Buffer[] = [];
-    for (;;) {
-      const head = this.untyped ? 0 : 1;
-      const length = this.#rest.length < head + 4 ? Infinity : head + this.#rest.readInt32BE(head);
-      if (this.#rest.length < length) return messages;
-      messages.push(this.#rest.subarray(0, length));
-      this.#rest = this.#rest.subarray(length);
-      this.untyped = false;
     }
   }
 }
