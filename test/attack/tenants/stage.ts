@@ -1,0 +1,224 @@
+import type { RouteOptions } from 'fastify';
+import { call, KeyIssuer } from '../../support/admin.ts';
+import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { createDatabase, type TestDatabase } from '../../support/database.ts';
+import { eventually } from '../../support/eventually.ts';
+import { ListeningProxy, type Heard } from '../../support/listening-proxy.ts';
+import { StreamClient } from '../../support/stream-client.ts';
+import { callersOf, type Callers } from './callers.ts';
+import { Rows } from './rows.ts';
+
+/*
+ * Two tenants that call everything by the same names: alice and bob with their phones, the topic `news`, the publishers
+ * billing and shop, the key `order-1`. What only one of them has carries its name. acme attacks, globex is attacked.
+ */
+
+/** Published under the key `order-1` in every tenant. */
+export const ORDER = { to: { user: 'nobody' }, type: 'order', data: { n: 1 } };
+export const KEY = 'order-1';
+
+/** A tenant in which everything there is has happened. */
+export interface Tenant extends Callers {
+  readonly id: string;
+  /** The name that only this tenant has: of a user with a stream, of a device, of a topic. */
+  readonly only: string;
+  /** Another one, which nobody publishes to any more: of a user, a topic, a type. */
+  readonly past: string;
+  /** To alice and to everyone, by billing; to bob, by shop. */
+  readonly published: Readonly<Record<'alice' | 'bob' | 'everyone', StoredAnswer>>;
+  /** Open streams: of bob, and of the user that only this tenant has. */
+  readonly streams: Readonly<Record<'bob' | 'only', StreamClient>>;
+  readonly connections: Readonly<Record<'bob' | 'only', string>>;
+  readonly issuer: KeyIssuer;
+  readonly issuerId: string;
+  /** Publishes once more, to a user who has no stream. */
+  publish(headers?: Record<string, string>): Promise<StoredAnswer>;
+  /** A ticket of alice that nobody has used. */
+  readonly unspent: string;
+  /** Another one, of this user. */
+  ticket(user: string): Promise<string>;
+  /** `nextCursor` of this listing. */
+  cursor(path: string): Promise<string>;
+}
+
+export interface Stage {
+  readonly node: Service;
+  /** Another node with the same database, which takes smaller notifications; none of the streams is there. */
+  readonly otherNode: Service;
+  readonly database: TestDatabase;
+  /** Between both nodes and their database. */
+  readonly proxy: ListeningProxy;
+  readonly rows: Rows;
+  readonly acme: Tenant;
+  readonly globex: Tenant;
+  /** `GET /v1/notifications/{id}` for every route that Fastify has. */
+  readonly routes: ReadonlySet<string>;
+  /** What `work` results in, and the statements that were run for it, by name or text. */
+  statementsOf<Result>(work: () => Promise<Result>): Promise<{ result: Result; statements: string[] }>;
+  close(): Promise<void>;
+}
+
+/** What a node does by itself, again and again: looks at what others did, reports itself, writes the ledger. */
+const isOwnWork = ({ pool, name }: Heard): boolean =>
+  /^tidings (changes|entities|engine|maintenance)$/.test(pool) ||
+  /^(database_now|stream_states|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections)$/.test(
+    name,
+  );
+
+/** So that what streams did is in the ledger at once. */
+const SETTINGS = { LEDGER_FLUSH_MS: '10', CHANGES_POLL_MS: '100' };
+
+export async function setStage(given: Record<string, string> = {}): Promise<Stage> {
+  const database = await createDatabase();
+  const proxy = await ListeningProxy.start(database.url);
+  const settings = { ...SETTINGS, ...given, DATABASE_URL: proxy.url };
+  const routes = new Set<string>();
+  const node = await startService(settings, {
+    database,
+    prepare: (app) =>
+      app
+        .getHttpAdapter()
+        .getInstance()
+        .addHook('onRoute', ({ method, url }: RouteOptions) => {
+          for (const each of [method].flat()) routes.add(`${each} ${url.replaceAll(/:(\w+)/g, '{$1}')}`);
+        }),
+  });
+  const otherNode = await startService(
+    { ...settings, NODE_NAME: 'other', MAX_DATA_BYTES: '4096' },
+    { database },
+  );
+  // In this order: the log of globex goes on where that of acme has ended.
+  const acme = await settle(node, 'acme');
+  const globex = await settle(node, 'globex');
+  return {
+    node,
+    otherNode,
+    database,
+    proxy,
+    rows: await Rows.of(database),
+    acme,
+    globex,
+    routes,
+    async statementsOf(work) {
+      const from = proxy.heard.length;
+      const result = await work();
+      const heard = proxy.heard.slice(from).filter((each) => !isOwnWork(each));
+      return { result, statements: heard.map(({ name }) => name) };
+    },
+    async close() {
+      for (const { streams } of [acme, globex])
+        await Promise.all(Object.values(streams).map((stream) => stream.cut()));
+      await otherNode.close();
+      await node.close();
+      await proxy.close();
+      await database.drop();
+    },
+  };
+}
+
+async function settle(node: Service, id: string): Promise<Tenant> {
+  const { url } = node;
+  const callers = callersOf(id);
+  const { user, billing, shop, operator, admin } = callers;
+  const [only, past] = [`${id}-only`, `${id}-past`];
+  const note = (to: object) => ({ to, type: 'note', data: `of ${id}` });
+  const ok = async (method: string, path: string, token: string, body?: unknown, headers = {}) => {
+    const answer = await call(method, `${url}${path}`, token, body, headers);
+    if (answer.status >= 300) throw new Error(`${method} ${path} was answered ${answer.status}`);
+    return answer.body;
+  };
+
+  await ok('POST', '/v1/notifications', billing, ORDER, { 'idempotency-key': KEY });
+  // These came, and left.
+  for (const [name, device] of [
+    ['alice', 'phone'],
+    ['alice', 'tablet'],
+    ['bob', 'bobs'],
+  ] as const)
+    await visit(node, user(name, { topics: ['news'] }), { device });
+  const streams = {
+    bob: await StreamClient.open(url, user('bob', { topics: ['news'] }), { query: { device: 'phone' } }),
+    only: await StreamClient.open(url, user(only, { topics: ['news', only] }), { query: { device: only } }),
+  };
+  for (const stream of Object.values(streams)) await stream.untilEvent('caught-up');
+  const published = {
+    alice: await publish(url, billing, note({ user: 'alice' })),
+    bob: await publish(url, shop, note({ user: 'bob' })),
+    everyone: await publish(url, billing, note({ everyone: true })),
+  };
+  for (const to of [{ user: past }, { topic: past }])
+    await publish(url, billing, { ...note(to), type: past });
+  const last = await publish(url, billing, note({ topic: only }));
+  await streams.bob.untilNotifications(2);
+  await streams.only.untilNotifications(2);
+  await ok('POST', '/v1/acks', user('bob'), { device: 'phone', upTo: published.everyone.position });
+  for (const body of [{ user: 'gone' }, { user: past }, { token: { jti: `jti-${past}` } }])
+    await ok('POST', '/v1/revocations', operator, body);
+  const issuer = new KeyIssuer(`https://id.${id}.example`);
+  const { id: issuerId } = await ok('POST', '/v1/issuers', admin, issuer.registration({ tenant: id }));
+
+  await ok('POST', '/v1/users/nobody/disconnect', operator);
+
+  const ticket = async (name: string) =>
+    (await post<{ ticket: string }>(`${url}/v1/stream/tickets`, user(name), {})).body.ticket;
+  const idOf = async (stream: StreamClient) => String((await stream.untilEvent('sync'))['connectionId']);
+  const tenant: Tenant = {
+    ...callers,
+    id,
+    only,
+    past,
+    published,
+    streams,
+    connections: { bob: await idOf(streams.bob), only: await idOf(streams.only) },
+    issuer,
+    issuerId: String(issuerId),
+    async publish(headers = {}) {
+      return (await post<StoredAnswer>(`${url}/v1/notifications`, billing, ORDER, headers)).body;
+    },
+    unspent: await ticket('alice'),
+    ticket,
+    cursor: (path) => cursorOf(url, callers, path),
+  };
+  // What the streams got is in the ledger.
+  for (const [{ id: got }, devices] of [
+    [published.everyone, 2],
+    [last, 1],
+  ] as const)
+    await eventually(async () => {
+      const { items } = await ok('GET', `/v1/notifications/${got}/devices`, operator);
+      if (!Array.isArray(items) || items.length < devices) throw new Error('it is not written yet');
+    });
+  return tenant;
+}
+
+/** `nextCursor` of a listing that has more than one item. */
+export async function cursorOf(url: string, { operator, admin }: Callers, path: string): Promise<string> {
+  const token = /^\/v1\/(tenants|issuers)/.test(path) ? admin : operator;
+  const { body } = await get<{ nextCursor?: string | null }>(`${url}${path}?limit=1`, token);
+  if (typeof body.nextCursor !== 'string') throw new Error(`${path} has one page only`);
+  return body.nextCursor;
+}
+
+/** Opens a stream, and leaves when it has caught up. All of that is in the database when this returns. */
+export async function visit(
+  { url, database }: Service,
+  token: string | undefined,
+  query: Record<string, string>,
+): Promise<void> {
+  const stream = await StreamClient.open(url, token, { query });
+  await stream.untilEvent('caught-up');
+  await stream.cut();
+  await untilRecorded(database, stream.named('sync').at(0)?.['connectionId']);
+}
+
+/** A stream is over, and all of it is in the ledger: its end is written last. */
+export async function untilRecorded(database: TestDatabase, connectionId: unknown): Promise<void> {
+  await eventually(async () => {
+    const [row] = await database.query(
+      'select from connections where connection_id = $1 and until is not null',
+      [connectionId],
+    );
+    if (row === undefined) throw new Error('it is not written yet');
+  });
+}
