@@ -97,6 +97,23 @@ describe.each([
     expect(answers.map(({ status }) => status)).toEqual([201, 201]);
   });
 
+  test('a crowd that reads and confirms, at the same moment', async () => {
+    const crowd = Array.from({ length: 20 }, (__, i) => {
+      const twin = i % 2 === 0 ? left : right;
+      const user = `u-${Math.floor(i / 2)}`;
+      return { twin, user, token: twin.user(user), data: `${twin.id} ${user}` };
+    });
+    await Promise.all(crowd.map(({ twin, user, data }) => twin.publish({ user }, data)));
+    const read = () => Promise.all(crowd.map(({ twin, token }) => twin.read({}, token)));
+    expect(await read()).toEqual(crowd.map(({ data }) => [data]));
+    const heads = await Promise.all(crowd.map(({ twin }) => twin.publish({ user: 'nobody' }, 'the head')));
+    const confirmed = await Promise.all(
+      crowd.map(({ token }, i) => post(`${stage[acting].url}/v1/acks`, token, { upTo: heads[i]?.position })),
+    );
+    expect(confirmed.map(({ status }) => status)).toEqual(crowd.map(() => 204));
+    expect(await read()).toEqual(crowd.map(() => []));
+  });
+
   test.each<[string, (stream: StreamClient) => Promise<{ status: number }>]>([
     ['a token is revoked', () => left.act('POST', '/v1/revocations', { token: { jti: JTI } })],
     ['a user is revoked', () => left.act('POST', '/v1/revocations', { user: 'alice' })],
