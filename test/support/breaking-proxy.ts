@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
-import type { DatabasePlace } from './database.ts';
+import { throughPort, type DatabasePlace } from './database.ts';
 import { boundStatement, Messages, READY, SYNC, typeOf } from './postgres-messages.ts';
 
 /**
@@ -47,22 +47,12 @@ export class BreakingProxy implements DatabasePlace {
     private readonly listener: Server,
   ) {}
 
-  static async start({ url, urls }: DatabasePlace): Promise<BreakingProxy> {
-    const { hostname, port } = new URL(url);
+  static async start(place: DatabasePlace): Promise<BreakingProxy> {
+    const { hostname, port } = new URL(place.url);
     const listener = createServer();
     await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
-    const through = (direct: string): string => {
-      const way = new URL(direct);
-      way.hostname = '127.0.0.1';
-      way.port = String((listener.address() as AddressInfo).port);
-      return way.href;
-    };
-    const { service, engine, owner } = urls;
-    const proxy = new BreakingProxy(
-      through(url),
-      { service: through(service), engine: through(engine), owner: through(owner) },
-      listener,
-    );
+    const reached = throughPort(place, (listener.address() as AddressInfo).port);
+    const proxy = new BreakingProxy(reached.url, reached.urls, listener);
     listener.on('connection', (client) => proxy.#pass(client, Number(port), hostname));
     return proxy;
   }

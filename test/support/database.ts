@@ -15,6 +15,21 @@ export const settingsOf = ({ urls }: DatabasePlace) => ({
   DATABASE_ENGINE_URL: urls.engine,
 });
 
+/** The same database, reached through a proxy on this machine. */
+export function throughPort({ url, urls }: DatabasePlace, port: number): DatabasePlace {
+  const through = (direct: string): string => {
+    const way = new URL(direct);
+    way.hostname = '127.0.0.1';
+    way.port = String(port);
+    return way.href;
+  };
+  const { service, engine, owner } = urls;
+  return {
+    url: through(url),
+    urls: { service: through(service), engine: through(engine), owner: through(owner) },
+  };
+}
+
 /** A migrated, empty database that belongs to one test file. */
 export interface TestDatabase extends DatabasePlace {
   /** Runs SQL past the service: to look at what it stored, or to put something in its way. `bigint` comes as number. */

@@ -1,4 +1,5 @@
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { throughPort, type DatabasePlace } from './database.ts';
 import {
   boundStatement,
   Messages,
@@ -18,24 +19,23 @@ export interface Heard {
 }
 
 /** A TCP proxy in front of PostgreSQL that writes down every statement, by whichever pool and login. */
-export class ListeningProxy {
+export class ListeningProxy implements DatabasePlace {
   readonly heard: Heard[] = [];
   readonly #sockets = new Set<Socket>();
 
   private constructor(
     /** The database as it is reached through the proxy. */
     readonly url: string,
+    readonly urls: DatabasePlace['urls'],
     private readonly listener: Server,
   ) {}
 
-  static async start(databaseUrl: string): Promise<ListeningProxy> {
-    const { hostname, port } = new URL(databaseUrl);
+  static async start(place: DatabasePlace): Promise<ListeningProxy> {
+    const { hostname, port } = new URL(place.url);
     const listener = createServer();
     await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
-    const url = new URL(databaseUrl);
-    url.hostname = '127.0.0.1';
-    url.port = String((listener.address() as AddressInfo).port);
-    const proxy = new ListeningProxy(url.href, listener);
+    const reached = throughPort(place, (listener.address() as AddressInfo).port);
+    const proxy = new ListeningProxy(reached.url, reached.urls, listener);
     listener.on('connection', (client) => proxy.#pass(client, connect(Number(port), hostname)));
     return proxy;
   }

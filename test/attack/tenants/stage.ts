@@ -62,7 +62,8 @@ export interface Stage {
 /** What a node does by itself, again and again: looks at what others did, reports itself, writes the ledger. */
 const isOwnWork = ({ pool, name }: Heard): boolean =>
   /^tidings (changes|entities|engine|maintenance)$/.test(pool) ||
-  /^(database_now|stream_states|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections)$/.test(
+  // `name_tenant` stands before each statement of a tenant, also before its own.
+  /^(name_tenant|database_now|stream_states|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections)$/.test(
     name,
   );
 
@@ -71,11 +72,12 @@ const SETTINGS = { LEDGER_FLUSH_MS: '10', CHANGES_POLL_MS: '100' };
 
 export async function setStage(given: Record<string, string> = {}): Promise<Stage> {
   const database = await createDatabase();
-  const proxy = await ListeningProxy.start(database.url);
-  const settings = { ...SETTINGS, ...given, DATABASE_URL: proxy.url };
+  const proxy = await ListeningProxy.start(database);
+  const settings = { ...SETTINGS, ...given };
+  const reached = { ...database, urls: proxy.urls };
   const routes = new Set<string>();
   const node = await startService(settings, {
-    database,
+    database: reached,
     prepare: (app) =>
       app
         .getHttpAdapter()
@@ -86,7 +88,7 @@ export async function setStage(given: Record<string, string> = {}): Promise<Stag
   });
   const otherNode = await startService(
     { ...settings, NODE_NAME: 'other', MAX_DATA_BYTES: '4096' },
-    { database },
+    { database: reached },
   );
   // In this order: the log of globex goes on where that of acme has ended.
   const acme = await settle(node, 'acme');

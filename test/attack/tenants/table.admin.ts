@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { LIMIT_NAMES } from '../../../src/limits.ts';
 import {
   admin,
   alice,
@@ -43,6 +44,7 @@ const cursor = (as: 'operator' | 'admin', path: string): readonly Attempt[] => [
 ];
 
 const settingsOfTenant = {
+  ...Object.fromEntries(LIMIT_NAMES.map((name) => [`body /limits/${name}`, NUMBER])),
   'body /name': LABEL,
   'body /keptDays': NUMBER,
   'body /corsOrigins/*': 'is an origin, which several tenants may allow',
