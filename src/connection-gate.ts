@@ -51,7 +51,7 @@ class ConnectionGate {
   #atOnce = AT_ONCE.first;
   #turnedAt = 0;
   #turning = false;
-  #sweeping: NodeJS.Timeout | undefined;
+  #sweeping = false;
 
   constructor(private readonly listen: (socket: Socket) => void) {}
 
@@ -80,7 +80,9 @@ class ConnectionGate {
       this.#new.set(socket, performance.now());
       socket.once('close', () => this.#leave(socket));
       this.listen(socket);
-      this.#sweeping ??= setTimeout(() => this.#sweep(), SILENT_MS).unref();
+      if (this.#sweeping) continue;
+      this.#sweeping = true;
+      setTimeout(() => this.#sweep(), SILENT_MS).unref();
     }
   }
 
@@ -102,12 +104,12 @@ class ConnectionGate {
   }
 
   #sweep(): void {
-    this.#sweeping = undefined;
     const long = performance.now() - SILENT_MS;
     for (const [socket, since] of this.#new) {
       if (since > long) break;
       this.#leave(socket);
     }
-    if (this.#new.size > 0) this.#sweeping = setTimeout(() => this.#sweep(), SILENT_MS / 4).unref();
+    this.#sweeping = this.#new.size > 0;
+    if (this.#sweeping) setTimeout(() => this.#sweep(), SILENT_MS / 4).unref();
   }
 }

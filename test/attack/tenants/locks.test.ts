@@ -26,10 +26,10 @@ let holder: pg.Client;
 beforeAll(async () => {
   stage = await setStage(PATIENT);
   documented = await operationsOf(stage.node.url);
-  proxy = await BreakingProxy.start(stage.database.url);
+  proxy = await BreakingProxy.start(stage.database);
   fragile = await startService(
-    { ...PATIENT, DATABASE_URL: proxy.url, NODE_NAME: 'fragile' },
-    { database: stage.database },
+    { ...PATIENT, NODE_NAME: 'fragile' },
+    { database: { ...stage.database, urls: proxy.urls } },
   );
   holder = new pg.Client({ connectionString: stage.database.url });
   await holder.connect();
