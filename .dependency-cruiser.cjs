@@ -1,6 +1,6 @@
 /* Arrows run one way: database, config, errors <- log <- ledger <- stream. What looks like a circle goes through the log. */
 const FEATURES =
-  'admin|audit|auth|changes|cli|database|docs|health|issuers|ledger|log|logging|maintenance|metrics|notifications|revocations|stream|tenants';
+  'admin|audit|auth|changes|cli|database|docs|health|issuers|ledger|log|logging|maintenance|metrics|notifications|privacy|revocations|stream|tenants';
 
 /** A feature may import these features and no others. */
 const ALLOWED = {
@@ -26,6 +26,19 @@ const ALLOWED = {
     'issuers',
     'notifications',
     'revocations',
+    'stream',
+    'tenants',
+  ],
+  privacy: [
+    'admin',
+    'audit',
+    'auth',
+    'changes',
+    'database',
+    'health',
+    'log',
+    'metrics',
+    'notifications',
     'stream',
     'tenants',
   ],

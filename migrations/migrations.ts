@@ -2,6 +2,7 @@ import { FirstTables1700000000001 } from './0001-first-tables.ts';
 import { IssuersAndRevocations1700000000002 } from './0002-issuers-and-revocations.ts';
 import { RowLevelSecurity1700000000003 } from './0003-row-level-security.ts';
 import { Limits1700000000004 } from './0004-limits.ts';
+import { Privacy1700000000005 } from './0005-privacy.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -9,4 +10,5 @@ export const migrations = [
   IssuersAndRevocations1700000000002,
   RowLevelSecurity1700000000003,
   Limits1700000000004,
+  Privacy1700000000005,
 ];

@@ -15,6 +15,7 @@ import { MaintenanceModule } from './maintenance/maintenance.module.ts';
 import { MetricsModule } from './metrics/metrics.module.ts';
 import { HistoryModule } from './notifications/history.module.ts';
 import { NotificationsModule } from './notifications/notifications.module.ts';
+import { PrivacyModule } from './privacy/privacy.module.ts';
 import { ProblemFilter } from './problem.filter.ts';
 import { StreamModule } from './stream/stream.module.ts';
 
@@ -47,6 +48,7 @@ export class AppModule {
         HistoryModule,
         StreamModule,
         AdminModule,
+        PrivacyModule,
         MaintenanceModule,
         DocsModule,
       ],

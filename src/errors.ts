@@ -82,7 +82,7 @@ export const ERRORS = {
   tenant_unknown: {
     status: 403,
     title: 'The tenant is not registered',
-    advice: 'An administrator registers it with `POST /v1/tenants`.',
+    advice: 'It never was, or it was deleted. An administrator registers it with `POST /v1/tenants`.',
   },
   not_found: {
     status: 404,
@@ -103,6 +103,12 @@ export const ERRORS = {
     status: 409,
     title: 'A tenant with this id exists',
     advice: 'Change it with `PATCH /v1/tenants/{id}`.',
+  },
+  tenant_deleted: {
+    status: 409,
+    title: 'The tenant was deleted',
+    advice:
+      'Its data is gone or on its way out. Once `GET /v1/tenants/{id}` says `deleted`, `POST /v1/tenants` makes it anew.',
   },
   issuer_exists: {
     status: 409,
@@ -141,6 +147,11 @@ export const ERRORS = {
     status: 503,
     title: 'The signing keys cannot be fetched',
     advice: 'Try again after `Retry-After` seconds. The identity provider of this service did not answer.',
+  },
+  being_erased: {
+    status: 503,
+    title: 'The data of this user is being erased',
+    advice: 'Try again after `Retry-After` seconds; then the user begins anew.',
   },
   draining: {
     status: 503,

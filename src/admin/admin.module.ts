@@ -23,5 +23,6 @@ import { TenantsController } from './tenants.controller.ts';
     AuditController,
   ],
   providers: [Acts],
+  exports: [Acts],
 })
 export class AdminModule {}

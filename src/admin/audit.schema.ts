@@ -39,7 +39,10 @@ const auditItemSchema = z
     id: z.uuid(),
     at: time,
     action,
-    target: z.string().meta({ description: 'The id of the tenant, issuer, revocation, user or connection.' }),
+    target: z.string().meta({
+      description:
+        'The id of the tenant, issuer, revocation, user or connection. A user who is erased is not named: `sha256:` and the SHA-256 of the id of the erasure, a colon and the id of the user.',
+    }),
     actor: actorSchema,
     remoteAddress: z.string().nullable().meta({ description: 'Where the request came from.' }),
     requestId: z.string().nullable(),

@@ -6,7 +6,7 @@ import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
-import { tenantIdSchema } from '../identifiers.ts';
+import { tenantIdSchema, type TenantId } from '../identifiers.ts';
 import { LIMIT_NAMES, mostOf, NO_LIMITS, readLimits } from '../limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
 import { pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
@@ -61,7 +61,7 @@ export class TenantsController {
     const act = { action: 'tenant.create', tenantId: id } as const;
     const tenant = await this.acts.perform(principal, request, act, async (run) => {
       const result = await this.tenants.create(run, id, settings);
-      if (result === undefined) throw new Problem('tenant_exists', `The tenant ${id} exists.`);
+      if (result === undefined) throw await this.#inTheWay(id);
       return { result, change: { target: id, before: null, after: result } };
     });
     reply.header('location', `/v1/tenants/${id}`);
@@ -95,7 +95,7 @@ export class TenantsController {
     return await this.acts.perform(principal, request, act, async (run): Promise<Outcome<Tenant>> => {
       const before = await this.tenants.lock(run, tenantId);
       if (before === undefined) throw nothingHere('tenant');
-      const settings = patched(before, patch);
+      const settings = patched(living(before), patch);
       if (settings === undefined) return { result: before, change: undefined };
       const after = await this.tenants.update(run, tenantId, settings);
       return { result: after, change: { target: tenantId, before, after } };
@@ -113,14 +113,24 @@ export class TenantsController {
     });
     if (errors.length > 0) throw new Problem('validation_failed', 'The body is not valid.', { errors });
   }
+
+  async #inTheWay(id: TenantId): Promise<Problem> {
+    const tenant = await this.tenants.find(id);
+    return tenant?.status === 'deleting'
+      ? new Problem('tenant_deleted', `The tenant ${id} is being deleted.`)
+      : new Problem('tenant_exists', `The tenant ${id} exists.`);
+  }
+}
+
+function living({ name, status, keptDays, corsOrigins, limits }: Tenant): TenantSettings {
+  if (status === 'deleting' || status === 'deleted')
+    throw new Problem('tenant_deleted', 'There is nothing left of this tenant that could be changed.');
+  return { name, status, keptDays, corsOrigins, limits };
 }
 
 /** Undefined: the patch changes nothing. */
-function patched(
-  { name, status, keptDays, corsOrigins, limits }: Tenant,
-  patch: TenantPatch,
-): TenantSettings | undefined {
-  const before: TenantSettings = { name, status, keptDays, corsOrigins, limits };
+function patched(before: TenantSettings, patch: TenantPatch): TenantSettings | undefined {
+  const { name, status, keptDays, corsOrigins, limits } = before;
   const after: TenantSettings = {
     name: patch.name === undefined ? name : patch.name,
     status: patch.status ?? status,

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { tenantIdSchema } from '../identifiers.ts';
 import { LIMITS, type LimitName } from '../limits.ts';
 import { originSchema } from '../tenants/origin.ts';
-import { TENANT_STATUSES } from '../tenants/tenants.store.ts';
+import { SET_STATUSES, TENANT_STATUSES } from '../tenants/tenants.store.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 const name = z
@@ -22,8 +22,9 @@ const corsOrigins = z
   .max(100)
   .refine((origins) => new Set(origins).size === origins.length, 'names one origin twice')
   .meta({ description: 'Origins that its pages are served from, beside `CORS_ORIGINS`.' });
+const SUSPENDED = '`suspended`: every request and open stream of the tenant is refused; nothing is lost.';
 const status = z.enum(TENANT_STATUSES).meta({
-  description: '`suspended`: every request and open stream of the tenant is refused; nothing is lost.',
+  description: `${SUSPENDED} \`deleting\`, then \`deleted\`: \`DELETE /v1/tenants/{id}\` was called; the same, and all is lost.`,
 });
 
 const limitOf = (which: LimitName) => {
@@ -61,7 +62,7 @@ export const newTenantSchema = z
 export const tenantPatchSchema = z
   .strictObject({
     name: name.nullable().optional(),
-    status: status.optional(),
+    status: z.enum(SET_STATUSES).optional().meta({ description: SUSPENDED }),
     keptDays: keptDays.nullable().optional(),
     corsOrigins: corsOrigins.nullable().optional(),
     limits: limitsPatchSchema.nullable().optional(),
@@ -69,7 +70,11 @@ export const tenantPatchSchema = z
   .meta({ id: 'TenantPatch' });
 export type TenantPatch = z.infer<typeof tenantPatchSchema>;
 
-export const tenantsQuerySchema = z.strictObject({ status: status.optional(), limit, cursor });
+export const tenantsQuerySchema = z.strictObject({
+  status: status.optional().meta({ description: 'Without it all but the deleted are listed.' }),
+  limit,
+  cursor,
+});
 
 export const tenantSchema = z
   .strictObject({

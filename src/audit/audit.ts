@@ -3,11 +3,15 @@ import type { TenantId } from '../identifiers.ts';
 export const ACTIONS = [
   'tenant.create',
   'tenant.update',
+  'tenant.delete',
+  'tenant.deleted',
   'issuer.create',
   'issuer.update',
   'issuer.delete',
   'revocation.create',
   'user.disconnect',
+  'user.erase',
+  'user.erased',
   'connection.close',
 ] as const;
 export type Action = (typeof ACTIONS)[number];
@@ -33,7 +37,7 @@ export interface AuditEntry {
   readonly remoteAddress: string | null;
   readonly requestId: string | null;
   readonly action: Action;
-  /** The id of the tenant, issuer, revocation, user or connection. */
+  /** The id of the tenant, issuer, revocation, user or connection; of a user who is erased a hash (privacy/erasure.ts). */
   readonly target: string;
   /** What the API shows of the target, which is never a secret; null: there was none. */
   readonly before: unknown;

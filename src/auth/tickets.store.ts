@@ -1,14 +1,16 @@
 import { Injectable } from '@nestjs/common';
+import { beingErased } from '../database/erased.ts';
 import type { Statement } from '../database/pool.ts';
 import { AppendPool } from '../database/pools.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { TenantId, UserId } from '../identifiers.ts';
 
 /* By the database's clock, which is the same for the node that makes a ticket and the one that takes it. */
 const KEEP: Statement = {
   name: 'keep_ticket',
   text: `
 insert into stream_tickets (tenant_id, hash, principal, expires_at)
-values ($1, $2, $3, least(clock_timestamp() + make_interval(secs => $4), to_timestamp($5::double precision / 1000)))
+select $1, $2, $3, least(clock_timestamp() + make_interval(secs => $4), to_timestamp($5::double precision / 1000))
+where not ${beingErased('$6::text')}
 returning expires_at as "expiresAt"`,
 };
 
@@ -27,19 +29,19 @@ export class TicketsStore {
 
   /**
    * @param tokenExpiresAt end of the parent token, ms since 1970: no ticket outlives it.
-   * @returns when the ticket ends
+   * @returns when the ticket ends; undefined: the data of the user is being erased, and nothing was kept
    */
   async keep(
     tenantId: TenantId,
+    user: UserId,
     hash: Buffer,
     principal: string,
     seconds: number,
     tokenExpiresAt: number,
-  ): Promise<Date> {
-    const values = [hash, principal, seconds, tokenExpiresAt];
+  ): Promise<Date | undefined> {
+    const values = [hash, principal, seconds, tokenExpiresAt, user];
     const [row] = await this.pool.rows<{ expiresAt: Date }>(tenantId, KEEP, values);
-    if (row === undefined) throw new Error('A ticket was not kept.');
-    return row.expiresAt;
+    return row?.expiresAt;
   }
 
   /** The principal of a ticket, which is gone then. Undefined: there is none (any more). */

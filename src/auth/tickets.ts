@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { z } from 'zod';
 import { CONFIG, type Config } from '../config.ts';
+import { nowBeingErased } from '../database/erased.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,
@@ -43,7 +44,7 @@ export class Tickets {
 
   /**
    * A ticket for the stream of this device. Good for STREAM_TICKET_SECONDS, at most until the token ends.
-   * @throws the database's error
+   * @throws Problem `being_erased` (503), or the database's error
    */
   async issue(principal: Principal, device: DeviceId): Promise<{ ticket: string; expiresAt: Date }> {
     const { tenantId, scopes: _, publishesTo: __, ...rest } = principal;
@@ -51,11 +52,13 @@ export class Tickets {
     const ticket = `${Buffer.from(tenantId).toString('base64url')}.${random}`;
     const expiresAt = await this.store.keep(
       tenantId,
+      principal.subject,
       digest(ticket),
       JSON.stringify({ ...rest, tenantId, device } satisfies z.input<typeof grantSchema>),
       this.config.STREAM_TICKET_SECONDS,
       principal.expiresAt,
     );
+    if (expiresAt === undefined) throw nowBeingErased();
     return { ticket, expiresAt };
   }
 

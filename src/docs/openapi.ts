@@ -1,3 +1,4 @@
+import type { ZodType } from 'zod';
 import { SESSION_COOKIE } from '../auth/session-cookie.ts';
 import { SERVICE_SCOPES } from '../scopes.ts';
 import { ERRORS, Problem, type ErrorCode } from '../errors.ts';
@@ -145,17 +146,22 @@ function contentOf(content: Content, schemas: JsonSchemas): [mediaType: string, 
   if (!('text' in content)) {
     return [mediaType, { schema: schemas.convert(content.schema, 'output'), examples: content.examples }];
   }
-  const { text, events = {} } = content;
-  const described = Object.entries(events).map(([name, schema]) => [name, schemas.convert(schema, 'output')]);
+  const { text, events, lines } = content;
   return [
     mediaType,
     {
       schema: { type: 'string' },
       example: text,
-      ...(described.length === 0 ? {} : { 'x-events': Object.fromEntries(described) }),
+      ...(events === undefined ? {} : { 'x-events': convertAll(events, schemas) }),
+      ...(lines === undefined ? {} : { 'x-lines': convertAll(lines, schemas) }),
     },
   ];
 }
+
+const convertAll = (named: Readonly<Record<string, ZodType>>, schemas: JsonSchemas): object =>
+  Object.fromEntries(
+    Object.entries(named).map(([name, schema]) => [name, schemas.convert(schema, 'output')]),
+  );
 
 /** The errors of a route: its own, and those that follow from what it takes. */
 export function problemsOf({ access, body, problems }: Operation): ErrorCode[] {

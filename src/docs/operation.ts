@@ -14,6 +14,8 @@ export type Content =
       readonly text: string;
       /** The data of the events that the text is made of, by event name. */
       readonly events?: Readonly<Record<string, z.ZodType>>;
+      /** The lines that the text is made of, by `kind`. */
+      readonly lines?: Readonly<Record<string, z.ZodType>>;
     };
 
 export interface Answer {
@@ -56,6 +58,7 @@ export const TAGS = {
   Stream: 'Logged-in users receive what is addressed to them, and confirm it.',
   History: 'Operators see what was published, what reached whom, and when.',
   Administration: 'Administrators register tenants and issuers; operators revoke tokens and end streams.',
+  Privacy: 'What is stored of one user: shown to whoever has to answer for it, and erased.',
   Operation: 'For balancers, monitoring and readers of this page.',
 } as const;
 

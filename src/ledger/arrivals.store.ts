@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { beingErased } from '../database/erased.ts';
 import type { Statement } from '../database/pool.ts';
 import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
@@ -40,6 +41,8 @@ export interface Arrived {
   readonly requested?: Position;
   /** When the database was asked, by its clock, in ms since 1970. */
   readonly at: number;
+  /** The data of the user is being erased: it did not arrive, and all else here means nothing. */
+  readonly held?: true;
 }
 
 /*
@@ -60,13 +63,17 @@ export interface Arrived {
  * - The cursor of a new device comes from the acknowledgements, not from the cursors, of the user's other devices:
  *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
  * - An interval that ends at or below the floor covers nothing that is kept, and its partition may be gone.
+ * - Nobody gets a device while their data is being erased: it would go with the rest, and its stream would stay.
  */
 const ARRIVE: Statement = {
   name: 'arrive',
   text: `
-with arrival as materialized (
-  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, latest
+with comer as materialized (
+  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, latest,
+    ${beingErased('a.user_id')} as held
   from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, latest boolean)
+), arrival as materialized (
+  select * from comer where not held
 ), stream as materialized (
   select head, floor from streams where tenant_id = $1
 ), known as materialized (
@@ -121,7 +128,9 @@ with arrival as materialized (
   select $1, user_id, device_id, before, target, width_bucket(target - before - 1, $3::bigint[]), true, topics
   from settled where settled and resumed and target > before and target > floor
 )
-select n, settled, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled`,
+select n, settled, false as held, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
+union all
+select n, true, true, floor, head, floor, 0 from comer cross join stream where held`,
 };
 
 /** The tenant has no stream row yet. */
@@ -136,6 +145,7 @@ export class TenantUnknown extends Error {
 interface Row {
   n: number;
   settled: boolean;
+  held: boolean;
   cursor: Position;
   head: Position;
   floor: Position;
@@ -162,7 +172,8 @@ export class ArrivalsStore {
       if (rows.length === 0) throw new TenantUnknown(tenantId);
       for (const row of rows) {
         const arrival = arrivals[row.n];
-        if (row.settled && arrival !== undefined) arrived.set(row.n, place(arrival, row));
+        if (row.settled && arrival !== undefined)
+          arrived.set(row.n, { ...place(arrival, row), ...(row.held ? { held: true } : {}) });
       }
     }
     return [...arrived].toSorted(([a], [b]) => a - b).map(([, answer]) => answer);

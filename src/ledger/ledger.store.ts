@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { wasErased } from '../database/erased.ts';
 import type { Statement } from '../database/pool.ts';
 import { EnginePool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
@@ -7,11 +8,17 @@ import type { Position } from '../log/position.ts';
 import { withPartitions } from './covering.ts';
 import { levelOf } from './intervals.ts';
 
+/** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
+export interface OfStream {
+  readonly user: UserId;
+  /** When the database let the stream in, by its clock, in ms since 1970. */
+  readonly openedAt: number;
+}
+
 /** A stream that opened. */
-export interface ConnectionOpened {
+export interface ConnectionOpened extends OfStream {
   /** A UUID. */
   readonly connectionId: string;
-  readonly user: UserId;
   readonly device: DeviceId;
   readonly node: string;
   readonly topics: readonly Topic[];
@@ -32,8 +39,7 @@ export interface ConnectionEnded {
 }
 
 /** By `at` everything addressed to the device in (from, to] had been written to this connection. Not empty. */
-export interface SendInterval {
-  readonly user: UserId;
+export interface SendInterval extends OfStream {
   readonly device: DeviceId;
   readonly connectionId: string;
   readonly from: Position;
@@ -45,11 +51,13 @@ export interface SendInterval {
 }
 
 /** The cursor of a stream with `ack=auto` follows what was written to it. */
-export interface CursorMove {
-  readonly user: UserId;
+export interface CursorMove extends OfStream {
   readonly device: DeviceId;
   readonly position: Position;
 }
+
+/* By the clock that judges what an erasure takes, so that none of it comes back with a flush that was under way. */
+const timeOf = (ms: string): string => `to_timestamp(${ms} / 1000)`;
 
 const RECORD_CONNECTIONS: Statement = {
   name: 'record_connections',
@@ -57,8 +65,9 @@ const RECORD_CONNECTIONS: Statement = {
 insert into connections (tenant_id, connection_id, user_id, device_id, node, topics, since, position)
 select $1, connection_id, user_id, device_id, node, topics, to_timestamp(since / 1000), position
 from json_to_recordset($2) as c (
-  connection_id uuid, user_id text, device_id text, node text, topics text[], since float8, position bigint
+  connection_id uuid, user_id text, device_id text, node text, topics text[], since float8, position bigint, opened_at float8
 )
+where not ${wasErased('c.user_id', timeOf('c.opened_at'))}
 on conflict do nothing`,
 };
 
@@ -77,10 +86,10 @@ const RECORD_SENDS: Statement = {
   text: `
 insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
 select $1, i.user_id, i.device_id, i.connection_id, i.from_position, i.to_position, i.level, to_timestamp(i.at / 1000), i.replayed
-from unnest($2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::smallint[], $8::float8[], $9::bool[])
-  as i (user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+from unnest($2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::smallint[], $8::float8[], $9::bool[], $10::float8[])
+  as i (user_id, device_id, connection_id, from_position, to_position, level, at, replayed, opened_at)
 cross join streams s
-where s.tenant_id = $1 and i.to_position > s.floor
+where s.tenant_id = $1 and i.to_position > s.floor and not ${wasErased('i.user_id', timeOf('i.opened_at'))}
 on conflict do nothing`,
 };
 
@@ -93,7 +102,8 @@ const MOVE_CURSORS: Statement = {
   text: `
 with move as materialized (
   select user_id collate "C" as user_id, device_id collate "C" as device_id, max(position) as position
-  from unnest($2::text[], $3::text[], $4::bigint[]) as m (user_id, device_id, position)
+  from unnest($2::text[], $3::text[], $4::bigint[], $5::float8[]) as m (user_id, device_id, position, opened_at)
+  where not ${wasErased('m.user_id', timeOf('m.opened_at'))}
   group by 1, 2 order by 1, 2
 ), behind as materialized (
   select device.user_id, device.device_id, m.position
@@ -121,10 +131,11 @@ export class LedgerStore {
   ) {}
 
   async recordConnections(tenantId: TenantId, opened: readonly ConnectionOpened[]): Promise<void> {
-    const rows = opened.map(({ connectionId, user, device, ...rest }) => ({
+    const rows = opened.map(({ connectionId, user, device, openedAt: opened_at, ...rest }) => ({
       connection_id: connectionId,
       user_id: user,
       device_id: device,
+      opened_at,
       ...rest,
     }));
     await this.pool.rows(RECORD_CONNECTIONS, [tenantId, JSON.stringify(rows)]);
@@ -152,6 +163,7 @@ export class LedgerStore {
       plainArray(intervals.map(({ from, to }) => levelOf(from, to))),
       plainArray(intervals.map(({ at }) => at)),
       plainArray(intervals.map(({ replayed }) => replayed)),
+      plainArray(intervals.map((interval) => interval.openedAt)),
     ];
     await withPartitions(this.partitions, () => this.pool.rows(RECORD_SENDS, values));
   }
@@ -162,6 +174,7 @@ export class LedgerStore {
       moves.map(({ user }) => user),
       moves.map(({ device }) => device),
       plainArray(moves.map(({ position }) => position)),
+      plainArray(moves.map((move) => move.openedAt)),
     ]);
   }
 }

@@ -4,7 +4,7 @@ import { isUnavailable } from '../database/pool.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
-import { LedgerStore } from './ledger.store.ts';
+import { LedgerStore, type OfStream } from './ledger.store.ts';
 
 /** Everything addressed to the connection in (from, to] was written to its socket by `at` (ms, database clock). */
 export interface SentInterval {
@@ -23,6 +23,8 @@ export interface Reader {
   readonly device: DeviceId;
   readonly topics: readonly Topic[];
   readonly autoAck: boolean;
+  /** When the database let the stream in, by its clock and not estimated, in ms since 1970. */
+  readonly openedAt: number;
 }
 
 /** A connection that was written to: the ledger collects its interval at the next flush. */
@@ -33,7 +35,7 @@ export interface SentSource {
 
 type Opened = Parameters<LedgerStore['recordConnections']>[1][number];
 type Sent = Parameters<LedgerStore['recordSends']>[1][number];
-type Ended = Parameters<LedgerStore['endConnections']>[1][number];
+type Ended = Parameters<LedgerStore['endConnections']>[1][number] & OfStream;
 type Moved = Parameters<LedgerStore['moveCursors']>[1][number];
 
 class Pending {
@@ -45,7 +47,21 @@ class Pending {
   get size(): number {
     return this.opened.length + this.sent.length + this.ended.length + this.moved.size;
   }
+
+  drop(isGone: (of: OfStream) => boolean): void {
+    const isKept = (of: OfStream) => !isGone(of);
+    this.opened = this.opened.filter(isKept);
+    this.sent = this.sent.filter(isKept);
+    this.ended = this.ended.filter(isKept);
+    for (const [key, move] of this.moved) if (isGone(move)) this.moved.delete(key);
+  }
 }
+
+/**
+ * What has waited for so long, in ms, is forgotten: it may be of somebody whose erasure this node has not heard of, and
+ * the row that would keep it out of the database is kept for a day.
+ */
+const LONGEST_WAIT_MS = 12 * 3_600_000;
 
 /**
  * Collects what streams wrote and puts it into the ledger a few times a second, as intervals: one row per connection
@@ -60,7 +76,8 @@ export class Ledger implements OnModuleInit {
   readonly #logger = new Logger(Ledger.name);
   #timer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> | undefined;
-  #failing = false;
+  /** Since when it cannot be written, by `performance.now()`. */
+  #failingSince: number | undefined;
 
   constructor(
     private readonly store: LedgerStore,
@@ -73,7 +90,7 @@ export class Ledger implements OnModuleInit {
   }
 
   opened(reader: Reader, since: number, position: Position): void {
-    const { connectionId, user, device, topics } = reader;
+    const { connectionId, user, device, topics, openedAt } = reader;
     this.#of(reader.tenantId).opened.push({
       connectionId,
       user,
@@ -82,6 +99,7 @@ export class Ledger implements OnModuleInit {
       node: this.config.NODE_NAME,
       since,
       position,
+      openedAt,
     });
   }
 
@@ -92,18 +110,27 @@ export class Ledger implements OnModuleInit {
 
   /** A finished interval. */
   sent(reader: Reader, interval: SentInterval): void {
-    const { connectionId, user, device } = reader;
+    const { connectionId, user, device, openedAt } = reader;
     const pending = this.#of(reader.tenantId);
-    pending.sent.push({ connectionId, user, device, ...interval });
+    pending.sent.push({ connectionId, user, device, openedAt, ...interval });
     if (!reader.autoAck) return;
     // Two streams of one device: the one that replays must not hide how far the other got.
-    const key = `${device} ${user}`;
+    const key = `${openedAt} ${device} ${user}`;
     const position = asPosition(Math.max(interval.to, pending.moved.get(key)?.position ?? 0));
-    pending.moved.set(key, { user, device, position });
+    pending.moved.set(key, { user, device, position, openedAt });
   }
 
   ended(reader: Reader, until: number, position: Position, reason: string): void {
-    this.#of(reader.tenantId).ended.push({ connectionId: reader.connectionId, until, position, reason });
+    const { tenantId, connectionId, user, openedAt } = reader;
+    this.#of(tenantId).ended.push({ connectionId, user, openedAt, until, position, reason });
+  }
+
+  /** Drops what waits of streams that are gone from history. What is being written now is kept out by the statements. */
+  async forget(tenantId: TenantId, isGone: (of: OfStream) => boolean): Promise<void> {
+    this.#tenants.get(tenantId)?.drop(isGone);
+    // It puts back what it could not write.
+    await this.#flushing;
+    this.#tenants.get(tenantId)?.drop(isGone);
   }
 
   /** Writes what is there. One flush at a time, so that a connection is opened before it ends. */
@@ -128,6 +155,7 @@ export class Ledger implements OnModuleInit {
     }
     this.#dirty.clear();
     const started = performance.now();
+    if (started - (this.#failingSince ?? started) > LONGEST_WAIT_MS) this.#forgetAll();
     const batches = [...this.#tenants];
     this.#tenants.clear();
     if (batches.length === 0) return;
@@ -152,14 +180,14 @@ export class Ledger implements OnModuleInit {
       pending.moved.clear();
       if (pending.ended.length > 0) await this.store.endConnections(tenantId, pending.ended);
       pending.ended = [];
-      this.#failing = false;
+      this.#failingSince = undefined;
       return false;
     } catch (error) {
-      if (!this.#failing)
+      if (this.#failingSince === undefined)
         this.#logger.warn(
           `the ledger cannot be written and waits: ${error instanceof Error ? error.message : 'unknown error'}`,
         );
-      this.#failing = true;
+      this.#failingSince ??= performance.now();
       this.#putBack(tenantId, pending);
       return isUnavailable(error);
     }
@@ -171,6 +199,11 @@ export class Ledger implements OnModuleInit {
     newer.sent = [...pending.sent, ...newer.sent];
     newer.ended = [...pending.ended, ...newer.ended];
     newer.moved = new Map([...pending.moved, ...newer.moved]);
+  }
+
+  #forgetAll(): void {
+    for (const { sent } of this.#tenants.values()) this.metrics.ledgerDropped.inc(sent.length);
+    this.#tenants.clear();
   }
 
   /** The oldest intervals go first; the beginning and end of connections are few and stay. */

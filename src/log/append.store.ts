@@ -109,11 +109,18 @@ const ABANDON: Statement = {
   text: `update streams set abandoned = (abandoned || $2::uuid)[cardinality(abandoned) - 18:] where tenant_id = $1`,
 };
 
+/* One that was deleted stays deleted: only an administrator makes it anew. */
 const ENSURE_TENANT: Statement = {
   name: 'ensure_tenant',
   text: `
-with tenant as (insert into tenants (tenant_id) values ($1) on conflict do nothing)
-insert into streams (tenant_id) values ($1) on conflict do nothing`,
+with deleted as materialized (
+  select from tenants where tenant_id = $1 and status in ('deleting', 'deleted')
+), tenant as (
+  insert into tenants (tenant_id) values ($1) on conflict do nothing
+), stream as (
+  insert into streams (tenant_id) select $1 where not exists (select from deleted) on conflict do nothing
+)
+select not exists (select from deleted) as there`,
 };
 
 /** The SQL that writes the log. */
@@ -192,9 +199,10 @@ export class AppendStore {
     return new Map(rows.map(({ id, position }) => [id, position]));
   }
 
-  /** Makes the rows of a tenant that was not seen before. */
-  async ensureTenant(tenantId: TenantId): Promise<void> {
-    await this.pool.rows(tenantId, ENSURE_TENANT);
+  /** Makes the rows of a tenant that was not seen before. False: it was deleted, and nothing is made. */
+  async ensureTenant(tenantId: TenantId): Promise<boolean> {
+    const [row] = await this.pool.rows<{ there: boolean }>(tenantId, ENSURE_TENANT);
+    return row?.there === true;
   }
 }
 

@@ -5,6 +5,7 @@ import { CONFIG, type Config } from '../config.ts';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../database/pool.ts';
 import { Problem } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
+import { InFlight } from '../in-flight.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import {
   AppendStore,
@@ -42,6 +43,7 @@ export class Ingest {
   readonly #twins = new Map<string, { fingerprint: Buffer; stored: Promise<Stored> }>();
   readonly #committed = new Subject<Batch>();
   readonly #running = new Set<Promise<void>>();
+  readonly #admitted = new InFlight<TenantId>();
   readonly #logger = new Logger(Ingest.name);
   #notifications = 0;
   #bytes = 0;
@@ -58,9 +60,13 @@ export class Ingest {
 
   /**
    * Stores a publication.
-   * @throws Problem `overloaded` or `database_unavailable` (503), `idempotency_mismatch` (422)
+   * @throws Problem `overloaded` or `database_unavailable` (503), `idempotency_mismatch` (422), `tenant_unknown` (403)
    */
   async publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
+    return await this.#admitted.track(tenantId, this.#publish(tenantId, publication));
+  }
+
+  async #publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
     const { idempotency } = publication;
     if (idempotency === undefined) return await this.#enqueue(tenantId, publication);
 
@@ -105,6 +111,19 @@ export class Ingest {
   /** Waits until everything that was accepted is stored or refused. */
   async settled(): Promise<void> {
     await Promise.all(this.#running);
+  }
+
+  /** Waits until what was accepted for a tenant by now is stored or refused. */
+  async settledOf(tenantId: TenantId): Promise<void> {
+    await this.#admitted.settled(tenantId);
+  }
+
+  /** Refuses what waits for a tenant that was deleted. */
+  forget(tenantId: TenantId): void {
+    for (const { publication, size, reject } of this.#queues.get(tenantId)?.splice(0) ?? []) {
+      this.#count(publication, size, -1);
+      reject(tenantGone());
+    }
   }
 
   #enqueue(tenantId: TenantId, publication: Publication): Promise<Stored> {
@@ -205,7 +224,7 @@ export class Ingest {
   ): Promise<Appended> {
     let appended = await this.#appendCovered(tenantId, publications, append);
     if (appended === undefined) {
-      await this.store.ensureTenant(tenantId);
+      if (!(await this.store.ensureTenant(tenantId))) throw tenantGone();
       appended = await this.#appendCovered(tenantId, publications, append);
     }
     // No row is no commit: this must never become a 201.
@@ -252,7 +271,7 @@ export class Ingest {
     const missing: Waiting[] = [];
     for (const waiting of batch) {
       const ids = waiting.publication.drafts.map(({ id }) => id);
-      const first = found.get(ids[0] ?? '');
+      const first = firstOf(ids, found);
       if (first === undefined) {
         missing.push(waiting);
         continue;
@@ -298,8 +317,17 @@ export class Ingest {
   }
 }
 
+/** Any of them tells: they were stored together, and what was erased since leaves the others where they are. */
+function firstOf(ids: readonly string[], found: ReadonlyMap<string, Position>): Position | undefined {
+  const index = ids.findIndex((id) => found.has(id));
+  const position = found.get(ids[index] ?? '');
+  return position === undefined ? undefined : asPosition(position - index);
+}
+
 const twinName = (tenantId: TenantId, { publisher, key }: IdempotencyKey): string =>
   JSON.stringify([tenantId, publisher, key]);
+
+const tenantGone = (): Problem => new Problem('tenant_unknown', 'The tenant of the token is not registered.');
 
 function mismatch(): Problem {
   return new Problem(

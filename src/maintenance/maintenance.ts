@@ -30,6 +30,7 @@ export interface MaintenanceReport {
   revocationsForgotten: number;
   streamOrdersForgotten: number;
   streamTicketsForgotten: number;
+  erasuresForgotten: number;
   devicesForgotten: number;
   connectionsForgotten: number;
   connectionsEnded: number;
@@ -108,6 +109,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       revocationsForgotten: 0,
       streamOrdersForgotten: 0,
       streamTicketsForgotten: 0,
+      erasuresForgotten: 0,
       devicesForgotten: 0,
       connectionsForgotten: 0,
       connectionsEnded: 0,
@@ -157,6 +159,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     await attempt('sweep', async () => void (report.revocationsForgotten = await sweep.revocations()));
     await attempt('sweep', async () => void (report.streamOrdersForgotten = await sweep.streamOrders()));
     await attempt('sweep', async () => void (report.streamTicketsForgotten = await sweep.streamTickets()));
+    await attempt('sweep', async () => void (report.erasuresForgotten = await sweep.erasures()));
     await attempt('sweep', async () => void (report.connectionsEnded = await sweep.lostConnections()));
     await attempt('sweep', async () => void (report.connectionsForgotten = await sweep.endedConnections()));
     await attempt('sweep', async () => void (report.devicesForgotten = await sweep.devices()));

@@ -27,7 +27,10 @@ select count(*)::int as gone from gone`,
 };
 
 /* A revocation outlives the last of its tokens by far more than the clock difference that is forgiven. */
-const ended = (table: 'revocations' | 'stream_orders' | 'stream_tickets', grace: string): Statement => ({
+const ended = (
+  table: 'erasures' | 'revocations' | 'stream_orders' | 'stream_tickets',
+  grace: string,
+): Statement => ({
   name: `sweep_${table}`,
   text: `
 with gone as (
@@ -40,6 +43,7 @@ select count(*)::int as gone from gone`,
 const REVOCATIONS = ended('revocations', '1 hour');
 const STREAM_ORDERS = ended('stream_orders', '0');
 const STREAM_TICKETS = ended('stream_tickets', '0');
+const ERASURES = ended('erasures', '0');
 
 /** The time inside a position, in SQL. */
 const timeOf = (position: string) =>
@@ -144,6 +148,10 @@ export class SweepStore {
 
   async streamTickets(limit: number): Promise<number> {
     return await this.#count(STREAM_TICKETS, [limit]);
+  }
+
+  async erasures(limit: number): Promise<number> {
+    return await this.#count(ERASURES, [limit]);
   }
 
   /** For a page of tenants by key, at most `limit` devices of each. */

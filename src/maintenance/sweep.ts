@@ -30,6 +30,10 @@ export class Sweep {
     return await this.#untilFew(() => this.store.streamTickets(ROWS));
   }
 
+  async erasures(): Promise<number> {
+    return await this.#untilFew(() => this.store.erasures(ROWS));
+  }
+
   async devices(): Promise<number> {
     return await this.#tenants((after) =>
       this.store.devices(after, TENANTS, this.config.DEVICE_IDLE_DAYS, ROWS),

@@ -106,6 +106,11 @@ export class Metrics {
     'Acknowledgements that were stored.',
   );
 
+  readonly erasures = this.#gauge(
+    'tidings_erasures',
+    'Erasures of users and tenants that are under way, on whichever node.',
+  );
+
   readonly partitionsAhead = this.#gauge(
     'tidings_partitions_ahead',
     'Partitions of the log that are ready for the time to come; at 0 publishing is about to stop.',

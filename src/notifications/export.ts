@@ -12,6 +12,27 @@ export function streamLines(pages: AsyncIterable<string>): Readable {
   return Readable.from(pages, { objectMode: false, highWaterMark: 1 });
 }
 
+/** The same with the first page taken at once: it comes before the status, so that its failure can be told as a problem. */
+export async function beginLines(pages: AsyncGenerator<string>): Promise<Readable> {
+  return streamLines(resume(await pages.next(), pages));
+}
+
+/** An iteration whose first step was already taken. */
+async function* resume<Value>(
+  first: IteratorResult<Value, unknown>,
+  rest: AsyncGenerator<Value>,
+): AsyncGenerator<Value> {
+  if (first.done === true) return;
+  try {
+    yield first.value;
+    yield* rest;
+  } finally {
+    await rest.return(undefined);
+  }
+}
+
+export const LINES_TYPE = 'application/x-ndjson; charset=utf-8';
+
 /** Whether the caller asked for lines: the type is named in `Accept` and not refused by `q=0` (RFC 9110 §12.5.1). */
 export function wantsLines(accept: string | undefined): boolean {
   return (accept ?? '').split(',').some((range) => {

@@ -8,7 +8,7 @@ import { parseQuery, refuseQuery } from '../json-body.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import type { LogEntry, Receipt } from './delivery-status.ts';
-import { streamLines, wantsLines } from './export.ts';
+import { beginLines, LINES_TYPE, wantsLines } from './export.ts';
 import {
   devicePlace,
   positionPlace,
@@ -29,7 +29,6 @@ const MOST_PER_PAGE = 200;
 const MOST_DEVICES = 400;
 
 const JSON_TYPE = 'application/json; charset=utf-8';
-const LINES_TYPE = 'application/x-ndjson; charset=utf-8';
 
 /** Looks back: what was published, whom it reached, and when. */
 @Controller('v1/notifications')
@@ -62,10 +61,8 @@ export class HistoryController {
       await reply.type(JSON_TYPE).send(pageJson(items, nextCursor));
       return;
     }
-    const pages = this.#lines(tenantId, filters, before, limit ?? Infinity);
-    // The first page comes before the status: until then a failure can still be told as a problem.
-    const first = await pages.next();
-    await reply.type(LINES_TYPE).send(streamLines(resume(first, pages)));
+    const lines = await beginLines(this.#lines(tenantId, filters, before, limit ?? Infinity));
+    await reply.type(LINES_TYPE).send(lines);
   }
 
   @Get(':id')
@@ -156,19 +153,5 @@ export class HistoryController {
       next = page.next;
       yield page.items.map((item) => `${itemJson(item)}\n`).join('');
     } while (next !== undefined && left > 0);
-  }
-}
-
-/** An iteration whose first step was already taken. */
-async function* resume<Value>(
-  first: IteratorResult<Value, unknown>,
-  rest: AsyncGenerator<Value>,
-): AsyncGenerator<Value> {
-  if (first.done === true) return;
-  try {
-    yield first.value;
-    yield* rest;
-  } finally {
-    await rest.return(undefined);
   }
 }

@@ -12,5 +12,6 @@ import { TimelineStore } from './timeline.store.ts';
 @Module({
   controllers: [HistoryController, ConnectionsController],
   providers: [HistoryService, HistoryStore, DeliveriesStore, CountsStore, TimelineStore, ConnectionsStore],
+  exports: [HistoryService, ConnectionsStore],
 })
 export class HistoryModule {}

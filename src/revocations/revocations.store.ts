@@ -36,7 +36,7 @@ export type RevocationRequest =
 /** Where a listing goes on: `createdAt` in microseconds as the database has it, and the id. */
 export type RevocationPlace = readonly [createdAt: string, id: string];
 
-/* No row: the instant lies ahead, or the token has ended already, by the database's clock. */
+/* No row: the instant lies ahead, or the token has ended already, by the database's clock. Or the tenant is gone. */
 const INSERT: Statement = {
   name: 'revocation_insert',
   text: `
@@ -44,6 +44,7 @@ insert into revocations (tenant_id, revocation_id, kind, subject, issued_before,
 select $1, $2, $3, $4, case when $3 = 'user' then coalesce($5::timestamptz, clock_timestamp()) end,
   coalesce($6::timestamptz, clock_timestamp() + make_interval(days => $7))
 where coalesce($5::timestamptz <= clock_timestamp(), true) and coalesce($6::timestamptz > clock_timestamp(), true)
+  and not exists (select from tenants where tenant_id = $1 and status in ('deleting', 'deleted'))
 returning revocation_id, kind, subject, issued_before, created_at, expires_at`,
 };
 

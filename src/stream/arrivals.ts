@@ -20,7 +20,7 @@ export class Arrivals {
     private readonly log: AppendStore,
   ) {}
 
-  /** Throws the database's error. */
+  /** Throws TenantUnknown if the tenant was deleted, or the database's error. */
   async arrive(tenantId: TenantId, arrival: Arrival): Promise<Arrived> {
     return await this.#tenants.ask(tenantId, arrival);
   }
@@ -29,9 +29,8 @@ export class Arrivals {
     try {
       return await this.store.arrive(tenantId, arrivals);
     } catch (error) {
-      if (!(error instanceof TenantUnknown)) throw error;
       // The first valid token of a tenant makes the tenant.
-      await this.log.ensureTenant(tenantId);
+      if (!(error instanceof TenantUnknown) || !(await this.log.ensureTenant(tenantId))) throw error;
       return await this.store.arrive(tenantId, arrivals);
     }
   }

@@ -36,6 +36,7 @@ export class Connection implements HubMember, SentSource {
   #lastId: Position;
   #reading = false;
   #ended: EndReason | undefined;
+  #recorded = true;
   #caughtUp = false;
   readonly #life: TokenLife;
   #page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position } | undefined;
@@ -47,8 +48,6 @@ export class Connection implements HubMember, SentSource {
   /** `target`: the database's head when the stream was opened; it is not caught up before that. */
   constructor(
     public subscriber: Subscriber,
-    /** In ms since 1970, told by the database and not estimated: orders are as exact, and may follow within a millisecond. */
-    readonly openedAt: number,
     start: Position,
     private readonly target: Position,
     private readonly socket: Socket,
@@ -157,6 +156,13 @@ export class Connection implements HubMember, SentSource {
     this.fallBehind(this.position);
     this.socket.end(byeFrame(reason, retryAfterMs));
     setTimeout(() => this.socket.destroy(), Math.max(0, Math.min(withinMs, LINGER_MS))).unref();
+  }
+
+  /** Ends it because its user is erased: what it did is not for history. */
+  erase(retryAfterMs: number): void {
+    this.#recorded = false;
+    this.#interval = undefined;
+    this.end('revoked', retryAfterMs);
   }
 
   takeInterval(): SentInterval | undefined {
@@ -287,7 +293,7 @@ export class Connection implements HubMember, SentSource {
     this.live = false;
     this.#page = undefined;
     this.hub.leave(this);
-    this.node.closed(this.subscriber, this.position, this.#ended);
+    this.node.closed(this.subscriber, this.position, this.#ended, this.#recorded);
   }
 }
 

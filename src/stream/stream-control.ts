@@ -59,7 +59,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
     for (const connection of meant) {
       if (order.kind === 'close' && !connection.isKnownAs(order.connectionId)) continue;
       // An order that is heard late, after the database was away, does not mean who has come since.
-      if (connection.openedAt <= order.at) this.#revoke(connection);
+      if (connection.subscriber.openedAt <= order.at) this.#revoke(connection);
     }
   }
 

@@ -23,6 +23,8 @@ export interface Subscriber {
   readonly caller: Admitted;
   /** `ack=auto`: the cursor follows what was written. */
   readonly autoAck: boolean;
+  /** In ms since 1970, told by the database and not estimated: orders are as exact, and may follow within a millisecond. */
+  readonly openedAt: number;
 }
 
 /** Why a stream ended: the client went, its socket was dead, or the server said why. */
@@ -44,8 +46,8 @@ export interface StreamNode {
   databaseTrouble(error: unknown): void;
   /** The subscriber of an open stream changed: in history one connection ends and another begins. */
   changed(before: Subscriber, after: Subscriber, position: Position): void;
-  /** A connection has left its hub; it had everything up to `position`. */
-  closed(subscriber: Subscriber, position: Position, reason: EndReason): void;
+  /** A connection has left its hub; it had everything up to `position`. `recorded`: history is to know. */
+  closed(subscriber: Subscriber, position: Position, reason: EndReason, recorded: boolean): void;
 }
 
 /** Counts deliveries in plain fields, since a labelled counter per delivery would cost as much as the delivery. */

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { z } from 'zod';
+import { beingErased, nowBeingErased } from '../database/erased.ts';
 import type { Statement } from '../database/pool.ts';
 import { AppendPool, ChangesPool } from '../database/pools.ts';
 import type { RunOfTenant } from '../database/tenant-pool.ts';
@@ -32,14 +33,17 @@ export type StoredOrder = Order & { readonly tenantId: TenantId; readonly id: st
 
 /*
  * A node that cannot reach the database for a while still hears of it. Renewals are many, and after minutes nothing is left
- * to be renewed: five-minute tokens of ten thousand streams would keep millions of rows a day.
+ * to be renewed: five-minute tokens of ten thousand streams would keep millions of rows a day. No row: the data of the user
+ * is being erased, which ends every stream of theirs.
  */
 const INSERT: Statement = {
   name: 'stream_order_insert',
   text: `
 insert into stream_orders (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
-values ($1, $2, $3, $4, $5, $6,
-  clock_timestamp() + case when $3 = 'renew' then interval '15 minutes' else interval '1 day' end)`,
+select $1, $2, $3, $4, $5, $6,
+  clock_timestamp() + case when $3 = 'renew' then interval '15 minutes' else interval '1 day' end
+where not ${beingErased('$4::text')}
+returning order_id`,
 };
 
 /* Of all tenants: which of them have streams here is looked up in memory. */
@@ -81,20 +85,22 @@ export class StreamOrdersStore {
     private readonly changes: ChangesPool,
   ) {}
 
-  /** In the transaction of `run`. */
-  async insert(run: RunOfTenant, tenantId: TenantId, order: Order): Promise<void> {
-    await run(tenantId, INSERT, [
+  /** In the transaction of `run`. False: the data of the user is being erased, and there is nothing to be told. */
+  async insert(run: RunOfTenant, tenantId: TenantId, order: Order): Promise<boolean> {
+    const rows = await run(tenantId, INSERT, [
       randomUUID(),
       order.kind,
       order.kind === 'close' ? null : order.user,
       order.kind === 'disconnect' ? null : order.connectionId,
       order.kind === 'renew' ? JSON.stringify(order.renewed) : null,
     ]);
+    return rows.length > 0;
   }
 
-  /** As a statement of its own. */
+  /** As a statement of its own. Throws Problem `being_erased`. */
   async renew(tenantId: TenantId, order: Order & { kind: 'renew' }): Promise<void> {
-    await this.insert((...statement) => this.pool.rows(...statement), tenantId, order);
+    const run: RunOfTenant = (...statement) => this.pool.rows(...statement);
+    if (!(await this.insert(run, tenantId, order))) throw nowBeingErased();
   }
 
   /** Those that were not visible in the snapshot `horizon`, in their order. */

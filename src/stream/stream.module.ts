@@ -4,6 +4,7 @@ import { ChangesModule } from '../changes/changes.module.ts';
 import { LedgerModule } from '../ledger/ledger.module.ts';
 import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
+import { Forgetting } from './forgetting.ts';
 import { Hubs } from './hubs.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 import { RenewalsController } from './renewals.controller.ts';
@@ -26,7 +27,8 @@ import { TicketsController } from './tickets.controller.ts';
     OpenConnectionsStore,
     Arrivals,
     Backlog,
+    Forgetting,
   ],
-  exports: [Streams, StreamOrdersStore, OpenConnectionsStore],
+  exports: [Forgetting, StreamOrdersStore, OpenConnectionsStore],
 })
 export class StreamModule {}

@@ -8,7 +8,8 @@ import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
 import { Draining } from '../health/draining.ts';
 import type { TenantId } from '../identifiers.ts';
-import type { Arrived, StartFrom } from '../ledger/arrivals.store.ts';
+import { InFlight } from '../in-flight.ts';
+import { TenantUnknown, type Arrived, type StartFrom } from '../ledger/arrivals.store.ts';
 import { Ledger } from '../ledger/ledger.ts';
 import { NodesStore } from '../ledger/nodes.store.ts';
 import { Ingest } from '../log/ingest.ts';
@@ -25,7 +26,7 @@ import type { Tail } from './tail.ts';
 import { TenantHub } from './tenant-hub.ts';
 
 /** A client that asks for its stream: who it is by its token, and what it wants. */
-export interface StreamRequest extends Omit<Subscriber, 'connectionId'> {
+export interface StreamRequest extends Omit<Subscriber, 'connectionId' | 'openedAt'> {
   readonly from: StartFrom;
   readonly resume: Position | undefined;
   readonly malformed: boolean;
@@ -42,6 +43,7 @@ const HOLE_ROWS = 5_000;
 export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   readonly counts = new DeliveryCounts();
   readonly #logger = new Logger(Streams.name);
+  readonly #opening = new InFlight<TenantId>();
   #open = 0;
   #tailWeight = 0;
   #timers: NodeJS.Timeout[] = [];
@@ -80,6 +82,15 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
    * shutdown, the database) is said with `bye`: a status other than 200 would make an EventSource give up for ever.
    */
   async open(request: StreamRequest, socket: Socket): Promise<void> {
+    await this.#opening.track(request.tenantId, this.#admit(request, socket));
+  }
+
+  /** Waits until the streams of a tenant that are being opened now are open or refused. */
+  async opened(tenantId: TenantId): Promise<void> {
+    await this.#opening.settled(tenantId);
+  }
+
+  async #admit(request: StreamRequest, socket: Socket): Promise<void> {
     if (this.draining.active) return this.#refuse(socket, 'shutdown');
     if (this.#open >= this.config.MAX_CONNECTIONS) return this.#refuse(socket, 'over-limit');
     this.#open += 1;
@@ -87,12 +98,15 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       const arrived = await this.arrivals.arrive(request.tenantId, request);
       if (socket.destroyed) return;
       if (this.draining.active) return this.#refuse(socket, 'shutdown');
+      if (arrived.held) return this.#refuse(socket, 'unavailable');
       // The database may have taken longer than the token had left.
       if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(socket, 'token-expired');
       // Nor was anyone told of a stream that was not open yet.
       if (this.admission.refusal(request.caller) !== undefined) return this.#refuse(socket, 'revoked');
       this.#begin(request, arrived, socket);
     } catch (error) {
+      // Its tenant was deleted, of which this node has not heard yet.
+      if (error instanceof TenantUnknown) return this.#refuse(socket, 'revoked');
       this.databaseTrouble(error);
       this.#refuse(socket, 'unavailable');
     } finally {
@@ -127,8 +141,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.ledger.opened(after, now, position);
   }
 
-  closed(subscriber: Subscriber, position: Position, reason: EndReason): void {
-    this.ledger.ended(subscriber, this.clock.now(), position, reason);
+  closed(subscriber: Subscriber, position: Position, reason: EndReason, recorded: boolean): void {
+    if (recorded) this.ledger.ended(subscriber, this.clock.now(), position, reason);
     this.metrics.streamsEnded.inc({ reason });
     const hub = this.hubs.get(subscriber.tenantId);
     if (hub?.connections.size === 0) this.hubs.delete(subscriber.tenantId);
@@ -192,7 +206,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
 
   #begin(request: StreamRequest, arrived: Arrived, socket: Socket): void {
     const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck } = request;
-    const { start, head, outcome, requested, at } = arrived;
+    const { start, head, outcome, requested, at: openedAt } = arrived;
     const subscriber: Subscriber = {
       connectionId: randomUUID(),
       tenantId,
@@ -202,13 +216,14 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       tokenExpiresAt,
       caller,
       autoAck,
+      openedAt,
     };
     let hub = this.hubs.get(tenantId);
     if (hub === undefined) {
       hub = new TenantHub(tenantId, head, this);
       this.hubs.set(tenantId, hub);
     }
-    const connection = new Connection(subscriber, at, start, head, socket, hub, this);
+    const connection = new Connection(subscriber, start, head, socket, hub, this);
     hub.join(connection);
     this.#open += 1;
     this.metrics.behind.inc();

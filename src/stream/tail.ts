@@ -9,6 +9,10 @@ export const EVERYONE: Address = '*';
 export const addressOfUser = (user: string): Address => `u${user}`;
 export const addressOfTopic = (topic: string): Address => `t${topic}`;
 
+/** The user that an address stands for, if it is one. */
+export const userOf = (address: Address): string | undefined =>
+  address.startsWith('u') ? address.slice(1) : undefined;
+
 function addressOf(to: Recipient): Address {
   if ('user' in to) return addressOfUser(to.user);
   return 'topic' in to ? addressOfTopic(to.topic) : EVERYONE;
@@ -100,6 +104,21 @@ export class Tail {
       }
     }
     return addresses.length === 1 ? found : found.sort((a, b) => a.position - b.position);
+  }
+
+  /** The addresses of what is in the window. */
+  get addresses(): Iterable<Address> {
+    return this.#byAddress.keys();
+  }
+
+  /** Drops what is for an address, up to `position`. Everybody else's stays where it is. */
+  forget(address: Address, position: Position): void {
+    const list = this.#byAddress.get(address) ?? [];
+    const gone = new Set(list.splice(0, firstAfter(list, position)));
+    if (list.length === 0) this.#byAddress.delete(address);
+    if (gone.size === 0) return;
+    for (const { weight } of gone) this.#weight -= weight;
+    this.#entries = this.#entries.filter((entry) => !gone.has(entry));
   }
 
   /** Drops the oldest entries until at most `weight` is left. Half of the window goes at once, so that this is rare. */

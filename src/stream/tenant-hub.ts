@@ -3,7 +3,7 @@ import type { Batch } from '../log/notification.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { Slice } from '../slice.ts';
 import type { StreamNode } from './stream-node.ts';
-import { Tail, type Address, type Entry } from './tail.ts';
+import { Tail, userOf, type Address, type Entry } from './tail.ts';
 
 /** A connection as its hub sees it. */
 export interface HubMember {
@@ -73,6 +73,16 @@ export class TenantHub<Member extends HubMember> {
     this.node.trim(this.tail);
     this.#queue.push({ entries, head: batch.head, committedAt: batch.committedAt });
     void this.#dispatch();
+  }
+
+  /** Drops from memory what is for users of whom `isGone` holds, up to `position`. */
+  async forget(isGone: (user: string) => boolean, position: Position): Promise<void> {
+    // What is being read may have been asked for before it was erased.
+    await this.#healing?.catch(() => undefined);
+    for (const address of [...this.tail.addresses]) {
+      const user = userOf(address);
+      if (user !== undefined && isGone(user)) this.tail.forget(address, position);
+    }
   }
 
   /** Reads the log until the tail reaches `position`. Throws when the database cannot be read or its log ends before; the next poll tries again. */

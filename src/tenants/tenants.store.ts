@@ -6,13 +6,16 @@ import type { RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId } from '../identifiers.ts';
 import { readLimits, type OwnLimits } from '../limits.ts';
 
-export const TENANT_STATUSES = ['active', 'suspended'] as const;
+/** What an administrator may make of a tenant. */
+export const SET_STATUSES = ['active', 'suspended'] as const;
+/** `deleting`: its data is being erased. `deleted`: it is gone, and the row is what keeps a token from making it anew. */
+export const TENANT_STATUSES = [...SET_STATUSES, 'deleting', 'deleted'] as const;
 export type TenantStatus = (typeof TENANT_STATUSES)[number];
 
 /** What an administrator says about a tenant. */
 export interface TenantSettings {
   readonly name: string | null;
-  readonly status: TenantStatus;
+  readonly status: (typeof SET_STATUSES)[number];
   /** Days that its log is kept; null: RETENTION_DAYS. */
   readonly keptDays: number | null;
   /** Serialized origins (RFC 6454 §6.2) that its pages are served from, beside CORS_ORIGINS. */
@@ -20,7 +23,8 @@ export interface TenantSettings {
   readonly limits: OwnLimits;
 }
 
-export interface Tenant extends TenantSettings {
+export interface Tenant extends Omit<TenantSettings, 'status'> {
+  readonly status: TenantStatus;
   readonly id: TenantId;
   readonly createdAt: Date;
   readonly updatedAt: Date;
@@ -38,16 +42,23 @@ const COLUMNS = `tenant_id as id, name, status, kept_days as "keptDays", cors_or
   limits, created_at as "createdAt", updated_at as "updatedAt"`;
 const STATE = `tenant_id as id, status, cors_origins as "corsOrigins", limits`;
 
-/* No row: the tenant is there already. The stream row is what makes a tenant one that can be published to. */
+/*
+ * No row: the tenant is there already. The stream row is what makes a tenant one that can be published to. One that was
+ * deleted is made anew, and its log goes on where it ended: whoever still holds a position of it is told of the gap.
+ */
 const CREATE: Statement = {
   name: 'create_tenant',
   text: `
 with tenant as (
   insert into tenants (tenant_id, name, status, kept_days, cors_origins, limits)
   values ($1, $2, $3, $4, $5, jsonb_strip_nulls($6::jsonb))
-  on conflict do nothing returning *
+  on conflict (tenant_id) do update set name = excluded.name, status = excluded.status, kept_days = excluded.kept_days,
+    cors_origins = excluded.cors_origins, limits = excluded.limits, created_at = now(), updated_at = now(),
+    transaction = pg_current_xact_id()
+    where tenants.status = 'deleted'
+  returning *
 ), stream as (
-  insert into streams (tenant_id) select tenant_id from tenant on conflict do nothing
+  insert into streams (tenant_id, head, floor) select tenant_id, last_head, last_head from tenant on conflict do nothing
 )
 select ${COLUMNS} from tenant`,
 };
@@ -69,12 +80,27 @@ update tenants set name = $2, status = $3, kept_days = $4, cors_origins = $5,
 where tenant_id = $1 returning ${COLUMNS}`,
 };
 
+/* From here on nobody of it is let in. */
+const DOOM: Statement = {
+  name: 'doom_tenant',
+  text: `
+update tenants set status = 'deleting', cors_origins = '{}', updated_at = now(), transaction = pg_current_xact_id()
+where tenant_id = $1 returning ${COLUMNS}`,
+};
+
+const BURY: Statement = {
+  name: 'bury_tenant',
+  text: `
+update tenants set status = 'deleted', name = null, kept_days = null, updated_at = now(), transaction = pg_current_xact_id()
+where tenant_id = $1`,
+};
+
 /* The list of tenants, and what a node keeps of them, concern the installation and name no tenant. */
 const PAGE: Statement = {
   name: 'page_tenants',
   text: `
 select ${COLUMNS} from tenants
-where tenant_id > $1 and ($2::text is null or status = $2)
+where tenant_id > $1 and (status = $2 or $2::text is null and status <> 'deleted')
 order by tenant_id limit $3`,
 };
 
@@ -126,7 +152,19 @@ export class TenantsStore {
     return withLimits(row);
   }
 
-  /** By id, those after `after`. */
+  /** The first step of its end. Of a tenant that `lock` has found. */
+  async doom(run: RunOfTenant, tenantId: TenantId): Promise<Tenant> {
+    const [row] = await run<TenantRow>(tenantId, DOOM);
+    if (row === undefined) throw new Error('a locked tenant does not vanish');
+    return withLimits(row);
+  }
+
+  /** The last step, when nothing of it is left. */
+  async bury(run: RunOfTenant, tenantId: TenantId): Promise<void> {
+    await run(tenantId, BURY);
+  }
+
+  /** By id, those after `after`; without a status all but the deleted. */
   async page(after: string, status: TenantStatus | undefined, limit: number): Promise<Tenant[]> {
     const rows = await this.engine.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
     return rows.map(withLimits);

@@ -7,7 +7,7 @@ import type { TenantId } from '../identifiers.ts';
 import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../limits.ts';
 import { TenantsStore, type TenantState } from './tenants.store.ts';
 
-/** `unknown`: nobody registered it, which counts with TENANT_PROVISIONING=explicit only. */
+/** `unknown`: it was deleted; or nobody registered it, which counts with TENANT_PROVISIONING=explicit only. */
 export type Standing = 'active' | 'suspended' | 'unknown';
 
 /**
@@ -63,7 +63,9 @@ export class Tenants implements ChangeSource {
   }
 
   standing(tenantId: TenantId): Standing {
-    return this.#kept.get(tenantId)?.status ?? (this.#explicit ? 'unknown' : 'active');
+    const status = this.#kept.get(tenantId)?.status ?? (this.#explicit ? 'unknown' : 'active');
+    // A deleted tenant does not come back to life by a token that is still good.
+    return status === 'deleting' || status === 'deleted' ? 'unknown' : status;
   }
 
   /** What the tenant may use, now. */

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { adminOperations } from '../../src/docs/operations/admin.ts';
+import { privacyOperations } from '../../src/docs/operations/privacy.ts';
 import { SERVICE_SCOPES } from '../../src/scopes.ts';
 import { call } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
@@ -30,10 +31,15 @@ const ROUTES: readonly [route: string, scopes: readonly string[]][] = [
   ['post /v1/revocations', ['operations:write']],
   ['post /v1/users/{id}/disconnect', ['operations:write']],
   ['delete /v1/connections/{id}', ['operations:write']],
+  ['get /v1/users/{id}/data', ['history:read']],
+  ['delete /v1/users/{id}/data', ['operations:write']],
+  ['get /v1/erasures/{id}', ['history:read', 'operations:write']],
+  ['delete /v1/tenants/{id}', ['tenants:admin']],
 ];
 
 test('every administrative route is in the table below', () => {
-  expect(adminOperations.map(({ method, path, access }) => [`${method} ${path}`, access])).toEqual(ROUTES);
+  const operations = [...adminOperations, ...privacyOperations];
+  expect(operations.map(({ method, path, access }) => [`${method} ${path}`, access])).toEqual(ROUTES);
 });
 
 describe.each(ROUTES)('%s', (route, scopes) => {

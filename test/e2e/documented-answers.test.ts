@@ -221,6 +221,21 @@ describe('an answer that went well is as documented', () => {
     await stream.closed;
   });
 
+  test('to everything about the data of a user, and to the end of a tenant', async () => {
+    const token = serviceToken({ tenant: 'private', scope: 'tenants:admin operations:write history:read' });
+    await publish(service.url, serviceToken({ tenant: 'private' }), { ...item, to: { user: 'u' } });
+    const data = { token, url: '/v1/users/u/data' };
+    expect((await call('/v1/users/{id}/data', data)).status).toBe(200);
+    expect((await call('/v1/users/{id}/data', { ...data, method: 'delete' })).status).toBe(204);
+    const [row] = await service.database.query<{ id: string }>('select erasure_id as id from erasures');
+    expect((await call('/v1/erasures/{id}', { token, url: `/v1/erasures/${row?.id}` })).status).toBe(200);
+    const other = { ...data, url: `/v1/erasures/${NOBODYS}` };
+    expect(await call('/v1/erasures/{id}', other)).toMatchObject({ status: 404, code: 'not_found' });
+    const tenant = { method: 'delete', token, url: '/v1/tenants/private' };
+    expect((await call('/v1/tenants/{id}', tenant)).status).toBe(204);
+    expect(await call('/v1/tenants/{id}', tenant)).toMatchObject({ status: 403, code: 'tenant_unknown' });
+  });
+
   test.each(
     operations
       .filter(({ method, access, path }) => method === 'get' && access === 'public' && !path.includes('{'))

@@ -1,8 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { MetricsListener } from '../../src/metrics/metrics-listener.ts';
+import { call, KeyIssuer } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
-import { publish } from '../support/api.ts';
-import { serviceToken } from '../support/tokens.ts';
+import { get, post, publish } from '../support/api.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
 
 describe('GET /metrics', () => {
   let service: Service;
@@ -59,6 +61,53 @@ describe('GET /metrics', () => {
       valueOf(text, 'tidings_http_request_seconds_count{method="GET",route="unmatched",status="404"}'),
     ).toBe(1);
     expect(text).toContain('route="/docs/assets/:name"');
+    expect(text).not.toMatch(/seen/);
+  });
+});
+
+describe('GET /metrics beside everything that a tenant can do', () => {
+  let service: Service;
+  beforeAll(async () => {
+    service = await startService();
+  });
+  afterAll(() => service.close());
+
+  test('names no tenant, user, topic, device, type, publisher, key or issuer', async () => {
+    const { url } = service;
+    const tenant = 'seen-tenant';
+    const user = userToken({ tenant, user: 'seen-user', topics: ['seen-topic'], device: 'seen-device' });
+    const publisher = serviceToken({ tenant, client: 'seen-client' });
+    const stream = await StreamClient.open(url, user);
+    await stream.untilEvent('caught-up');
+    const recipients = [{ user: 'seen-user' }, { topic: 'seen-topic' }, { everyone: true }];
+    for (const to of recipients) {
+      const body = { to, type: 'seen.type', data: 'seen-data' };
+      const headers = { 'idempotency-key': `seen-key-${JSON.stringify(to)}` };
+      await post(`${url}/v1/notifications`, publisher, body, headers);
+    }
+    const [first] = await stream.untilNotifications(3);
+    await post(`${url}/v1/acks`, user, { upTo: first?.position });
+    await post(`${url}/v1/stream/tickets`, user, {});
+    const admin = serviceToken({
+      tenant,
+      client: 'seen-admin',
+      scope: 'tenants:admin operations:write history:read',
+    });
+    const issuer = new KeyIssuer('https://seen.example/').registration({ tenants: [tenant] });
+    await call('POST', `${url}/v1/issuers`, admin, issuer);
+    await call('POST', `${url}/v1/revocations`, admin, { user: 'seen-other' });
+    for (const path of ['/v1/notifications', '/v1/connections', '/v1/audit'])
+      await get(`${url}${path}`, admin);
+    await fetch(`${url}/v1/users/seen-user/data`, { headers: { authorization: `Bearer ${admin}` } });
+    await stream.cut();
+    await call('DELETE', `${url}/v1/users/seen-user/data`, admin);
+    await call('DELETE', `${url}/v1/tenants/${tenant}`, admin);
+    const { status } = await call('POST', `${url}/v1/notifications`, publisher, { seen: 1 });
+    expect(status).toBe(403);
+
+    const text = await (await fetch(`${url}/metrics`)).text();
+    expect(text).toContain('tidings_acknowledgements_total 1');
+    expect(text).toContain('route="/v1/users/:id/data"');
     expect(text).not.toMatch(/seen/);
   });
 });

@@ -8,7 +8,7 @@ import { RevocationsStore } from '../../src/revocations/revocations.store.ts';
 import { OpenConnectionsStore } from '../../src/stream/open-connections.store.ts';
 import { StreamOrdersStore } from '../../src/stream/stream-orders.store.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
-import { LedgerBench } from '../support/ledger.ts';
+import { LedgerBench, userId } from '../support/ledger.ts';
 import { scannedWhole } from '../support/plans.ts';
 
 const ID = '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70';
@@ -27,6 +27,8 @@ const ROWS = [
    select 't-' || n % 100, gen_random_uuid(), 's', 'user.disconnect', n::text from generate_series(1, 10000) n`,
   `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)
    select 't-' || n % 100, gen_random_uuid(), 'u-' || n % 997, 'd', 'n', now() - n * interval '1 s', 1 from generate_series(1, 10000) n`,
+  `insert into erasures (tenant_id, erasure_id, digest, ordered_by, worker, erased_at, done_at)
+   select 't-' || n % 100, gen_random_uuid(), sha256(n::text::bytea), '{}', gen_random_uuid(), now(), now() from generate_series(1, 10000) n`,
   'analyze',
 ];
 
@@ -37,7 +39,7 @@ test('what is asked of revocations, tickets, streams, acts and tenants is asked 
     const { tenant: pool, engine, ran } = bench.node().pools;
     const tenant = tenantIdSchema.parse('t-7');
     await new RevocationsStore(engine, pool).page(tenant, undefined, 51);
-    await new TicketsStore(pool).keep(tenant, Buffer.from('h'), '{}', 30, Date.now() + 60_000);
+    await new TicketsStore(pool).keep(tenant, userId('u'), Buffer.from('h'), '{}', 30, Date.now() + 60_000);
     await new TicketsStore(pool).take(tenant, Buffer.from('h'));
     await new OpenConnectionsStore(pool).find(tenant, ID);
     const all = { action: undefined, since: undefined, until: undefined };

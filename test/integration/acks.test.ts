@@ -180,7 +180,7 @@ describe('many acknowledgements at once', () => {
           tenant,
           acks
             .toReversed()
-            .map(({ user, device, upTo }) => ({ user, device, position: asPosition(upTo - 7) })),
+            .map(({ user, device, upTo }) => ({ user, device, position: asPosition(upTo - 7), openedAt: 0 })),
         ),
       ]);
       expect([...left, ...right].every((result) => result === 'confirmed')).toBe(true);

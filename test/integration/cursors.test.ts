@@ -150,6 +150,7 @@ async function run(
       user: userId(user),
       device: deviceId(name),
       position: asPosition(to),
+      openedAt: 0,
     }));
     await node.ledger.moveCursors(tenant, moves);
   }

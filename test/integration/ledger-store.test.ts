@@ -30,6 +30,7 @@ const connection = (user = 'alice'): ConnectionOpened => ({
   topics: ['news', 'a,"b"'].map(topic),
   since: AT,
   position: asPosition(7),
+  openedAt: AT,
 });
 
 const interval = (from: number, to: number, rest: Partial<SendInterval> = {}): SendInterval => ({
@@ -40,6 +41,7 @@ const interval = (from: number, to: number, rest: Partial<SendInterval> = {}): S
   to: asPosition(to),
   at: AT,
   replayed: false,
+  openedAt: AT,
   ...rest,
 });
 
@@ -47,6 +49,7 @@ const move = (position: number, device = 'phone') => ({
   user: userId('alice'),
   device: deviceId(device),
   position: asPosition(position),
+  openedAt: AT,
 });
 
 describe('connections', () => {
@@ -247,6 +250,11 @@ describe('every statement of the ledger, among many tenants, devices and days', 
       `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)
        select 't-' || n % 100, gen_random_uuid(), 'u-' || n / 10, 'd', 'n', now(), 0 from generate_series(1, 20000) n`,
     );
+    await crowded.database.query(
+      `insert into erasures (tenant_id, erasure_id, digest, ordered_by, worker, erased_at, done_at)
+       select 't-' || n % 100, gen_random_uuid(), sha256(n::text::bytea), '{}', gen_random_uuid(), now(), now()
+       from generate_series(1, 10000) n`,
+    );
     await crowded.database.query('analyze');
 
     const tenant = tenantIdSchema.parse('t-7');
@@ -265,6 +273,7 @@ describe('every statement of the ledger, among many tenants, devices and days', 
         user: userId(user),
         device: deviceId('d-1'),
         position: asPosition(3 * day + 1),
+        openedAt: AT,
       })),
     );
     await own.ledger.recordSends(tenant, [interval(1, 2)]);

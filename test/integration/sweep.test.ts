@@ -50,7 +50,7 @@ async function nodeRow(name: string, started: string, seen: string): Promise<voi
   );
 }
 
-describe('revocations, orders to streams and tickets', () => {
+describe('revocations, orders to streams, tickets and erasures', () => {
   test('are forgotten when they have ended, a revocation an hour later', async () => {
     for (const end of ['-61 minutes', '-59 minutes', '1 minute']) {
       await log.database.query(
@@ -70,13 +70,27 @@ describe('revocations, orders to streams and tickets', () => {
          values ('acme', convert_to($1::text, 'UTF8'), $1::text, now() + $1::text::interval)`,
         [end],
       );
+      await log.database.query(
+        `insert into erasures (tenant_id, erasure_id, digest, ordered_by, worker, done_at, expires_at)
+         values ('acme', gen_random_uuid(), sha256('u'), $1::text, gen_random_uuid(), now(), now() + $1::text::interval)`,
+        [end],
+      );
     }
+    await log.database.query(
+      `insert into erasures (tenant_id, erasure_id, digest, user_id, ordered_by, worker, created_at)
+       values ('acme', gen_random_uuid(), sha256('u'), 'u', 'still running', gen_random_uuid(), now() - interval '3 days')`,
+    );
     expect(await runOnce()).toMatchObject({
       revocationsForgotten: 1,
       streamOrdersForgotten: 1,
       streamTicketsForgotten: 1,
+      erasuresForgotten: 1,
       failed: [],
     });
+    expect(await column('select ordered_by as it from erasures order by 1')).toEqual([
+      '1 minute',
+      'still running',
+    ]);
     expect(await column('select subject as it from revocations order by expires_at')).toEqual([
       '-59 minutes',
       '1 minute',

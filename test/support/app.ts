@@ -41,7 +41,12 @@ export async function startService(
   });
   const app = await createApp(config, options.logs);
   options.prepare?.(app);
-  await app.listen(config.PORT, '127.0.0.1');
+  try {
+    await app.listen(config.PORT, '127.0.0.1');
+  } catch (error) {
+    await app.close();
+    throw error;
+  }
   const { port } = app.getHttpServer().address() as AddressInfo;
   const close = async () => {
     await app.close();

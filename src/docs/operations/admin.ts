@@ -28,7 +28,7 @@ const tenantOperations: readonly Operation[] = [
     path: '/v1/tenants',
     id: 'listTenants',
     summary: 'The tenants of the installation',
-    description: 'By id.',
+    description: 'By id. Those that were deleted only with `status=deleted`.',
     access: ['tenants:admin'],
     query: tenantsQuerySchema,
     answers: [page(tenantsPageSchema, tenant)],
@@ -39,7 +39,8 @@ const tenantOperations: readonly Operation[] = [
     path: '/v1/tenants',
     id: 'createTenant',
     summary: 'Register a tenant',
-    description: `With \`TENANT_PROVISIONING=auto\` the first publish or stream of a tenant makes it, too. ${EFFECT}`,
+    description: `With \`TENANT_PROVISIONING=auto\` the first publish or stream of a tenant makes it, too; but one that was
+deleted is made anew here and nowhere else. ${EFFECT}`,
     access: ['tenants:admin'],
     body: {
       schema: newTenantSchema,
@@ -63,7 +64,7 @@ const tenantOperations: readonly Operation[] = [
         headers: ['Location'],
       },
     ],
-    problems: [...COMMON.problems, 'tenant_exists'],
+    problems: [...COMMON.problems, 'tenant_exists', 'tenant_deleted'],
   },
   {
     ...WITH_ID,
@@ -100,6 +101,7 @@ lost. \`limits\` is merged member by member, too; \`null\` gives a limit back to
     answers: [
       json(200, 'The tenant.', tenantSchema, { tenant: { summary: 'Suspended', value: acts.open.after } }),
     ],
+    problems: [...WITH_ID.problems, 'tenant_deleted'],
   },
   {
     ...WITH_ID,

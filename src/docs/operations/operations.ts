@@ -1,6 +1,7 @@
 import type { Operation } from '../operation.ts';
 import { adminOperations } from './admin.ts';
 import { historyOperations } from './history.ts';
+import { privacyOperations } from './privacy.ts';
 import { publishOperations } from './publish.ts';
 import { serviceOperations } from './service.ts';
 import { sessionOperations } from './session.ts';
@@ -13,5 +14,6 @@ export const operations: readonly Operation[] = [
   ...sessionOperations,
   ...historyOperations,
   ...adminOperations,
+  ...privacyOperations,
   ...serviceOperations,
 ];

@@ -123,6 +123,6 @@ it is stored; the node that holds the stream applies it within a second.`,
         ],
       },
     ],
-    problems: ['not_found', 'subject_mismatch', 'database_unavailable', 'keys_unavailable'],
+    problems: ['not_found', 'subject_mismatch', 'being_erased', 'database_unavailable', 'keys_unavailable'],
   },
 ];

@@ -32,6 +32,8 @@ export interface Tenant extends Callers {
   readonly connections: Readonly<Record<'bob' | 'only', string>>;
   readonly issuer: KeyIssuer;
   readonly issuerId: string;
+  /** Of a user of whom there was nothing. */
+  readonly erasure: string;
   /** Publishes once more, to a user who has no stream. */
   publish(headers?: Record<string, string>): Promise<StoredAnswer>;
   /** A ticket of alice that nobody has used. */
@@ -63,7 +65,7 @@ export interface Stage {
 const isOwnWork = ({ pool, name }: Heard): boolean =>
   /^tidings (changes|entities|engine|maintenance)$/.test(pool) ||
   // `name_tenant` stands before each statement of a tenant, also before its own.
-  /^(name_tenant|database_now|stream_states|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections)$/.test(
+  /^(name_tenant|database_now|stream_states|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections|\w+_erasure|erase_\w+|erasure_done|cut_\w+)$/.test(
     name,
   );
 
@@ -93,6 +95,8 @@ export async function setStage(given: Record<string, string> = {}): Promise<Stag
   // In this order: the log of globex goes on where that of acme has ended.
   const acme = await settle(node, 'acme');
   const globex = await settle(node, 'globex');
+  const doomed = await call('POST', `${node.url}/v1/tenants`, acme.admin, { id: 'doomed' });
+  if (doomed.status !== 201) throw new Error(`POST /v1/tenants was answered ${doomed.status}`);
   return {
     node,
     otherNode,
@@ -161,6 +165,11 @@ async function settle(node: Service, id: string): Promise<Tenant> {
   const { id: issuerId } = await ok('POST', '/v1/issuers', admin, issuer.registration({ tenant: id }));
 
   await ok('POST', '/v1/users/nobody/disconnect', operator);
+  await ok('DELETE', '/v1/users/nobody/data', operator);
+  const [erased] = await node.database.query<{ erasure_id: string }>(
+    'select erasure_id from erasures where tenant_id = $1',
+    [id],
+  );
 
   const ticket = async (name: string) =>
     (await post<{ ticket: string }>(`${url}/v1/stream/tickets`, user(name), {})).body.ticket;
@@ -175,6 +184,7 @@ async function settle(node: Service, id: string): Promise<Tenant> {
     connections: { bob: await idOf(streams.bob), only: await idOf(streams.only) },
     issuer,
     issuerId: String(issuerId),
+    erasure: erased?.erasure_id ?? '',
     async publish(headers = {}) {
       return (await post<StoredAnswer>(`${url}/v1/notifications`, billing, ORDER, headers)).body;
     },

@@ -25,7 +25,7 @@ const OF_TOKENS = 'is what tokens say; the registration that they are held again
  * What `tenants:admin` is for: a right over the installation, which no tenant's own caller has. Whoever is without it
  * learns nothing of whether there is such a thing.
  */
-const aboveTenants = (what: string, foreign: (stage: Stage) => string): readonly Attempt[] => [
+export const aboveTenants = (what: string, foreign: (stage: Stage) => string): readonly Attempt[] => [
   attempt({ what: `${what}, as an operator`, as: operator, foreign, answer: NO_SCOPE }),
   attempt({ what: `${what}, as a user`, as: alice, foreign, answer: NO_SCOPE }),
 ];

@@ -2,6 +2,7 @@ import type { Attempt, Entry, Table } from './attempt.ts';
 import type { OperationKey, ParameterKey } from './document.ts';
 import { administration } from './table.admin.ts';
 import { history } from './table.history.ts';
+import { privacy } from './table.privacy.ts';
 import { publishing } from './table.publish.ts';
 import { streaming } from './table.streams.ts';
 
@@ -13,6 +14,7 @@ export const TABLE: Table = {
   ...streaming,
   ...history,
   ...administration,
+  ...privacy,
   'GET /health/live': SAME_FOR_ALL,
   'GET /health/ready': SAME_FOR_ALL,
   'GET /metrics': SAME_FOR_ALL,

@@ -1,0 +1,32 @@
+import { Controller, Delete, Header, Param, Req, Res } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { pathId } from '../admin/path-id.ts';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { tenantIdSchema } from '../identifiers.ts';
+import { refuseQuery } from '../json-body.ts';
+import { ErasureOrders } from './erasure-orders.ts';
+
+/** The end of a tenant. Like everything in /v1/tenants it is about the tenant in the path. */
+@Controller('v1/tenants')
+export class DeletionController {
+  constructor(private readonly orders: ErasureOrders) {}
+
+  /** 204 when nothing is left of it; 202 when that takes longer than a caller may be kept waiting. */
+  @Delete(':id')
+  @Header('cache-control', 'no-store')
+  @RequireScope('tenants:admin')
+  async delete(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    refuseQuery(request.query);
+    const tenantId = pathId(tenantIdSchema, id, 'tenant');
+    const erasure = await this.orders.ofTenant(principal, request, tenantId);
+    const outcome = erasure === undefined ? undefined : await this.orders.outcome(tenantId, erasure);
+    if (outcome === undefined || outcome.status === 'done') await reply.status(204).send();
+    else await reply.status(202).header('location', `/v1/tenants/${tenantId}`).send(outcome);
+  }
+}

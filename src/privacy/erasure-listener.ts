@@ -1,0 +1,78 @@
+import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
+import type { Subscription } from 'rxjs';
+import { CONFIG, type Config } from '../config.ts';
+import { asPosition } from '../log/position.ts';
+import { Forgetting } from '../stream/forgetting.ts';
+import { whoOf, type Erasure } from './erasure.ts';
+import { Erasures } from './erasures.ts';
+import { ErasuresStore } from './erasures.store.ts';
+
+/** What could not be said of an erasure is said again so soon, in ms. */
+const AGAIN_MS = 1_000;
+
+const EVERYTHING = asPosition(Number.MAX_SAFE_INTEGER);
+
+/** Takes out of this node's memory what is erased, and says so in the row. Nothing is deleted before every node has. */
+@Injectable()
+export class ErasureListener implements OnModuleInit, OnModuleDestroy {
+  readonly #logger = new Logger(ErasureListener.name);
+  /** Running erasures by id: what this node does about them, or has done. */
+  readonly #heard = new Map<string, Promise<void>>();
+  #subscription: Subscription | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    private readonly erasures: Erasures,
+    private readonly store: ErasuresStore,
+    private readonly forgetting: Forgetting,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  onModuleInit(): void {
+    this.#subscription = this.erasures.heard.subscribe((erasure) => {
+      if (erasure.done) void this.#forgetAgain(erasure);
+      else this.#hear(erasure);
+    });
+    this.#timer = setInterval(() => {
+      const running = [...this.erasures.running];
+      for (const erasure of running) this.#hear(erasure);
+      for (const id of this.#heard.keys())
+        if (!running.some((erasure) => erasure.id === id)) this.#heard.delete(id);
+    }, AGAIN_MS);
+  }
+
+  onModuleDestroy(): void {
+    clearInterval(this.#timer);
+    this.#subscription?.unsubscribe();
+  }
+
+  #hear(erasure: Erasure): void {
+    if (this.#heard.has(erasure.id)) return;
+    const heard = this.#forget(erasure).catch((error: unknown) => {
+      this.#heard.delete(erasure.id);
+      this.#logger.warn(
+        `an erasure waits for this node: ${error instanceof Error ? error.message : 'unknown error'}`,
+      );
+    });
+    this.#heard.set(erasure.id, heard);
+  }
+
+  /** Until it is done nobody of them comes in, so nothing is spared. */
+  async #forget(erasure: Erasure): Promise<void> {
+    const { tenantId } = erasure;
+    const who = whoOf(erasure);
+    await this.forgetting.forget({ tenantId, who, openedUntil: Infinity, upTo: EVERYTHING });
+    await this.store.heard(erasure, this.config.NODE_NAME);
+  }
+
+  /**
+   * What was published while it ran went into the tail; and a node that was cut off hears of it only now. Whoever has come
+   * since, and what was published since, stays.
+   */
+  async #forgetAgain(erasure: Erasure): Promise<void> {
+    const { tenantId, id, erasedAt, position } = erasure;
+    this.#heard.delete(id);
+    if (erasedAt === null || position === null) return;
+    await this.forgetting.forget({ tenantId, who: whoOf(erasure), openedUntil: erasedAt, upTo: position });
+  }
+}

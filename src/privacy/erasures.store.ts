@@ -1,0 +1,202 @@
+import { randomUUID } from 'node:crypto';
+import { Injectable } from '@nestjs/common';
+import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
+import type { Statement } from '../database/pool.ts';
+import { ChangesPool, HistoryPool } from '../database/pools.ts';
+import type { RunOfTenant } from '../database/tenant-pool.ts';
+import type { TenantId, UserId } from '../identifiers.ts';
+import type { Position } from '../log/position.ts';
+import { digestOf, WHOLE_TENANT, type Erased, type Erasure, type ErasureView } from './erasure.ts';
+
+/** A node that was not seen for so long is taken for dead. What it still had under way in the database is waited for. */
+const NODE_SILENCE = `interval '10 seconds'`;
+
+/** When the process that is at it was not heard of for so long, another one goes on. */
+const LEASE = `interval '5 seconds'`;
+
+/** How long the row stays when it is done, for nodes that hear of it late. */
+const KEPT = `interval '1 day'`;
+
+/* No row: one is running already. Or the tenant is on its way out, with all that is in it. */
+const BEGIN: Statement = {
+  name: 'begin_erasure',
+  text: `
+insert into erasures (tenant_id, erasure_id, digest, user_id, ordered_by, worker)
+select $1, $2, $3, $4, $5, $6
+where $4::text is null or not exists (select from tenants where tenant_id = $1 and status in ('deleting', 'deleted'))
+on conflict (tenant_id, digest) where done_at is null do nothing
+returning erasure_id`,
+};
+
+const RUNNING: Statement = {
+  name: 'running_erasure',
+  text: `select erasure_id from erasures where tenant_id = $1 and digest = $2 and done_at is null`,
+};
+
+const FIND: Statement = {
+  name: 'find_erasure',
+  text: `
+select erasure_id as id, created_at as "createdAt", done_at as "doneAt", erased,
+  case when done_at is not null then 'done' when position is null then 'closing' else 'erasing' end as status
+from erasures where tenant_id = $1 and erasure_id = $2`,
+};
+
+/* Whoever has the row locked is at work, whatever the clock says. */
+const CLAIM: Statement = {
+  name: 'claim_erasure',
+  text: `
+update erasures set worker = $3, touched_at = clock_timestamp()
+where tenant_id = $1 and erasure_id = (
+  select erasure_id from erasures
+  where tenant_id = $1 and erasure_id = $2 and done_at is null
+    and (worker = $3 or touched_at < clock_timestamp() - ${LEASE})
+  for update skip locked
+)
+returning position`,
+};
+
+const TOUCH: Statement = {
+  name: 'touch_erasure',
+  text: `
+update erasures e set touched_at = clock_timestamp()
+where tenant_id = $1 and erasure_id = $2 and worker = $3 and done_at is null
+returning array(
+  select n.node from nodes n where n.seen_at >= clock_timestamp() - ${NODE_SILENCE} and n.node <> all(e.heard)
+) as unheard`,
+};
+
+const HEARD: Statement = {
+  name: 'heard_of_erasure',
+  text: `
+update erasures set heard = array_append(heard, $3)
+where tenant_id = $1 and erasure_id = $2 and done_at is null and $3 <> all(heard)`,
+};
+
+/*
+ * Behind the stream's lock: what has a position up to here is committed, and what comes has a later one. The instant is
+ * taken when every transaction is over that may have let in a stream, and before another one may.
+ */
+const cut = (name: string, more: string): Statement => ({
+  name,
+  text: `
+with stream as materialized (
+  select head from streams where tenant_id = $1 for update
+)${more}
+update erasures set position = coalesce((select head from stream), 0), erased_at = clock_timestamp(),
+  touched_at = clock_timestamp(), transaction = pg_current_xact_id()
+where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is null
+returning position`,
+});
+const CUT_USER = cut('cut_user', '');
+/* Without its stream row nothing can be published to a tenant, and no stream opened. */
+const CUT_TENANT = cut(
+  'cut_tenant',
+  `, ended as (
+  update tenants t set last_head = stream.head from stream where t.tenant_id = $1
+), gone as (
+  delete from streams s using stream where s.tenant_id = $1
+)`,
+);
+
+const DONE: Statement = {
+  name: 'erasure_done',
+  text: `
+update erasures set done_at = clock_timestamp(), expires_at = clock_timestamp() + ${KEPT}, user_id = null,
+  transaction = pg_current_xact_id()
+where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is not null and done_at is null
+returning ordered_by as "orderedBy", erased`,
+};
+
+/* Of all tenants: which of them are served here is looked up in memory. */
+const COLUMNS = `tenant_id as "tenantId", erasure_id as id, digest, user_id as "user", worker, position,
+  (extract(epoch from erased_at) * 1000)::float8 as "erasedAt", done_at is not null as done`;
+const LOAD: Statement = { name: 'load_erasures', text: `select ${COLUMNS} from erasures` };
+const SINCE: Statement = {
+  name: 'erasures_since',
+  text: `select ${COLUMNS} from erasures where ${NOT_IN_SNAPSHOT}`,
+};
+
+type ErasureRow = Erasure & Record<string, unknown>;
+
+/** The SQL of erasures as such; what they erase is in erasing.store.ts. */
+@Injectable()
+export class ErasuresStore {
+  constructor(
+    private readonly history: HistoryPool,
+    private readonly changes: ChangesPool,
+  ) {}
+
+  /**
+   * Begins an erasure, or joins the one that is running. In the transaction of `run`. Undefined: the tenant is being
+   * deleted, or was.
+   *
+   * @param user undefined: the whole tenant
+   * @param orderedBy who ordered it, as text
+   */
+  async begin(
+    run: RunOfTenant,
+    tenantId: TenantId,
+    user: UserId | undefined,
+    orderedBy: string,
+    worker: string,
+  ): Promise<{ readonly id: string; readonly joined: boolean } | undefined> {
+    const digest = user === undefined ? WHOLE_TENANT : digestOf(tenantId, user);
+    // The one in the way may end between the two statements, but not twice.
+    for (let attempt = 0; attempt < 2; attempt += 1) {
+      const values = [randomUUID(), digest, user ?? null, orderedBy, worker];
+      const [begun] = await run<{ erasure_id: string }>(tenantId, BEGIN, values);
+      if (begun !== undefined) return { id: begun.erasure_id, joined: false };
+      const [running] = await run<{ erasure_id: string }>(tenantId, RUNNING, [digest]);
+      if (running !== undefined) return { id: running.erasure_id, joined: true };
+    }
+    return undefined;
+  }
+
+  async find(tenantId: TenantId, id: string): Promise<ErasureView | undefined> {
+    const [row] = await this.history.rows<ErasureView & Record<string, unknown>>(tenantId, FIND, [id]);
+    return row;
+  }
+
+  /** True: it is for this process to go on with it. */
+  async claim({ tenantId, id }: Erasure, worker: string): Promise<boolean> {
+    return (await this.history.rows(tenantId, CLAIM, [id, worker])).length > 0;
+  }
+
+  /** The nodes that have not heard of it, if this process is still the one that works on it. */
+  async touch({ tenantId, id }: Erasure, worker: string): Promise<readonly string[] | undefined> {
+    const [row] = await this.history.rows<{ unheard: string[] }>(tenantId, TOUCH, [id, worker]);
+    return row?.unheard;
+  }
+
+  /** This node has nothing of it in memory any more. */
+  async heard({ tenantId, id }: Erasure, node: string): Promise<void> {
+    await this.history.rows(tenantId, HEARD, [id, node]);
+  }
+
+  /** Settles what goes and what stays. Undefined: it is settled already, or for another process to do. */
+  async cut({ tenantId, id, digest }: Erasure, worker: string): Promise<Position | undefined> {
+    const statement = digest.length === 0 ? CUT_TENANT : CUT_USER;
+    const [row] = await this.history.rows<{ position: Position }>(tenantId, statement, [id, worker]);
+    return row?.position;
+  }
+
+  /** In the transaction of `run`: who ordered it, and what is gone. Undefined: another process was faster. */
+  async finish(
+    run: RunOfTenant,
+    { tenantId, id }: Erasure,
+    worker: string,
+  ): Promise<{ readonly orderedBy: string; readonly erased: Erased } | undefined> {
+    const [row] = await run<{ orderedBy: string; erased: Erased }>(tenantId, DONE, [id, worker]);
+    return row;
+  }
+
+  /** All of which the row is still there. */
+  async load(): Promise<readonly Erasure[]> {
+    return await this.changes.rows<ErasureRow>(LOAD);
+  }
+
+  /** Those that were not visible in the snapshot `horizon`. */
+  async since(horizon: string): Promise<readonly Erasure[]> {
+    return await this.changes.rows<ErasureRow>(SINCE, [horizon]);
+  }
+}

@@ -1,0 +1,69 @@
+import { Injectable } from '@nestjs/common';
+import { Problem } from '../errors.ts';
+import { Draining } from '../health/draining.ts';
+import type { TenantId, UserId } from '../identifiers.ts';
+import type { Position } from '../log/position.ts';
+import {
+  ConnectionsStore,
+  type ConnectionPlace,
+  type ConnectionRecord,
+} from '../notifications/connections.store.ts';
+import { itemJson } from '../notifications/history-item.ts';
+import { HistoryService } from '../notifications/history.service.ts';
+import { ExportStore } from './export.store.ts';
+
+const NOTIFICATIONS = 200;
+const CONNECTIONS = 1_000;
+
+/** Everything that is stored of a user, as lines of JSON. */
+@Injectable()
+export class Exports {
+  constructor(
+    private readonly history: HistoryService,
+    private readonly connections: ConnectionsStore,
+    private readonly store: ExportStore,
+    private readonly draining: Draining,
+  ) {}
+
+  /** Each is the text of some whole lines, or empty. Throws the database's error, or Problem `draining`. */
+  async *lines(tenantId: TenantId, user: UserId): AsyncGenerator<string> {
+    for await (const lines of this.#pages(tenantId, user)) {
+      if (this.draining.active)
+        throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
+      yield lines.map((line) => `${line}\n`).join('');
+    }
+  }
+
+  async *#pages(tenantId: TenantId, user: UserId): AsyncGenerator<readonly string[]> {
+    let before: Position | undefined;
+    do {
+      const { items, next } = await this.history.page(tenantId, { user }, before, NOTIFICATIONS);
+      yield items.map((item) => `{"kind":"notification",${itemJson(item).slice(1)}`);
+      before = next;
+    } while (before !== undefined);
+
+    let after: ConnectionPlace | undefined;
+    const always = { since: undefined, until: undefined };
+    do {
+      const { items, reached } = await this.connections.page(tenantId, user, always, after, CONNECTIONS);
+      yield items.map((item) => JSON.stringify(lineOf(item)));
+      after = reached;
+    } while (after !== undefined);
+
+    for await (const rows of this.store.rest(tenantId, user)) yield rows.map((row) => JSON.stringify(row));
+  }
+}
+
+function lineOf({ connectionId, device, node, since, until, position, reason, topics }: ConnectionRecord) {
+  return {
+    kind: 'connection',
+    connectionId,
+    device,
+    node,
+    since,
+    until,
+    position: String(position),
+    reason,
+    topics,
+  };
+}

@@ -1,0 +1,63 @@
+import { Controller, Delete, Get, Header, Param, Query, Req, Res } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import { nothingHere, pathId } from '../admin/path-id.ts';
+import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import type { Principal } from '../auth/principal.ts';
+import { userIdSchema } from '../identifiers.ts';
+import { refuseQuery } from '../json-body.ts';
+import { beginLines, LINES_TYPE } from '../notifications/export.ts';
+import { ErasureOrders } from './erasure-orders.ts';
+import { ErasuresStore } from './erasures.store.ts';
+import { Exports } from './exports.ts';
+
+/** All that is stored of one user of the caller's tenant. */
+@Controller('v1')
+export class UserDataController {
+  constructor(
+    private readonly exports: Exports,
+    private readonly orders: ErasureOrders,
+    private readonly erasures: ErasuresStore,
+  ) {}
+
+  @Get('users/:id/data')
+  @RequireScope('history:read')
+  async export(
+    @CurrentPrincipal() { tenantId }: Principal,
+    @Param('id') id: string,
+    @Query() query: unknown,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    refuseQuery(query);
+    const lines = await beginLines(this.exports.lines(tenantId, pathId(userIdSchema, id, 'user')));
+    await reply.header('cache-control', 'no-store').type(LINES_TYPE).send(lines);
+  }
+
+  /** 204 when all of it is gone; 202 when that takes longer than a caller may be kept waiting. */
+  @Delete('users/:id/data')
+  @Header('cache-control', 'no-store')
+  @RequireScope('operations:write')
+  async erase(
+    @CurrentPrincipal() principal: Principal,
+    @Req() request: FastifyRequest,
+    @Param('id') id: string,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    refuseQuery(request.query);
+    const user = pathId(userIdSchema, id, 'user');
+    const erasure = await this.orders.ofUser(principal, request, user);
+    const outcome = await this.orders.outcome(principal.tenantId, erasure);
+    if (outcome === undefined || outcome.status === 'done') await reply.status(204).send();
+    else await reply.status(202).header('location', `/v1/erasures/${erasure}`).send(outcome);
+  }
+
+  @Get('erasures/:id')
+  @Header('cache-control', 'no-store')
+  @RequireScope('history:read', 'operations:write')
+  async find(@CurrentPrincipal() { tenantId }: Principal, @Param('id') id: string, @Query() query: unknown) {
+    refuseQuery(query);
+    const erasure = await this.erasures.find(tenantId, pathId(z.uuid(), id, 'erasure'));
+    if (erasure === undefined) throw nothingHere('erasure');
+    return erasure;
+  }
+}
