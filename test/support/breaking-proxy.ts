@@ -33,7 +33,7 @@ interface Link {
 
 /** A TCP proxy in front of PostgreSQL, which knows enough of its protocol to lose connections at a chosen moment. */
 export class BreakingProxy implements DatabasePlace {
-  /** While it is set, connections are lost as soon as they are made. */
+  /** While it is set, connections are lost as soon as they are made, and those that lie idle when they are used. */
   away = false;
   readonly #links = new Set<Link>();
   #trap: Trap | undefined;
@@ -151,7 +151,7 @@ export class BreakingProxy implements DatabasePlace {
 
   #ask(link: Link, message: Buffer): void {
     const { client, server, held } = link;
-    if (link.dead) {
+    if (link.dead || (this.away && !link.busy)) {
       client.resetAndDestroy();
       return;
     }
