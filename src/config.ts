@@ -172,7 +172,7 @@ export const settingsSchema = z.object({
     .enum(['auto', 'explicit'])
     .default('auto')
     .describe(
-      '`auto`: the first valid token of a tenant makes the tenant; `explicit`: only an administrator does.',
+      '`auto`: the first valid token of a tenant makes the tenant, unless it was deleted; `explicit`: only an administrator does.',
     ),
   CHANGES_POLL_MS: integer(500, 50, 900).describe(
     'How often this node asks the database for revocations, renewals and changed issuers and tenants.',

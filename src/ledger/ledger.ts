@@ -202,6 +202,7 @@ export class Ledger implements OnModuleInit {
   }
 
   #forgetAll(): void {
+    this.#failingSince = undefined;
     for (const { sent } of this.#tenants.values()) this.metrics.ledgerDropped.inc(sent.length);
     this.#tenants.clear();
   }

@@ -10,7 +10,7 @@ import { keyOf, lowestOf, PLACES_OF_TENANT, placesOfUser, type Key, type Place }
 const ROWS = 1_000;
 
 /** Keys that one statement looks at; each may have an answer of a thousand notifications. */
-const KEYS = 250;
+const KEYS = 500;
 
 /** What a page did. `next`: behind which the next one begins; undefined: there is none. */
 interface ErasedPage {
@@ -75,31 +75,33 @@ const ANSWERS: Statement = {
   name: 'erase_answers_of_user',
   text: `
 with ${LEASE}, page as materialized (
-  select k.*, exists (
-    select from notifications n where n.tenant_id = $1 and n.user_id = $6 and n.position <= $7
-      and n.position >= k.first_position and n.position < k.first_position + cardinality(k.ids)
-  ) as named
-  from lease cross join lateral (
-    select publisher, key, first_position, ids from idempotency_keys
+  select k.* from lease cross join lateral (
+    select publisher, key from idempotency_keys
     where tenant_id = $1 and (publisher, key) > (($4::text[])[1], ($4::text[])[2])
     order by publisher, key limit $5
   ) k
+), last as materialized (
+  select * from page order by publisher desc, key desc limit 1
 ), gone as (
   update idempotency_keys k set ids = array(
     select case when n.position is null then answer.id else '00000000-0000-0000-0000-000000000000' end
-    from unnest(p.ids) with ordinality as answer (id, place)
+    from unnest(k.ids) with ordinality as answer (id, place)
     left join lateral (
       select n.position from notifications n
-      where n.tenant_id = $1 and n.user_id = $6 and n.position = p.first_position + answer.place - 1 and n.position <= $7
+      where n.tenant_id = $1 and n.user_id = $6 and n.position = k.first_position + answer.place - 1 and n.position <= $7
     ) n on true
     order by answer.place
   )
-  from page p
-  where p.named and k.tenant_id = $1 and k.publisher = p.publisher and k.key = p.key
+  where k.tenant_id = $1 and (k.publisher, k.key) > (($4::text[])[1], ($4::text[])[2])
+    and (k.publisher, k.key) <= ((select publisher from last), (select key from last))
+    and exists (
+      select from notifications n where n.tenant_id = $1 and n.user_id = $6 and n.position <= $7
+        and n.position >= k.first_position and n.position < k.first_position + cardinality(k.ids)
+    )
   returning 1
 ), ${noted('answers')}
 select (select count(*)::int from page) as taken, (select count(*)::int from gone) as gone,
-  (select array[publisher, key] from page order by publisher desc, key desc limit 1) as last
+  (select array[publisher, key] from last) as last
 from noted`,
 };
 

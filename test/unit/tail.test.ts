@@ -90,6 +90,7 @@ const steps = fc.array(
     },
     { weight: 2, arbitrary: fc.record({ trim: fc.nat({ max: 8_000 }) }) },
     { weight: 1, arbitrary: fc.record({ restart: fc.integer({ min: 1, max: 10 }) }) },
+    { weight: 1, arbitrary: fc.record({ forget: fc.nat({ max: 4 }), upTo: fc.nat({ max: 60 }) }) },
   ),
   { maxLength: 40 },
 );
@@ -102,7 +103,7 @@ test('whatever happened, a reader gets exactly what a plain list would give it, 
     fc.property(steps, fc.subarray(ADDRESSES), (history, addresses) => {
       const tail = new Tail(asPosition(100));
       // The model: everything ever appended, and the first position from which nothing may be missing.
-      const all: { position: number; address: string; weight: number }[] = [];
+      let all: { position: number; address: string; weight: number }[] = [];
       let head = 100;
       let since = 100;
       for (const step of history) {
@@ -121,6 +122,10 @@ test('whatever happened, a reader gets exactly what a plain list would give it, 
         } else if ('trim' in step) {
           tail.trim(step.trim);
           expect(tail.weight).toBeLessThanOrEqual(step.trim);
+        } else if ('forget' in step) {
+          const gone = ADDRESSES[step.forget] ?? EVERYONE;
+          tail.forget(gone, asPosition(100 + step.upTo));
+          all = all.filter(({ address, position }) => address !== gone || position > 100 + step.upTo);
         } else {
           head += step.restart;
           since = head;

@@ -84,3 +84,35 @@ test('a broadcast that takes long leaves the event loop to others in between', a
   for (turns.push(reached()); reached() < crowd.length; turns.push(reached())) await setImmediate();
   expect(turns).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
 });
+
+test('what is forgotten is only what is for the user, as far as it is meant, also when it is just being read', async () => {
+  const bob = userIdSchema.parse('bob');
+  let answer: () => void = () => undefined;
+  const read = new Promise<void>((resolve) => {
+    answer = resolve;
+  });
+  const mixed = [1, 2, 3].flatMap((n) => [
+    notification(3 * n, { user: alice }),
+    notification(3 * n + 1, { user: bob }),
+    notification(3 * n + 2, { everyone: true }),
+  ]);
+  const reading: HubNode = {
+    ...node,
+    readAfter: async () => {
+      await read;
+      return { notifications: mixed, upTo: asPosition(11), head: asPosition(11) };
+    },
+  };
+  const hub = new TenantHub<Member>(acme, asPosition(0), reading);
+  const reached = hub.reach(asPosition(11));
+  const forgotten = hub.forget((user) => user === 'alice', asPosition(6));
+  answer();
+  await Promise.all([reached, forgotten]);
+  const at = (address: Address) =>
+    hub.tail.after(asPosition(0), [address])?.map(({ position }) => Number(position));
+  expect([at(addressOfUser(alice)), at(addressOfUser(bob)), at(EVERYONE)]).toEqual([
+    [9],
+    [4, 7, 10],
+    [5, 8, 11],
+  ]);
+});
