@@ -13,7 +13,8 @@ const PREFLIGHT = {
 };
 
 /** What a page may read besides the body. */
-const EXPOSED = 'Location, Retry-After, Idempotency-Replayed, X-Request-Id, WWW-Authenticate';
+const EXPOSED =
+  'Location, Retry-After, RateLimit, RateLimit-Policy, Idempotency-Replayed, X-Request-Id, WWW-Authenticate';
 
 /**
  * Which pages of other origins may call (Fetch standard, CORS protocol).

@@ -84,6 +84,12 @@ export const ERRORS = {
     title: 'The tenant is not registered',
     advice: 'It never was, or it was deleted. An administrator registers it with `POST /v1/tenants`.',
   },
+  storage_full: {
+    status: 403,
+    title: 'The tenant keeps as much as it may',
+    advice:
+      'Nothing was stored. There is room again when older notifications are past `keptDays` of the tenant, when data of users is erased, or when an administrator raises `limits.storedBytes` or shortens `keptDays`.',
+  },
   not_found: {
     status: 404,
     title: 'There is nothing here',
@@ -126,6 +132,12 @@ export const ERRORS = {
     status: 415,
     title: 'The body is not JSON',
     advice: 'Send `Content-Type: application/json`.',
+  },
+  rate_limited: {
+    status: 429,
+    title: 'The tenant publishes more than it may',
+    advice:
+      'Nothing was stored. Try again after `Retry-After` seconds; `RateLimit` in every answer says what is left. An administrator can raise `limits` of the tenant.',
   },
   idempotency_mismatch: {
     status: 422,

@@ -39,10 +39,18 @@ export const LIMITS = {
   connections: {
     least: 1,
     most: 10_000_000,
-    meaning: 'Most open streams of a tenant, on all nodes together.',
+    meaning: 'Most open streams of a tenant, on all nodes together. Not enforced yet.',
   },
-  connectionsPerUser: { least: 1, most: 100_000, meaning: 'Most open streams of one user, on all nodes.' },
-  devicesPerUser: { least: 1, most: 100_000, meaning: 'Most devices of one user that have a cursor.' },
+  connectionsPerUser: {
+    least: 1,
+    most: 100_000,
+    meaning: 'Most open streams of one user, on all nodes. Not enforced yet.',
+  },
+  devicesPerUser: {
+    least: 1,
+    most: 100_000,
+    meaning: 'Most devices of one user that have a cursor. Not enforced yet.',
+  },
 } as const satisfies Record<LimitName, { least: number; most: number; meaning: string }>;
 
 /** The limits that hold for a tenant. */

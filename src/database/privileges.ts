@@ -12,7 +12,7 @@ type Rights = Readonly<Record<string, string>>;
 /** Of one tenant at a time: the policy `of_tenant` sees to that. */
 const SERVICE: Rights = {
   tenants: 'select, insert, update',
-  streams: 'select, insert, update (head, abandoned), delete',
+  streams: 'select, insert, update (head, abandoned, spent, spent_at, appended_bytes, removed_bytes), delete',
   notifications: 'select, insert, delete',
   idempotency_keys: 'select, insert, update (ids), delete',
   devices: 'select, insert, update, delete',
@@ -30,8 +30,8 @@ const SERVICE: Rights = {
 /** Of every tenant, hence no payload and nothing that opens a door. */
 const ENGINE: Rights = {
   tenants: 'select',
-  streams: 'select (tenant_id, head, floor), update (head, floor)',
-  notifications: 'select (tenant_id, position)',
+  streams: 'select (tenant_id, head, floor, removed_bytes), update (head, floor, removed_bytes)',
+  notifications: 'select (tenant_id, position, size)',
   idempotency_keys: 'select (ctid, created_at), update (created_at), delete',
   devices:
     'select (tenant_id, user_id, device_id, cursor, last_seen_at), insert (tenant_id, user_id, device_id, cursor), update (cursor), delete',

@@ -32,6 +32,18 @@ export const HEADERS = {
     description: 'Where what was made can be looked up.',
     schema: { type: 'string', format: 'uri-reference' },
   },
+  RateLimit: {
+    description:
+      'What the tenant has left (draft-ietf-httpapi-ratelimit-headers-11): `r` notifications now, and that the rate brings so many in `t` seconds. In answers to callers who may publish.',
+    schema: { type: 'string' },
+    example: '"notifications";r=9940;t=1',
+  },
+  'RateLimit-Policy': {
+    description:
+      'What the tenant may publish: `q` notifications at once, which come back in `w` seconds. A request costs as many as it makes; one that is refused, or whose Idempotency-Key is known, costs nothing.',
+    schema: { type: 'string' },
+    example: '"notifications";q=20000;w=2',
+  },
   'Retry-After': {
     description: 'Seconds to wait before the next try.',
     schema: { type: 'integer', minimum: 0 },

@@ -118,12 +118,14 @@ function fieldsOf(object: Fields | undefined, place: 'path' | 'query', schemas: 
 
 function responsesOf(operation: Operation, schemas: JsonSchemas, problem: object): object {
   const responses: Record<string, Response> = {};
-  for (const answer of operation.answers) responses[answer.status] = responseOf(answer, schemas);
+  const { everyAnswer = [] } = operation;
+  for (const { headers = [], ...answer } of operation.answers)
+    responses[answer.status] = responseOf({ ...answer, headers: [...headers, ...everyAnswer] }, schemas);
   for (const [status, codes] of Map.groupBy(problemsOf(operation), (code) => ERRORS[code].status)) {
     const { content, ...own } = responses[status] ?? {};
     responses[status] = {
       description: codes.map((code) => ERRORS[code].title).join('; '),
-      headers: headersOf(headersOfProblem(codes)),
+      headers: headersOf([...headersOfProblem(codes), ...everyAnswer]),
       ...own,
       content: { ...content, 'application/problem+json': { schema: problem, examples: examplesOf(codes) } },
     };
@@ -179,7 +181,7 @@ export function problemsOf({ access, body, problems }: Operation): ErrorCode[] {
 
 function headersOfProblem(codes: readonly ErrorCode[]): HeaderName[] {
   const { status } = ERRORS[codes[0] ?? 'internal'];
-  if (status === 503) return ['Retry-After'];
+  if (status === 503 || status === 429) return ['Retry-After'];
   const challenged = codes.some(
     (code) => status === 401 || code === 'scope_missing' || code === 'token_in_query',
   );

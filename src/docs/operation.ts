@@ -50,6 +50,8 @@ export interface Operation {
     readonly required?: boolean;
   };
   readonly answers: readonly Answer[];
+  /** Headers of every answer, also of problems, once it is known that the caller may come in. */
+  readonly everyAnswer?: readonly HeaderName[];
   readonly problems: readonly ErrorCode[];
 }
 

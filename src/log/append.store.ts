@@ -2,6 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { errorCode, type Statement } from '../database/pool.ts';
 import { AppendPool } from '../database/pools.ts';
 import type { TenantId } from '../identifiers.ts';
+import type { Balance } from './account.ts';
 import type { Draft } from './notification.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from './position.ts';
 
@@ -28,6 +29,15 @@ export interface Appended {
   readonly base: Position;
   /** Publications (by index) whose key a committed twin holds: nothing of them was stored. */
   readonly twins: ReadonlySet<number>;
+  /** The account of the tenant after it. */
+  readonly balance: Balance;
+}
+
+interface AppendedRow extends Balance, Record<string, unknown> {
+  readonly previous: Position;
+  readonly base: Position;
+  readonly head: Position;
+  readonly twins: number[];
 }
 
 /** What a key answered the first time. */
@@ -44,21 +54,26 @@ export interface Remembered {
  *   `returning` would read the statement's old snapshot instead of the row that was waited for.
  * - Positions are given to every draft before it is known which keys are free. A twin leaves a hole in the numbers;
  *   holes are harmless, and the key can be stored with its answer in the same statement.
- * - `clock_timestamp()`, not `now()`: the statement may have waited for the lock.
+ * - `clock_timestamp()`, not `now()`: the statement may have waited for the lock. It is asked for once the row is locked.
  * - The lock is held until the commit, so no reader sees a position before every smaller one is visible.
  * - An append that was given up with its connection may still be on its way, and must not be stored when it arrives:
  *   what it says was appended again. It finds itself in `abandoned`, also when it waited for the lock meanwhile, since
  *   the condition is tested once more on the row that was waited for.
+ * - The account of the tenant is charged here, under the lock that is held anyway: what time has paid off since the last
+ *   append goes from `spent`, what is stored now comes on top. A twin stores nothing and costs nothing. Should the clock
+ *   have been set back, nothing is paid off, and from then on time counts anew.
  */
 const APPEND: Statement = {
   name: 'append',
   text: `
 with stream as materialized (
-  select head from streams where tenant_id = $1 and not $17::uuid = any(abandoned) for update
+  select head, spent, spent_at, appended_bytes, removed_bytes
+  from streams where tenant_id = $1 and not $17::uuid = any(abandoned) for update
 ), place as materialized (
-  select head as previous,
-    greatest(head, floor(extract(epoch from clock_timestamp()) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base
-  from stream
+  select head as previous, now, appended_bytes, removed_bytes,
+    greatest(head, floor(extract(epoch from now) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base,
+    greatest(0, spent - $18::float8 * greatest(0, extract(epoch from now - spent_at)::float8)) as spent
+  from (select *, clock_timestamp() as now from stream) locked
 ), draft as materialized (
   select * from unnest($2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[], $11::text[])
     with ordinality as d (publication, id, user_id, topic, type, data, size, publisher, expires_at, trace, n)
@@ -80,17 +95,28 @@ with stream as materialized (
   select $1, place.base + d.n, d.id, d.user_id, d.topic, d.type, d.data, d.size, d.publisher, d.expires_at, d.trace
   from place, draft d
   where d.publication not in (select publication from twin)
+), cost as materialized (
+  select $16 - count(*) as notifications, $19::bigint - coalesce(sum(size), 0) as bytes
+  from twin join draft using (publication)
 ), moved as (
-  update streams set head = place.base + $16 from place where streams.tenant_id = $1
+  update streams set head = place.base + $16,
+    spent = place.spent + cost.notifications, spent_at = place.now,
+    appended_bytes = place.appended_bytes + cost.bytes
+  from place, cost where streams.tenant_id = $1
 )
-select place.previous, place.base, place.base + $16 as head, array(select publication from twin) as twins
-from place`,
+select place.previous, place.base, place.base + $16 as head, array(select publication from twin) as twins,
+  place.spent + cost.notifications as spent,
+  place.appended_bytes + cost.bytes - place.removed_bytes as "storedBytes"
+from place, cost`,
 };
 
 /* Its own statement: a statement that waited for a twin cannot see the row that it waited for. */
 const RECALL: Statement = {
   name: 'recall',
-  text: `select fingerprint, first_position, ids from idempotency_keys where tenant_id = $1 and publisher = $2 and key = $3`,
+  text: `
+select asked.n::int as n, fingerprint, first_position as first, ids
+from unnest($2::text[], $3::text[]) with ordinality as asked (publisher, key, n)
+join idempotency_keys i on i.tenant_id = $1 and i.publisher = asked.publisher and i.key = asked.key`,
 };
 
 /* Behind the stream's lock: a commit that is still under way on a lost connection ends before this reads. */
@@ -130,12 +156,14 @@ export class AppendStore {
 
   /**
    * Appends what the publications hold, in order. Undefined: the tenant has no stream row, nothing was stored.
-   * When this returns, the commit is on disk. `append` is a UUID by which `settle` knows it.
+   * When this returns, the commit is on disk. `append` is a UUID by which `settle` knows it; `rate` is what the tenant
+   * may publish per second.
    */
   async append(
     tenantId: TenantId,
     publications: readonly Publication[],
     append: string,
+    rate: number,
   ): Promise<Appended | undefined> {
     const drafts = publications.flatMap(({ publisher, drafts: own }, index) =>
       own.map((draft) => ({ draft, publisher, index })),
@@ -143,12 +171,7 @@ export class AppendStore {
     const keys = publications.flatMap(({ idempotency }, index) =>
       idempotency === undefined ? [] : [{ ...idempotency, index }],
     );
-    const [row] = await this.pool.rows<{
-      previous: Position;
-      base: Position;
-      head: Position;
-      twins: number[];
-    }>(tenantId, APPEND, [
+    const [row] = await this.pool.rows<AppendedRow>(tenantId, APPEND, [
       drafts.map(({ index }) => index),
       drafts.map(({ draft }) => draft.id),
       drafts.map(({ draft }) => ('user' in draft.to ? draft.to.user : null)),
@@ -165,19 +188,26 @@ export class AppendStore {
       keys.map(({ fingerprint }) => fingerprint),
       drafts.length,
       append,
+      rate,
+      drafts.reduce((sum, { draft }) => sum + draft.size, 0),
     ]);
-    return row === undefined ? undefined : { ...row, twins: new Set(row.twins) };
+    if (row === undefined) return undefined;
+    const { twins, spent, storedBytes, ...places } = row;
+    return { ...places, twins: new Set(twins), balance: { spent, storedBytes } };
   }
 
-  async recall(tenantId: TenantId, publisher: string, key: string): Promise<Remembered | undefined> {
-    const [row] = await this.pool.rows<{ fingerprint: Buffer; first_position: Position; ids: string[] }>(
+  /** What each of the keys answered the first time, in their order; null: it was not used. */
+  async recall(
+    tenantId: TenantId,
+    keys: readonly Pick<IdempotencyKey, 'publisher' | 'key'>[],
+  ): Promise<(Remembered | null)[]> {
+    const rows = await this.pool.rows<Remembered & { n: number } & Record<string, unknown>>(
       tenantId,
       RECALL,
-      [publisher, key],
+      [keys.map(({ publisher }) => publisher), keys.map(({ key }) => key)],
     );
-    return row === undefined
-      ? undefined
-      : { fingerprint: row.fingerprint, first: row.first_position, ids: row.ids };
+    const found = new Map(rows.map(({ n, ...remembered }) => [n, remembered]));
+    return keys.map((_, index) => found.get(index + 1) ?? null);
   }
 
   /**

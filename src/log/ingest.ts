@@ -7,28 +7,18 @@ import { Problem } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import { InFlight } from '../in-flight.ts';
 import { Metrics } from '../metrics/metrics.ts';
-import {
-  AppendStore,
-  isPartitionMissing,
-  type Appended,
-  type IdempotencyKey,
-  type Publication,
-} from './append.store.ts';
-import type { Batch, Notification } from './notification.ts';
+import { Accounts } from './accounts.ts';
+import { AppendStore, isPartitionMissing, type Appended, type Publication } from './append.store.ts';
+import { KnownKeys } from './known-keys.ts';
+import type { Batch, Notification, Stored } from './notification.ts';
 import { Partitions } from './partitions.ts';
 import { asPosition, type Position } from './position.ts';
-
-/** What a publication became: notification n (from 0) has `ids[n]` and position `first + n`. */
-export interface Stored {
-  readonly first: Position;
-  readonly ids: readonly string[];
-  /** A key that had been used: this is the first answer again. */
-  readonly replayed: boolean;
-}
 
 interface Waiting {
   readonly publication: Publication;
   readonly size: number;
+  /** Gives back what the tenant's account holds for it. */
+  readonly release: () => void;
   readonly resolve: (stored: Stored) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -40,7 +30,6 @@ interface Waiting {
 @Injectable()
 export class Ingest {
   readonly #queues = new Map<TenantId, Waiting[]>();
-  readonly #twins = new Map<string, { fingerprint: Buffer; stored: Promise<Stored> }>();
   readonly #committed = new Subject<Batch>();
   readonly #running = new Set<Promise<void>>();
   readonly #admitted = new InFlight<TenantId>();
@@ -53,14 +42,17 @@ export class Ingest {
 
   constructor(
     private readonly store: AppendStore,
+    private readonly accounts: Accounts,
+    private readonly keys: KnownKeys,
     private readonly partitions: Partitions,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
   /**
-   * Stores a publication.
-   * @throws Problem `overloaded` or `database_unavailable` (503), `idempotency_mismatch` (422), `tenant_unknown` (403)
+   * Stores a publication, or finds the first answer to its key.
+   * @throws Problem `rate_limited` (429), `storage_full` (403), `overloaded` or `database_unavailable` (503),
+   * `idempotency_mismatch` (422), `tenant_unknown` (403)
    */
   async publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
     return await this.#admitted.track(tenantId, this.#publish(tenantId, publication));
@@ -68,44 +60,11 @@ export class Ingest {
 
   async #publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
     const { idempotency } = publication;
-    if (idempotency === undefined) return await this.#enqueue(tenantId, publication);
+    if (idempotency === undefined) return await this.#admit(tenantId, publication);
 
     // A twin that is under way on this node is joined here; one on another node meets us at the key's row.
-    const twin = this.#twinOf(tenantId, idempotency);
-    if (twin !== undefined) return await twin;
-    const name = twinName(tenantId, idempotency);
-    const stored = this.#enqueue(tenantId, publication);
-    this.#twins.set(name, { fingerprint: idempotency.fingerprint, stored });
-    try {
-      return await stored;
-    } finally {
-      this.#twins.delete(name);
-    }
-  }
-
-  /** The first answer to a key, if it was used. For requests that a limit or an expiry would refuse by now. */
-  async recall(tenantId: TenantId, { idempotency }: Publication): Promise<Stored | undefined> {
-    if (idempotency === undefined) return undefined;
-    const twin = this.#twinOf(tenantId, idempotency);
-    return twin === undefined ? await this.#remembered(tenantId, idempotency) : await twin;
-  }
-
-  async #remembered(tenantId: TenantId, key: IdempotencyKey): Promise<Stored | undefined> {
-    try {
-      const remembered = await this.store.recall(tenantId, key.publisher, key.key);
-      if (remembered === undefined) return undefined;
-      if (!remembered.fingerprint.equals(key.fingerprint)) throw mismatch();
-      return { first: remembered.first, ids: remembered.ids, replayed: true };
-    } catch (error) {
-      throw isUnavailable(error) ? databaseUnavailable(error) : error;
-    }
-  }
-
-  /** The answer to a twin that is under way on this node. Throws at once when its body is another. */
-  #twinOf(tenantId: TenantId, key: IdempotencyKey): Promise<Stored> | undefined {
-    const twin = this.#twins.get(twinName(tenantId, key));
-    if (twin !== undefined && !twin.fingerprint.equals(key.fingerprint)) throw mismatch();
-    return twin?.stored.then((stored) => ({ ...stored, replayed: true }));
+    const twin = this.keys.underWay(tenantId, idempotency);
+    return await (twin ?? this.keys.during(tenantId, idempotency, this.#admit(tenantId, publication)));
   }
 
   /** Waits until everything that was accepted is stored or refused. */
@@ -126,14 +85,29 @@ export class Ingest {
     }
   }
 
-  #enqueue(tenantId: TenantId, publication: Publication): Promise<Stored> {
+  /** Lets the publication in if the tenant's limits do; a key that was used is answered all the same. */
+  async #admit(tenantId: TenantId, publication: Publication): Promise<Stored> {
+    const { drafts, idempotency } = publication;
+    const size = drafts.reduce((sum, draft) => sum + draft.size, 0);
+    const account = await this.accounts.open(tenantId, size).catch((error: unknown) => {
+      throw isUnavailable(error) ? databaseUnavailable(error) : error;
+    });
+    const refusal = this.accounts.refusal(tenantId, account, drafts.length, size);
+    if (refusal === undefined)
+      return await this.#enqueue(tenantId, publication, size, account.hold(drafts.length, size));
+    const known = idempotency && (await this.keys.find(tenantId, idempotency));
+    if (known === undefined) throw refusal;
+    return known;
+  }
+
+  #enqueue(tenantId: TenantId, publication: Publication, size: number, release: () => void): Promise<Stored> {
     const { INGEST_QUEUE_NOTIFICATIONS, INGEST_QUEUE_BYTES } = this.config;
-    const size = publication.drafts.reduce((sum, draft) => sum + draft.size, 0);
     const full =
       this.#notifications + publication.drafts.length > INGEST_QUEUE_NOTIFICATIONS ||
       this.#bytes + size > INGEST_QUEUE_BYTES;
     // A request larger than the whole queue must still pass when nothing else waits.
     if (full && this.#notifications > 0) {
+      release();
       return Promise.reject(
         new Problem('overloaded', 'Too many notifications wait to be stored on this node.', {
           retryAfter: 1,
@@ -142,7 +116,7 @@ export class Ingest {
     }
     return new Promise((resolve, reject) => {
       this.#count(publication, size, 1);
-      const waiting = { publication, size, resolve, reject };
+      const waiting = { publication, size, release, resolve, reject };
       const queue = this.#queues.get(tenantId);
       if (queue !== undefined) {
         queue.push(waiting);
@@ -162,7 +136,7 @@ export class Ingest {
       } catch (error) {
         this.#refuse(tenantId, batch, error);
       }
-      for (const { publication, size } of batch) this.#count(publication, size, -1);
+      for (const waiting of batch) this.#leave(waiting);
     }
     this.#queues.delete(tenantId);
   }
@@ -196,7 +170,9 @@ export class Ingest {
     const appended = await this.#appendSomehow(tenantId, publications, append);
     const committedAt = performance.now();
     this.metrics.appendSeconds.observe((committedAt - started) / 1000);
-    const { previous, head, base, twins } = appended;
+    const { previous, head, base, twins, balance } = appended;
+    for (const { release } of batch) release();
+    this.accounts.learn(tenantId, balance);
 
     const notifications: Notification[] = [];
     let n = 0;
@@ -238,18 +214,18 @@ export class Ingest {
     append: string,
   ): Promise<Appended | undefined> {
     try {
-      return await this.store.append(tenantId, publications, append);
+      return await this.store.append(tenantId, publications, append, this.accounts.rateOf(tenantId));
     } catch (error) {
       if (!isPartitionMissing(error)) throw error;
       await this.partitions.ensureAhead();
-      return await this.store.append(tenantId, publications, append);
+      return await this.store.append(tenantId, publications, append, this.accounts.rateOf(tenantId));
     }
   }
 
   async #answerTwin(tenantId: TenantId, { publication, resolve, reject }: Waiting): Promise<void> {
     try {
       const { idempotency } = publication;
-      const stored = idempotency && (await this.#remembered(tenantId, idempotency));
+      const stored = idempotency && (await this.keys.find(tenantId, idempotency));
       // The twin's key was swept between the two statements: its window is over, and the caller may simply send again.
       if (stored === undefined)
         throw new Problem('overloaded', 'The Idempotency-Key just expired; send the request again.', {
@@ -268,6 +244,7 @@ export class Ingest {
       batch.flatMap(({ publication }) => publication.drafts.map(({ id }) => id)),
       append,
     );
+    this.accounts.doubt(tenantId);
     const missing: Waiting[] = [];
     for (const waiting of batch) {
       const ids = waiting.publication.drafts.map(({ id }) => id);
@@ -306,8 +283,13 @@ export class Ingest {
     );
     // Those behind would only wait for the same refusal, each longer than the one before.
     const behind = this.#queues.get(tenantId)?.splice(0) ?? [];
-    for (const { publication, size } of behind) this.#count(publication, size, -1);
+    for (const waiting of behind) this.#leave(waiting);
     for (const { reject } of [...batch, ...behind]) reject(databaseUnavailable(error));
+  }
+
+  #leave({ publication, size, release }: Waiting): void {
+    release();
+    this.#count(publication, size, -1);
   }
 
   #count({ drafts }: Publication, size: number, sign: 1 | -1): void {
@@ -324,14 +306,4 @@ function firstOf(ids: readonly string[], found: ReadonlyMap<string, Position>): 
   return position === undefined ? undefined : asPosition(position - index);
 }
 
-const twinName = (tenantId: TenantId, { publisher, key }: IdempotencyKey): string =>
-  JSON.stringify([tenantId, publisher, key]);
-
 const tenantGone = (): Problem => new Problem('tenant_unknown', 'The tenant of the token is not registered.');
-
-function mismatch(): Problem {
-  return new Problem(
-    'idempotency_mismatch',
-    'This Idempotency-Key was used with another body or on another route.',
-  );
-}

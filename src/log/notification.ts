@@ -34,3 +34,11 @@ export interface Batch {
   /** `performance.now()` when the commit was known. */
   readonly committedAt: number;
 }
+
+/** What a publication became: notification n (from 0) has `ids[n]` and position `first + n`. */
+export interface Stored {
+  readonly first: Position;
+  readonly ids: readonly string[];
+  /** A key that had been used: this is the first answer again. */
+  readonly replayed: boolean;
+}

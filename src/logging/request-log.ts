@@ -69,8 +69,12 @@ export class RequestLog implements OnModuleInit {
   }
 }
 
-/** 503 is announced overload or a database that is away; any other 5xx is a defect. */
+/**
+ * 503 is announced overload or a database that is away; any other 5xx is a defect. 429 comes in floods, and who refuses
+ * says so in lines of its own.
+ */
 function levelOf(status: number | undefined): Level {
+  if (status === 429) return 'debug';
   if (status === undefined || status < 500) return 'info';
   return status === 503 ? 'warn' : 'error';
 }

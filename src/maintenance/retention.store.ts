@@ -7,6 +7,12 @@ import { POSITIONS_PER_MS, type Position } from '../log/position.ts';
 export interface Floor {
   readonly tenantId: TenantId;
   readonly floor: Position;
+  /** Where the floor was when `bytes` was summed up. */
+  readonly before: Position;
+  /** What had been given back by then. */
+  readonly removed: number;
+  /** `data` that goes with it. */
+  readonly bytes: number;
 }
 
 const POSITIONS_PER_DAY = 86_400_000 * POSITIONS_PER_MS;
@@ -16,13 +22,18 @@ const POSITIONS_PER_DAY = 86_400_000 * POSITIONS_PER_MS;
  *
  * The new floor is the newest notification that the tenant loses, not the cutoff itself: whoever has seen that one
  * has missed nothing and must not be told of a gap, and a tenant that loses nothing keeps its floor.
+ * What goes is summed up here, where nobody waits for it, and holds as long as the floor is where it was and nothing else was given
+ * back: an erasure may have taken some of these rows meanwhile. The next round sums up anew.
  * `statement_timestamp()` (in NOW_AS_POSITION) is stable, so that the range is searched in the index.
  */
 const DUE: Statement = {
   name: 'floors_due',
   text: `
-select s.tenant_id as "tenantId", gone.position as floor
-from (select tenant_id, floor from streams where tenant_id > $1 order by tenant_id limit $2) s
+select s.tenant_id as "tenantId", gone.position as floor, s.floor as before, s.removed_bytes as removed, (
+    select coalesce(sum(n.size), 0) from notifications n
+    where n.tenant_id = s.tenant_id and n.position > s.floor and n.position <= gone.position
+  )::bigint as bytes
+from (select tenant_id, floor, removed_bytes from streams where tenant_id > $1 order by tenant_id limit $2) s
 left join tenants t on t.tenant_id = s.tenant_id
 cross join lateral (
   select max(n.position) as position from notifications n
@@ -37,11 +48,11 @@ order by s.tenant_id`,
  * and never waits for one while it holds others; those that were busy are raised one by one.
  */
 const raise = (busy: 'skip locked' | '') => `
-update streams s set floor = due.floor
+update streams s set floor = due.floor, removed_bytes = s.removed_bytes + due.bytes
 from (
-  select s.tenant_id, d.floor
-  from unnest($1::text[], $2::bigint[]) as d (tenant_id, floor)
-  join streams s on s.tenant_id = d.tenant_id and s.floor < d.floor
+  select s.tenant_id, d.floor, d.bytes
+  from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) as d (tenant_id, floor, before, removed, bytes)
+  join streams s on s.tenant_id = d.tenant_id and s.floor = d.before and s.removed_bytes = d.removed
   order by s.tenant_id
   for update of s ${busy}
 ) due
@@ -80,7 +91,7 @@ export class RetentionStore {
     after: string,
     limit: number,
     keptDays: number,
-  ): Promise<{ tenantId: TenantId; floor: Position | null }[]> {
+  ): Promise<(Omit<Floor, 'floor'> & { readonly floor: Position | null })[]> {
     return await this.run(DUE, [after, limit, keptDays]);
   }
 
@@ -116,6 +127,9 @@ export class RetentionStore {
     const rows = await this.run<{ tenantId: TenantId }>(statement, [
       floors.map(({ tenantId }) => tenantId),
       floors.map(({ floor }) => floor),
+      floors.map(({ before }) => before),
+      floors.map(({ removed }) => removed),
+      floors.map(({ bytes }) => bytes),
     ]);
     return rows.map(({ tenantId }) => tenantId);
   }

@@ -29,7 +29,7 @@ export class Retention {
     let raised = 0;
     for (let after: string | undefined = ''; after !== undefined && !this.step.stopping;) {
       const page = await this.store.due(after, TENANTS, this.config.RETENTION_DAYS);
-      const due = page.flatMap(({ tenantId, floor }) => (floor === null ? [] : [{ tenantId, floor }]));
+      const due = page.flatMap(({ floor, ...rest }) => (floor === null ? [] : [{ ...rest, floor }]));
       for (let at = 0; at < due.length && !this.step.stopping; at += ROWS)
         raised += await this.#raise(due.slice(at, at + ROWS));
       after = page.length < TENANTS ? undefined : page.at(-1)?.tenantId;

@@ -21,7 +21,7 @@ export class Metrics {
   readonly published = this.#counter('tidings_published_total', 'Notifications stored in the log.');
   readonly publishRequests = this.#counter(
     'tidings_publish_requests_total',
-    'Publish requests by how they ended: stored, replayed (known Idempotency-Key), refused (the request was at fault) or unavailable (503).',
+    'Publish requests by how they ended: stored, replayed (known Idempotency-Key), limited (the tenant is over its rate or its storage), refused (the request was at fault) or unavailable (503).',
     ['result'],
   );
   readonly batchSize = this.#histogram(

@@ -145,7 +145,7 @@ const tooMany = (route: PublishRoute, count: number, most: number): Fault => ({
 });
 
 /** How many notifications a body asks for, as far as it has the right shape: checking millions one by one would hold up everybody. */
-function countAsked(route: PublishRoute, value: unknown): number {
+export function countAsked(route: PublishRoute, value: unknown): number {
   if (route === 'single') return countRecipients(value);
   if (!isObject(value) || !Array.isArray(value['notifications'])) return 0;
   return value['notifications'].reduce<number>((sum, item) => sum + countRecipients(item), 0);

@@ -1,4 +1,5 @@
 import { Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RequireScope, CurrentPrincipal } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
@@ -8,18 +9,27 @@ import { Problem } from '../errors.ts';
 import { Draining } from '../health/draining.ts';
 import { asJsonBody, refuseQuery } from '../json-body.ts';
 import { parseTraceparent } from '../logging/traceparent.ts';
-import { Ingest, type Stored } from '../log/ingest.ts';
+import type { TenantId } from '../identifiers.ts';
+import { Accounts } from '../log/accounts.ts';
+import type { IdempotencyKey } from '../log/append.store.ts';
+import { Ingest } from '../log/ingest.ts';
+import { KnownKeys } from '../log/known-keys.ts';
+import type { Stored } from '../log/notification.ts';
 import { asPosition, createdAt } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
-import { fingerprintOf, readPublication, type PublishRoute } from './publication.ts';
+import { countAsked, fingerprintOf, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
+import { isOfLimits, Refusals } from './refusals.ts';
 
 @Controller('v1/notifications')
 export class PublishController {
   constructor(
     private readonly ingest: Ingest,
+    private readonly keys: KnownKeys,
+    private readonly accounts: Accounts,
+    private readonly refusals: Refusals,
     private readonly draining: Draining,
     private readonly clock: DatabaseClock,
     private readonly metrics: Metrics,
@@ -28,6 +38,7 @@ export class PublishController {
   ) {}
 
   @Post()
+  @RouteConfig({ publishes: true })
   @RequireScope('notifications:publish')
   async publish(
     @CurrentPrincipal() principal: Principal,
@@ -46,6 +57,7 @@ export class PublishController {
   }
 
   @Post('batch')
+  @RouteConfig({ publishes: true })
   @RequireScope('notifications:publish')
   async publishBatch(
     @CurrentPrincipal() principal: Principal,
@@ -69,7 +81,11 @@ export class PublishController {
     try {
       refuseQuery(request.query);
       const body = asJsonBody(rawBody);
+      const { tenantId, subject: publisher } = principal;
       const key = readKey(headers['idempotency-key']);
+      const idempotency =
+        key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };
+      await this.#requireBalance(tenantId, countAsked(route, body.value), idempotency);
       const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
       const { drafts, users, refusal, wide } = readPublication(
         route,
@@ -77,13 +93,9 @@ export class PublishController {
         trace,
         this.clock.now(),
         this.config,
-        this.tenants.limits(principal.tenantId),
+        this.tenants.limits(tenantId),
       );
       checkRights(principal, wide);
-      const { tenantId, subject: publisher } = principal;
-      const idempotency =
-        key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };
-      const publication = { publisher, drafts, idempotency };
 
       // A key that was used is answered as it was, also when limits, expiry or a shutdown would refuse it by now.
       const refused =
@@ -93,18 +105,33 @@ export class PublishController {
           : undefined);
       const stored =
         refused === undefined
-          ? await this.ingest.publish(tenantId, publication)
-          : await this.ingest.recall(tenantId, publication);
+          ? await this.ingest.publish(tenantId, { publisher, drafts, idempotency })
+          : idempotency && (await this.keys.recall(tenantId, idempotency));
       if (stored === undefined) throw refused ?? new Error('nothing was stored and nothing was refused');
       if (stored.replayed) reply.header('idempotency-replayed', 'true');
       this.metrics.publishRequests.inc({ result: stored.replayed ? 'replayed' : 'stored' });
       return { stored, users };
     } catch (error) {
-      this.metrics.publishRequests.inc({
-        result: error instanceof Problem && error.status < 500 ? 'refused' : 'unavailable',
-      });
+      this.#count(principal, error);
       throw error;
     }
+  }
+
+  /** A body that will not be admitted is not worth checking, unless its key was used: then its answer is known. */
+  async #requireBalance(tenantId: TenantId, asked: number, key: IdempotencyKey | undefined): Promise<void> {
+    const account = await this.accounts.open(tenantId, 1);
+    // What no waiting would let pass is a fault of the body, and told as such.
+    const passable = asked <= this.tenants.limits(tenantId).burst ? Math.max(1, asked) : 1;
+    const refusal = this.accounts.refusal(tenantId, account, passable, 1);
+    if (refusal === undefined) return;
+    const known = key && (await this.keys.recall(tenantId, key));
+    if (known === undefined) throw refusal;
+  }
+
+  #count({ tenantId }: Principal, error: unknown): void {
+    if (error instanceof Problem && isOfLimits(error)) return this.refusals.note(tenantId);
+    const result = error instanceof Problem && error.status < 500 ? 'refused' : 'unavailable';
+    this.metrics.publishRequests.inc({ result });
   }
 }
 

@@ -41,10 +41,17 @@ const noted = (name: string) => `noted as (
   returning 1
 )`;
 
+/* What is gone is not kept any more; what lies below the floor has not been for a while. */
+const PAID_BACK = `paid_back as (
+  update streams s set removed_bytes = s.removed_bytes + (select coalesce(sum(size), 0) from gone where position > s.floor)
+  where s.tenant_id = $1 and exists (select from gone)
+), `;
+
 function pageOf(name: string, scope: string, place: Place): Statement {
   const { table, key, which = 'true' } = place;
   const { columns, after } = keyOf(place, '$4::text[]');
   const names = key.map(([column]) => column);
+  const returned = table === 'notifications' ? 't.position, t.size' : '1';
   const rows = `t.tenant_id = $1 and (${columns}) > (${after}) and ${which}`;
   return {
     name: `erase_${name}_of_${scope}`,
@@ -58,8 +65,8 @@ with ${LEASE}, page as materialized (
 ), gone as (
   delete from ${table} t
   where ${rows} and (${columns}) <= (${names.map((column) => `(select ${column} from last)`).join(', ')})
-  returning 1
-), ${noted(name)}
+  returning ${returned}
+), ${name === 'notifications' && scope === 'user' ? PAID_BACK : ''}${noted(name)}
 select (select count(*)::int from gone) as taken, (select count(*)::int from gone) as gone,
   (select array[${names.map((column) => `${column}::text`).join(', ')}] from last) as last
 from noted`,

@@ -312,7 +312,9 @@ test('an append that waits for the lock while it is abandoned stores nothing', a
   };
   const before = await log();
   const release = await holdAppends(`update streams set abandoned = array['${append}'::uuid]`);
-  const appended = service.app.get(AppendStore).append(tenantIdSchema.parse('acme'), [publication], append);
+  const appended = service.app
+    .get(AppendStore)
+    .append(tenantIdSchema.parse('acme'), [publication], append, 1);
   await untilWaiting(1);
   await release();
   expect(await appended).toBeUndefined();

@@ -1,15 +1,22 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { Changes } from '../../src/changes/changes.ts';
+import { ChangesStore } from '../../src/changes/changes.store.ts';
 import { readConfig, type Config } from '../../src/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/identifiers.ts';
+import { Accounts } from '../../src/log/accounts.ts';
+import { AccountsStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { Ingest } from '../../src/log/ingest.ts';
+import { KnownKeys } from '../../src/log/known-keys.ts';
 import type { Batch, Draft } from '../../src/log/notification.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { asPosition } from '../../src/log/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
+import { Tenants } from '../../src/tenants/tenants.ts';
+import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openMaintenancePool, openPools } from '../support/pools.ts';
 
@@ -37,7 +44,12 @@ function node(settings: Record<string, string> = {}) {
   pools.push(opened);
   const config: Config = readConfig(settings);
   const store = new AppendStore(opened.tenant);
-  const ingest = new Ingest(store, partitions, new Metrics(), config);
+  const changes = new Changes(new ChangesStore(opened.engine), config);
+  const accounts = new Accounts(
+    new AccountsStore(opened.tenant),
+    new Tenants(changes, new TenantsStore(opened.engine, opened.engine, opened.tenant), config),
+  );
+  const ingest = new Ingest(store, accounts, new KnownKeys(store), partitions, new Metrics(), config);
   const batches: Batch[] = [];
   ingest.committed.subscribe((batch) => batches.push(batch));
   return { store, ingest, batches };
@@ -214,7 +226,7 @@ describe('what is missing is made', () => {
   test('the rows of a tenant that was never seen', async () => {
     const tenant = freshTenant();
     const { store } = node();
-    expect(await store.append(tenant, [publication()], randomUUIDv7())).toBeUndefined();
+    expect(await store.append(tenant, [publication()], randomUUIDv7(), 1)).toBeUndefined();
     expect(await positionsOf(tenant)).toEqual([]);
     await node().ingest.publish(tenant, publication());
     expect(await positionsOf(tenant)).toHaveLength(1);

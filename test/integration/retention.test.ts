@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partition-range.ts';
 import { asPosition } from '../../src/log/position.ts';
+import { RetentionStore } from '../../src/maintenance/retention.store.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 
 let log: OldLog;
@@ -38,10 +39,39 @@ describe('the floor', () => {
     expect(await log.floor('short')).toBe(positions.get(20));
     expect(await log.floor('long')).toBe(positions.get(70));
     expect(await log.floor('recent')).toBe(0);
+    // Each had one byte of data, which is not kept for its tenant any more.
+    expect(
+      await log.database.query('select tenant_id as id, removed_bytes as bytes from streams order by 1'),
+    ).toEqual([
+      { id: 'default', bytes: 5 },
+      { id: 'long', bytes: 1 },
+      { id: 'recent', bytes: 0 },
+      { id: 'short', bytes: 7 },
+    ]);
     // Nothing that the tenant that keeps longest may still read is gone.
     expect(await log.database.query(`select from notifications where tenant_id = 'long'`)).toHaveLength(
       ages.length - 1,
     );
+  });
+
+  test('gives no byte back that an erasure gave back since they were summed up', async () => {
+    await partitionsFor(40);
+    await log.tenant('acme');
+    const lost = daysAgo(40);
+    await log.notification('acme', lost);
+    const store = new RetentionStore(
+      async ({ text }, values) => await log.database.query(text, [...(values ?? [])]),
+    );
+    const due = async () =>
+      (await store.due('', 10, 30)).flatMap(({ floor, ...rest }) =>
+        floor === null ? [] : [{ ...rest, floor }],
+      );
+    const before = await due();
+    await log.database.query('update streams set removed_bytes = removed_bytes + 1');
+    expect([before.map(({ bytes }) => bytes), [...(await store.raiseFree(before))]]).toEqual([[1], []]);
+    expect(await log.floor('acme')).toBe(0);
+    expect([...(await store.raiseFree(await due()))]).toEqual(['acme']);
+    expect(await log.floor('acme')).toBe(lost);
   });
 
   test('is not lowered when a tenant keeps longer from now on, and a second round finds nothing to do', async () => {

@@ -15,7 +15,7 @@ const strict = <Shape extends z.ZodRawShape>(shape: Shape) =>
 const reference = z.strictObject({ $ref: z.string().startsWith('#/components/') });
 const schema = z.record(z.string(), z.unknown());
 const example = strict({ summary: z.string(), value: z.unknown() });
-const header = strict({ description: z.string(), schema });
+const header = strict({ description: z.string(), schema, example: z.string().optional() });
 
 const mediaType = strict({
   schema,

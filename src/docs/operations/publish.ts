@@ -28,8 +28,23 @@ const next = { ...stored, id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b71', position: 
 const IDEMPOTENCY = `Send an \`Idempotency-Key\`: when an answer was lost, the same request with the same key gives the
 first answer again and stores nothing twice. Another body under the same key is 422 \`idempotency_mismatch\`.`;
 
+const LIMITS = `The tenant has an account of notifications that all its publishers and all nodes share: a request costs as many as
+it makes, and is refused whole with 429 and \`Retry-After\` while there are not enough. More than the tenant may publish at
+once is 400, since it would never pass. A known \`Idempotency-Key\` is answered at no cost.`;
+
 const RIGHTS = `\`everyone\` takes the scope \`notifications:broadcast\` beside \`notifications:publish\`. A token of a service
 that has a claim of topics publishes to these topics and to no other.`;
+
+const PROBLEMS = [
+  'topic_forbidden',
+  'storage_full',
+  'rate_limited',
+  'idempotency_mismatch',
+  'overloaded',
+  'database_unavailable',
+  'draining',
+  'keys_unavailable',
+] as const satisfies Operation['problems'];
 
 export const publishOperations: readonly Operation[] = [
   {
@@ -42,8 +57,11 @@ export const publishOperations: readonly Operation[] = [
 \`users\` (one notification for each), \`topic\` (every token that carries it) and \`everyone\` (of the tenant).
 ${RIGHTS}
 
-\`data\` is passed on as it was written, but for white space between tokens: at most 64 KiB and 100 levels.
+\`data\` is passed on as it was written, but for white space between tokens: at most 64 KiB (unless the tenant has its own
+\`dataBytes\`) and 100 levels.
 \`expiresAt\` or \`ttlSeconds\`, not both: an expired notification is never sent.
+
+${LIMITS}
 
 ${IDEMPOTENCY}`,
     access: ['notifications:publish'],
@@ -85,14 +103,8 @@ ${IDEMPOTENCY}`,
         ],
       },
     ],
-    problems: [
-      'topic_forbidden',
-      'idempotency_mismatch',
-      'overloaded',
-      'database_unavailable',
-      'draining',
-      'keys_unavailable',
-    ],
+    everyAnswer: ['RateLimit', 'RateLimit-Policy'],
+    problems: PROBLEMS,
   },
   {
     method: 'post',
@@ -102,6 +114,8 @@ ${IDEMPOTENCY}`,
     summary: 'Publish many notifications at once',
     description: `All of them are stored, or none. The answer is in the order of the request, an item with \`users\`
 expanded in its place. At most 1,000 notifications after that and 8 MiB (both are settings of the service). ${RIGHTS}
+
+${LIMITS}
 
 ${IDEMPOTENCY}`,
     access: ['notifications:publish'],
@@ -124,13 +138,7 @@ ${IDEMPOTENCY}`,
         ],
       },
     ],
-    problems: [
-      'topic_forbidden',
-      'idempotency_mismatch',
-      'overloaded',
-      'database_unavailable',
-      'draining',
-      'keys_unavailable',
-    ],
+    everyAnswer: ['RateLimit', 'RateLimit-Policy'],
+    problems: PROBLEMS,
   },
 ];

@@ -95,6 +95,8 @@ export async function setStage(given: Record<string, string> = {}): Promise<Stag
   // In this order: the log of globex goes on where that of acme has ended.
   const acme = await settle(node, 'acme');
   const globex = await settle(node, 'globex');
+  // A node that meets a tenant asks for its account; it did when the attacks begin.
+  for (const { billing } of [acme, globex]) await post(`${otherNode.url}/v1/notifications`, billing, {});
   const doomed = await call('POST', `${node.url}/v1/tenants`, acme.admin, { id: 'doomed' });
   if (doomed.status !== 201) throw new Error(`POST /v1/tenants was answered ${doomed.status}`);
   return {

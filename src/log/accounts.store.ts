@@ -1,0 +1,31 @@
+import { Injectable } from '@nestjs/common';
+import type { Statement } from '../database/pool.ts';
+import { AppendPool } from '../database/pools.ts';
+import type { TenantId } from '../identifiers.ts';
+import type { Balance } from './account.ts';
+
+/** A balance, and how long ago it was so. */
+export interface DatedBalance extends Balance {
+  /** ms by the database's clock; 0 when that was set back since. */
+  readonly age: number;
+}
+
+const READ: Statement = {
+  name: 'read_account',
+  text: `
+select spent, appended_bytes - removed_bytes as "storedBytes",
+  greatest(0, extract(epoch from clock_timestamp() - spent_at) * 1000)::float8 as age
+from streams where tenant_id = $1`,
+};
+
+/** The SQL that asks what a tenant has used; what charges it is the append itself. */
+@Injectable()
+export class AccountsStore {
+  constructor(private readonly pool: AppendPool) {}
+
+  /** A tenant that has no stream yet has used nothing. */
+  async read(tenantId: TenantId): Promise<DatedBalance> {
+    const [row] = await this.pool.rows<DatedBalance & Record<string, unknown>>(tenantId, READ);
+    return row ?? { spent: 0, storedBytes: 0, age: 0 };
+  }
+}
