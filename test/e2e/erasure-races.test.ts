@@ -90,13 +90,16 @@ async function untilWaiting(database: TestDatabase, tenant: string, nodes: numbe
     { within: PATIENCE_MS },
   );
   // It looks every 50 ms: by now it has seen what it waits for.
-  await eventually(async () => {
-    const [row] = await database.query<{ touched: boolean }>(
-      `select touched_at > created_at + interval '1 second' and position is null as touched from erasures where tenant_id = $1`,
-      [tenant],
-    );
-    expect(row?.touched).toBe(true);
-  });
+  await eventually(
+    async () => {
+      const [row] = await database.query<{ touched: boolean }>(
+        `select touched_at > created_at + interval '1 second' and position is null as touched from erasures where tenant_id = $1`,
+        [tenant],
+      );
+      expect(row?.touched).toBe(true);
+    },
+    { within: PATIENCE_MS },
+  );
 }
 
 describe('with two nodes, nothing is left of a user', () => {

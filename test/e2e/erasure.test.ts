@@ -110,9 +110,23 @@ describe('the data of a user', () => {
     await eraseWhole(there.url, 'acme', USER);
 
     const after = await rowsOf(here.database, 'acme');
-    const { audit_log: acts = [], erasures = [], idempotency_keys: keys, revocations, ...rest } = after;
+    const {
+      audit_log: acts = [],
+      erasures = [],
+      idempotency_keys: keys,
+      revocations,
+      streams,
+      ...rest
+    } = after;
     for (const [table, rows] of Object.entries(rest))
       expect({ table, rows }).toEqual({ table, rows: before[table]?.filter((row) => !isOf(row)) });
+    // Room for what went is given back.
+    const sizes = before['notifications']?.filter(isOf).map((row) => Number(/"size": (\d+)/.exec(row)?.[1]));
+    const given = sizes?.reduce((sum, size) => sum + size, 0);
+    expect(given).toBeGreaterThan(0);
+    expect(streams).toEqual(
+      before['streams']?.map((row) => row.replace('"removed_bytes": 0', `"removed_bytes": ${given}`)),
+    );
     // What an operator did before stays on record, and what is revoked stays revoked.
     expect(acts.filter(isOf)).toEqual(before['audit_log']?.filter(isOf));
     expect(revocations).toEqual(before['revocations']);

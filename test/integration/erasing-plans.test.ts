@@ -8,7 +8,7 @@ import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
 import { ErasingStore } from '../../src/privacy/erasing.store.ts';
 import { ExportStore } from '../../src/privacy/export.store.ts';
 import { LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
-import { scannedWhole } from '../support/plans.ts';
+import { explain, scannedWhole, type PlanNode } from '../support/plans.ts';
 
 /** Each statement is planned twice. */
 jest.setTimeout(120_000);
@@ -101,6 +101,66 @@ test('what is erased and what is exported is found by ranges of keys that name t
     for await (const page of new ExportStore(pool).rest(tenantId, user)) expect(page).toBeDefined();
     expect(ran.length).toBeGreaterThan(35);
     await expectRanges(bench, node);
+  } finally {
+    await bench.close();
+  }
+});
+
+/** Rows of this table that the steps of a plan have read. */
+const rowsRead = (step: PlanNode, table: string): number =>
+  (step['Relation Name']?.startsWith(table) === true && step['Node Type'] !== 'ModifyTable'
+    ? ((step['Actual Rows'] ?? 0) + (step['Rows Removed by Filter'] ?? 0)) * (step['Actual Loops'] ?? 1)
+    : 0) + (step.Plans ?? []).reduce((sum, inner) => sum + rowsRead(inner, table), 0);
+
+test('the answer to a key costs a look into the log, however much the user has in it', async () => {
+  const bench = await LedgerBench.open();
+  try {
+    const { pools, partitions } = bench.node();
+    const tenantId = await bench.tenant({ head: 1 });
+    const user = userId('alice');
+    const day = positionOfTime(Date.now());
+    await partitions.ensureCovering(day);
+    const notifications = 20_000;
+    const base = day - 2 * notifications;
+    await bench.database.query(
+      `insert into notifications (tenant_id, position, id, user_id, type, data, size, publisher)
+       select $1, $2::bigint + n, gen_random_uuid(), case when n % 2 = 0 then 'alice' else 'bob' end, 't', '1', 1, 'p'
+       from generate_series(1, $3::int) n`,
+      [tenantId, base, notifications],
+    );
+    // Answers to batches of two, one for each of them, and the last ones to bob alone.
+    await bench.database.query(
+      `insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids)
+       select $1, 'p', lpad(n::text, 6, '0'), '', $2::bigint + 2 * n + 1,
+         case when n < 300 then array[gen_random_uuid(), gen_random_uuid()] else array[gen_random_uuid()] end
+       from generate_series(1, 400) n`,
+      [tenantId, base],
+    );
+    await bench.database.query('analyze');
+    const store = new ErasuresStore(pools.tenant, pools.engine);
+    const run: RunOfTenant = (...statement) => pools.tenant.rows(...statement);
+    const begun = await store.begin(run, tenantId, user, '{}', WORKER);
+    const common = {
+      tenantId,
+      id: String(begun?.id),
+      digest: digestOf(tenantId, user),
+      user,
+      worker: WORKER,
+    };
+    const erasure: Erasure = { ...common, position: null, erasedAt: null, done: false };
+    const [answers] = new ErasingStore(pools.tenant).steps(erasure, WORKER, asPosition(day));
+    pools.ran.length = 0;
+    expect(await answers?.(undefined)).toEqual({ gone: 299, next: undefined });
+    const [count] = await bench.database.query<{ first: number; second: number }>(
+      `select count(*) filter (where ids[1] = '00000000-0000-0000-0000-000000000000')::int as first,
+         count(*) filter (where ids[2] = '00000000-0000-0000-0000-000000000000')::int as second from idempotency_keys`,
+    );
+    expect(count).toEqual({ first: 0, second: 299 });
+    const [ran] = pools.ran;
+    if (ran === undefined) throw new Error('nothing was run');
+    const plan = await explain(bench.database, ran, ['analyze']);
+    expect(rowsRead(plan, 'notifications')).toBeLessThan(2_000);
+    expect(rowsRead(plan, 'idempotency_keys')).toBeLessThan(2_000);
   } finally {
     await bench.close();
   }
