@@ -83,7 +83,8 @@ export class AcksStore {
       up_to: upTo,
       topics,
     }));
-    const rows = await withPartitions(this.partitions, () =>
+    const ends = wishes.map((wish) => wish.up_to);
+    const rows = await withPartitions(this.partitions, ends, () =>
       this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [JSON.stringify(wishes), LEVEL_WIDTHS]),
     );
     return rows.map(({ result }) => result);

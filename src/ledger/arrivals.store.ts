@@ -194,7 +194,8 @@ export class ArrivalsStore {
         latest: from === 'latest',
       }))
       .filter(({ n }) => open(n));
-    return await withPartitions(this.partitions, () =>
+    const ends = wishes.flatMap(({ resume }) => resume ?? []);
+    return await withPartitions(this.partitions, ends, () =>
       this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(wishes), LEVEL_WIDTHS]),
     );
   }

@@ -1,32 +1,30 @@
-import type { Partitions } from '../log/partitions.ts';
 import { isPartitionMissing } from '../log/append.store.ts';
-import { parsePosition, type Position } from '../log/position.ts';
+import type { Partitions } from '../log/partitions.ts';
+import type { Position } from '../log/position.ts';
 
 /**
- * Runs a write of intervals and, where no partition covers one of their ends, makes that partition and runs the
- * write again. Intervals may end in several partitions that are missing, so this goes on while each failure names
- * another position; the write stored nothing when it failed.
+ * Runs a write of intervals and, where no partition covers one of their ends, makes it and runs the write again.
+ * Behind row-level security the server does not tell which end it was, so that those that may be missing are made one
+ * by one, the newest first: what ends below a floor is not stored, and brings no old partition back. The write stored
+ * nothing when it failed.
+ *
+ * @param ends of the intervals that may be stored
  */
 export async function withPartitions<Result>(
   partitions: Partitions,
+  ends: Iterable<Position>,
   write: () => Promise<Result>,
 ): Promise<Result> {
-  let covered: Position | undefined;
+  let starts: Position[] | undefined;
   for (;;) {
     try {
       return await write();
     } catch (error) {
-      const position = isPartitionMissing(error) ? uncovered(error) : undefined;
-      if (position === undefined || position === covered) throw error;
-      await partitions.ensureCovering(position);
-      covered = position;
+      if (!isPartitionMissing(error)) throw error;
+      starts ??= await partitions.missingOf(ends);
+      const start = starts.shift();
+      if (start === undefined) throw error;
+      await partitions.ensureCovering(start);
     }
   }
-}
-
-/** The server says which key had no place: `… (to_position) = (123)`. The words around it depend on its language, this does not. */
-function uncovered(error: unknown): Position | undefined {
-  if (typeof error !== 'object' || error === null || !('detail' in error)) return undefined;
-  const position = /\(to_position\) = \((\d+)\)/.exec(String(error.detail))?.[1];
-  return position === undefined ? undefined : parsePosition(position);
 }

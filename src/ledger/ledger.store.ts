@@ -165,7 +165,8 @@ export class LedgerStore {
       plainArray(intervals.map(({ replayed }) => replayed)),
       plainArray(intervals.map((interval) => interval.openedAt)),
     ];
-    await withPartitions(this.partitions, () => this.pool.rows(RECORD_SENDS, values));
+    const ends = intervals.map(({ to }) => to);
+    await withPartitions(this.partitions, ends, () => this.pool.rows(RECORD_SENDS, values));
   }
 
   async moveCursors(tenantId: TenantId, moves: readonly CursorMove[]): Promise<void> {

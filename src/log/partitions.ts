@@ -46,6 +46,25 @@ export class Partitions {
     await this.#once(`covering ${range.from}`, () => this.#ensure([range]));
   }
 
+  /**
+   * Where partitions begin that would cover these positions and are missing, newest first. What lies above every head
+   * was never published and has none.
+   */
+  async missingOf(positions: Iterable<Position>): Promise<Position[]> {
+    const { now, head } = await this.store.newest();
+    const there = await this.store.attached();
+    const ranges = new Map<Position, Range>();
+    for (const position of positions) {
+      if (position > Math.max(now, head)) continue;
+      const range = rangeCovering(position, this.config.PARTITION_HOURS);
+      ranges.set(range.from, range);
+    }
+    return [...ranges.values()]
+      .filter((range) => PARTITIONED.some((table) => !isThere(there, table, range)))
+      .map(({ from }) => from)
+      .toSorted((a, b) => b - a);
+  }
+
   #ahead(position: Position): Range[] {
     const ranges = [rangeCovering(position, this.config.PARTITION_HOURS)];
     for (let range = ranges[0]; range !== undefined && ranges.length <= this.config.PARTITIONS_AHEAD;) {
