@@ -118,7 +118,7 @@ describe('the first request of a connection', () => {
 
 test('a service that stops does not wait for connections that were not let in yet', async () => {
   const stopping = await startServiceProcess(database, {
-    SHUTDOWN_DEADLINE_SECONDS: '4',
+    SHUTDOWN_DEADLINE_SECONDS: '20',
     NODE_NAME: 'stopping',
   });
   port = Number(new URL(stopping.url).port);
