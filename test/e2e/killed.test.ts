@@ -287,7 +287,7 @@ test('a replay that is broken off goes on where it was, on the next process', as
       const to = [{ user: 'ann' }, { user: 'bob' }, { topic: 'news' }, { everyone: true }][n % 4];
       return { to, type: 'test', data: { n: from + n, text } };
     });
-  for (const from of [0, 1_000, 2_000, 3_000, 4_000])
+  for (const from of [0, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000])
     expect((await sendBatch({ notifications: batch(from) })).status).toBe(201);
 
   // Each is stopped at another place: more than its socket takes is still to come.
