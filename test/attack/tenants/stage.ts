@@ -97,6 +97,12 @@ export async function setStage(given: Record<string, string> = {}): Promise<Stag
   const globex = await settle(node, 'globex');
   // A node that meets a tenant asks for its account; it did when the attacks begin.
   for (const { billing } of [acme, globex]) await post(`${otherNode.url}/v1/notifications`, billing, {});
+  // What it would still change, an answer to an attack must not be taken for.
+  for (const { erasure, operator } of [acme, globex])
+    await eventually(async () => {
+      const { body } = await get<{ status: string }>(`${node.url}/v1/erasures/${erasure}`, operator);
+      if (body.status !== 'done') throw new Error(`the erasure of nobody is ${body.status}`);
+    });
   const doomed = await call('POST', `${node.url}/v1/tenants`, acme.admin, { id: 'doomed' });
   if (doomed.status !== 201) throw new Error(`POST /v1/tenants was answered ${doomed.status}`);
   return {
@@ -166,7 +172,8 @@ async function settle(node: Service, id: string): Promise<Tenant> {
   const issuer = new KeyIssuer(`https://id.${id}.example`);
   const { id: issuerId } = await ok('POST', '/v1/issuers', admin, issuer.registration({ tenant: id }));
 
-  await ok('POST', '/v1/users/nobody/disconnect', operator);
+  // Not of who is erased: that order goes with the erasure.
+  await ok('POST', `/v1/users/${past}/disconnect`, operator);
   await ok('DELETE', '/v1/users/nobody/data', operator);
   const [erased] = await node.database.query<{ erasure_id: string }>(
     'select erasure_id from erasures where tenant_id = $1',
