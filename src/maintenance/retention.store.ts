@@ -13,9 +13,13 @@ export interface Floor {
   readonly removed: number;
   /** `data` that goes with it. */
   readonly bytes: number;
+  /** The tenant loses more than was summed up: its floor can rise further once it has risen to here. */
+  readonly more: boolean;
 }
 
 const POSITIONS_PER_DAY = 86_400_000 * POSITIONS_PER_MS;
+/** Notifications of a tenant that are summed up at once: kept days that fall may end millions of them. */
+export const SUMMED_AT_ONCE = 20_000;
 
 /*
  * Maintenance works across tenants; so do the statements of this file, in pages of tenants by key.
@@ -29,16 +33,17 @@ const POSITIONS_PER_DAY = 86_400_000 * POSITIONS_PER_MS;
 const DUE: Statement = {
   name: 'floors_due',
   text: `
-select s.tenant_id as "tenantId", gone.position as floor, s.floor as before, s.removed_bytes as removed, (
-    select coalesce(sum(n.size), 0) from notifications n
-    where n.tenant_id = s.tenant_id and n.position > s.floor and n.position <= gone.position
-  )::bigint as bytes
+select s.tenant_id as "tenantId", gone.position as floor, s.floor as before, s.removed_bytes as removed, gone.bytes, gone.more
 from (select tenant_id, floor, removed_bytes from streams where tenant_id > $1 order by tenant_id limit $2) s
 left join tenants t on t.tenant_id = s.tenant_id
 cross join lateral (
-  select max(n.position) as position from notifications n
-  where n.tenant_id = s.tenant_id and n.position > s.floor
-    and n.position <= ${NOW_AS_POSITION} - coalesce(t.kept_days, $3::int) * ${POSITIONS_PER_DAY}::bigint
+  select max(position) as position, coalesce(sum(size), 0)::bigint as bytes, count(*) = ${SUMMED_AT_ONCE} as more
+  from (
+    select n.position, n.size from notifications n
+    where n.tenant_id = s.tenant_id and n.position > s.floor
+      and n.position <= ${NOW_AS_POSITION} - coalesce(t.kept_days, $3::int) * ${POSITIONS_PER_DAY}::bigint
+    order by n.position limit ${SUMMED_AT_ONCE}
+  ) oldest
 ) gone
 order by s.tenant_id`,
 };
@@ -100,9 +105,9 @@ export class RetentionStore {
     return new Set(await this.#raise(RAISE_FREE, floors));
   }
 
-  /** Raises one floor. Throws 55P03 if the stream row stays locked. */
-  async raiseOne(floor: Floor): Promise<void> {
-    await this.#raise(RAISE_ONE, [floor]);
+  /** Raises one floor. False: it is not where it was any more. Throws 55P03 if the stream row stays locked. */
+  async raiseOne(floor: Floor): Promise<boolean> {
+    return (await this.#raise(RAISE_ONE, [floor])).length > 0;
   }
 
   /** What is at or below this position is kept by nobody. */

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.ts';
 import { errorCode } from '../database/pool.ts';
+import type { TenantId } from '../identifiers.ts';
 import type { Partition, PartitionsStore } from '../log/partitions.store.ts';
 import type { Floor, RetentionStore } from './retention.store.ts';
 import type { Step } from './step.ts';
@@ -26,24 +27,30 @@ export class Retention {
 
   /** Raises the floor of every tenant to the newest notification that its kept days have passed. */
   async raiseFloors(): Promise<number> {
-    let raised = 0;
+    const raised = new Set<TenantId>();
     for (let after: string | undefined = ''; after !== undefined && !this.step.stopping;) {
       const page = await this.store.due(after, TENANTS, this.config.RETENTION_DAYS);
       const due = page.flatMap(({ floor, ...rest }) => (floor === null ? [] : [{ ...rest, floor }]));
+      let more = false;
       for (let at = 0; at < due.length && !this.step.stopping; at += ROWS)
-        raised += await this.#raise(due.slice(at, at + ROWS));
+        for (const floor of await this.#raise(due.slice(at, at + ROWS))) {
+          raised.add(floor.tenantId);
+          more ||= floor.more;
+        }
+      if (more) continue;
       after = page.length < TENANTS ? undefined : page.at(-1)?.tenantId;
     }
-    return raised;
+    return raised.size;
   }
 
-  async #raise(floors: readonly Floor[]): Promise<number> {
-    let raised = 0;
+  /** Those that were raised. */
+  async #raise(floors: readonly Floor[]): Promise<Floor[]> {
     const free = await this.store.raiseFree(floors);
-    for (const floor of floors) {
-      if (free.has(floor.tenantId)) raised += 1;
-      else if (await this.step.attempt('floor', () => this.store.raiseOne(floor))) raised += 1;
-    }
+    const raised = floors.filter(({ tenantId }) => free.has(tenantId));
+    for (const floor of floors.filter(({ tenantId }) => !free.has(tenantId)))
+      await this.step.attempt('floor', async () => {
+        if (await this.store.raiseOne(floor)) raised.push(floor);
+      });
     return raised;
   }
 

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partition-range.ts';
 import { asPosition } from '../../src/log/position.ts';
-import { RetentionStore } from '../../src/maintenance/retention.store.ts';
+import { RetentionStore, SUMMED_AT_ONCE } from '../../src/maintenance/retention.store.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 
 let log: OldLog;
@@ -18,6 +18,20 @@ const named = (days: number, table: 'notifications' | 'sends' | 'acks' = 'notifi
 async function partitionsFor(...days: number[]): Promise<void> {
   const { partitions } = log.node();
   for (const day of days) await partitions.ensureCovering(daysAgo(day));
+}
+
+/** What a round asks and does, one statement at a time. */
+function statements() {
+  const store = new RetentionStore(
+    async ({ text }, values) => await log.database.query(text, [...(values ?? [])]),
+  );
+  return {
+    store,
+    due: async () =>
+      (await store.due('', 10, 30)).flatMap(({ floor, ...rest }) =>
+        floor === null ? [] : [{ ...rest, floor }],
+      ),
+  };
 }
 
 describe('the floor', () => {
@@ -59,19 +73,39 @@ describe('the floor', () => {
     await log.tenant('acme');
     const lost = daysAgo(40);
     await log.notification('acme', lost);
-    const store = new RetentionStore(
-      async ({ text }, values) => await log.database.query(text, [...(values ?? [])]),
-    );
-    const due = async () =>
-      (await store.due('', 10, 30)).flatMap(({ floor, ...rest }) =>
-        floor === null ? [] : [{ ...rest, floor }],
-      );
+    const { store, due } = statements();
     const before = await due();
     await log.database.query('update streams set removed_bytes = removed_bytes + 1');
     expect([before.map(({ bytes }) => bytes), [...(await store.raiseFree(before))]]).toEqual([[1], []]);
     expect(await log.floor('acme')).toBe(0);
     expect([...(await store.raiseFree(await due()))]).toEqual(['acme']);
     expect(await log.floor('acme')).toBe(lost);
+  });
+
+  test('of a tenant that loses very much rises bit by bit, each with what goes up to there', async () => {
+    await partitionsFor(40);
+    const lost = 2 * SUMMED_AT_ONCE + 5;
+    const from = daysAgo(40);
+    await log.tenant('acme');
+    await log.tenant('other');
+    await log.notification('other', from);
+    await log.database.query(
+      `insert into notifications (tenant_id, position, id, type, data, size, publisher)
+       select 'acme', $1::bigint + n, gen_random_uuid(), 'x', '1', 1, 'p' from generate_series(1, $2::int) n`,
+      [from, lost],
+    );
+    expect(await statements().due()).toMatchObject([
+      { tenantId: 'acme', floor: from + SUMMED_AT_ONCE, bytes: SUMMED_AT_ONCE, more: true },
+      { tenantId: 'other', floor: from, bytes: 1, more: false },
+    ]);
+    expect(await log.node().maintenance.runOnce()).toMatchObject({ floorsRaised: 2, failed: [] });
+    expect(await log.floor('acme')).toBe(from + lost);
+    expect(
+      await log.database.query('select tenant_id as id, removed_bytes as bytes from streams order by 1'),
+    ).toEqual([
+      { id: 'acme', bytes: lost },
+      { id: 'other', bytes: 1 },
+    ]);
   });
 
   test('is not lowered when a tenant keeps longer from now on, and a second round finds nothing to do', async () => {
