@@ -125,6 +125,15 @@ describe('an append', () => {
     expect((await append(tenant, [publication([1])], 1_000)).spent).toBe(1);
   });
 
+  test('is paid off once for the time that has gone', async () => {
+    const tenant = await freshTenant();
+    const slow = 0.1;
+    await append(tenant, [publication(Array(40).fill(1))], slow);
+    await age(tenant, 3_600);
+    expect((await append(tenant, [publication(Array(40).fill(1))], slow)).spent).toBe(40);
+    expect((await append(tenant, [publication([1])], slow)).spent).toBeGreaterThan(40);
+  });
+
   test('pays nothing when the clock was set back, and from then on by the new one', async () => {
     const tenant = await freshTenant();
     await append(tenant, [publication(Array(40).fill(1))]);
