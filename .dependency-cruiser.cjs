@@ -16,7 +16,7 @@ const ALLOWED = {
   audit: ['database'],
   log: ['database', 'metrics', 'tenants'],
   ledger: ['auth', 'database', 'log', 'metrics'],
-  stream: ['auth', 'changes', 'database', 'health', 'ledger', 'log', 'metrics'],
+  stream: ['auth', 'changes', 'database', 'health', 'ledger', 'log', 'metrics', 'tenants'],
   notifications: ['auth', 'database', 'health', 'ledger', 'log', 'logging', 'metrics', 'tenants'],
   admin: [
     'audit',

@@ -3,6 +3,7 @@ import { IssuersAndRevocations1700000000002 } from './0002-issuers-and-revocatio
 import { RowLevelSecurity1700000000003 } from './0003-row-level-security.ts';
 import { Limits1700000000004 } from './0004-limits.ts';
 import { Privacy1700000000005 } from './0005-privacy.ts';
+import { StreamLimits1700000000006 } from './0006-stream-limits.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -11,4 +12,5 @@ export const migrations = [
   RowLevelSecurity1700000000003,
   Limits1700000000004,
   Privacy1700000000005,
+  StreamLimits1700000000006,
 ];

@@ -39,17 +39,17 @@ export const LIMITS = {
   connections: {
     least: 1,
     most: 10_000_000,
-    meaning: 'Most open streams of a tenant, on all nodes together. Not enforced yet.',
+    meaning: 'Most open streams of a tenant, on all nodes together.',
   },
   connectionsPerUser: {
     least: 1,
     most: 100_000,
-    meaning: 'Most open streams of one user, on all nodes. Not enforced yet.',
+    meaning: 'Most open streams of one user, on all nodes together.',
   },
   devicesPerUser: {
     least: 1,
     most: 100_000,
-    meaning: 'Most devices of one user that have a cursor. Not enforced yet.',
+    meaning: 'Most devices of one user that have a cursor.',
   },
 } as const satisfies Record<LimitName, { least: number; most: number; meaning: string }>;
 

@@ -17,6 +17,7 @@ const SERVICE: Rights = {
   idempotency_keys: 'select, insert, update (ids), delete',
   devices: 'select, insert, update, delete',
   connections: 'select, delete',
+  connection_counts: 'select, delete',
   sends: 'select, delete',
   acks: 'select, insert, delete',
   revocations: 'select, insert, delete',
@@ -36,6 +37,7 @@ const ENGINE: Rights = {
   devices:
     'select (tenant_id, user_id, device_id, cursor, last_seen_at), insert (tenant_id, user_id, device_id, cursor), update (cursor), delete',
   connections: 'select, insert, update (until, position, reason), delete',
+  connection_counts: 'select, insert, update (connections), delete',
   sends: 'insert',
   revocations: 'select, update (expires_at), delete',
   stream_orders: 'select, update (expires_at), delete',

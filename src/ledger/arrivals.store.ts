@@ -22,6 +22,8 @@ export interface Arrival {
   /** It sent a position that cannot be read. */
   readonly malformed: boolean;
   readonly from: StartFrom;
+  /** How many devices its user may have. One that is there is let in, however many there are. */
+  readonly mostDevices: number;
 }
 
 /** Where its stream starts, and why. */
@@ -41,9 +43,10 @@ export interface Arrived {
   readonly requested?: Position;
   /** When the database was asked, by its clock, in ms since 1970. */
   readonly at: number;
-  /** The data of the user is being erased: it did not arrive, and all else here means nothing. */
-  readonly held?: true;
 }
+
+/** Why a device did not arrive: its user has as many as the limit, or the data of its user is being erased. */
+export type Refused = 'too-many-devices' | 'being-erased';
 
 /*
  * One statement for a crowd, since thousands of clients come back in the same second. What shapes it:
@@ -64,14 +67,18 @@ export interface Arrived {
  *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
  * - An interval that ends at or below the floor covers nothing that is kept, and its partition may be gone.
  * - Nobody gets a device while their data is being erased: it would go with the rest, and its stream would stay.
+ * - A device that would be one too many has no effect. Where two nodes make devices of one user at the same time, neither
+ *   counts those of the other; but both begin with the same ordinal, and of twins one is stored. The other comes back
+ *   unsettled, as above, and is counted again. They are inserted in the order of their ordinals, so that whoever waits for
+ *   a twin has made none yet that the twin could wait for.
  */
 const ARRIVE: Statement = {
   name: 'arrive',
   text: `
 with comer as materialized (
-  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, latest,
+  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, latest, most,
     ${beingErased('a.user_id')} as held
-  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, latest boolean)
+  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, latest boolean, most int)
 ), arrival as materialized (
   select * from comer where not held
 ), stream as materialized (
@@ -114,23 +121,38 @@ with comer as materialized (
   order by user_id, device_id
   on conflict (tenant_id, user_id, device_id)
     do update set cursor = excluded.cursor, topics = excluded.topics, last_seen_at = excluded.last_seen_at
+), newcomer as materialized (
+  select device.user_id, device.device_id, counted.last + device.nth as ordinal,
+    counted.devices + device.nth > device.most as excess
+  from (
+    select user_id, device_id, max(most) as most, row_number() over (partition by user_id order by min(n)) as nth
+    from wish where not known group by user_id, device_id
+  ) device
+  cross join lateral (
+    select count(*) as devices, coalesce(max(d.ordinal), 0) as last from devices d
+    where d.tenant_id = $1 and d.user_id = device.user_id
+  ) counted
 ), created as (
-  insert into devices (tenant_id, user_id, device_id, cursor, topics)
-  select $1, user_id, device_id, cursor, topics from step where not known and last
-  order by user_id, device_id
+  insert into devices (tenant_id, user_id, device_id, cursor, topics, ordinal)
+  select $1, s.user_id, s.device_id, s.cursor, s.topics, new.ordinal
+  from step s join newcomer new on new.user_id = s.user_id and new.device_id = s.device_id
+  where s.last and not new.excess
+  order by s.user_id, new.ordinal
   on conflict do nothing
   returning user_id, device_id
 ), settled as materialized (
-  select s.*, s.known or c.user_id is not null as settled
-  from step s left join created c on c.user_id = s.user_id and c.device_id = s.device_id
+  select s.*, new.excess is true as excess, s.known or c.user_id is not null as settled
+  from step s
+  left join newcomer new on new.user_id = s.user_id and new.device_id = s.device_id
+  left join created c on c.user_id = s.user_id and c.device_id = s.device_id
 ), confirmed as (
   insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
   select $1, user_id, device_id, before, target, width_bucket(target - before - 1, $3::bigint[]), true, topics
   from settled where settled and resumed and target > before and target > floor
 )
-select n, settled, false as held, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
+select n, settled, case when excess then 'too-many-devices' end as refused, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
 union all
-select n, true, true, floor, head, floor, 0 from comer cross join stream where held`,
+select n, false, 'being-erased', floor, head, floor, 0 from comer cross join stream where held`,
 };
 
 /** The tenant has no stream row yet. */
@@ -145,7 +167,7 @@ export class TenantUnknown extends Error {
 interface Row {
   n: number;
   settled: boolean;
-  held: boolean;
+  refused: Refused | null;
   cursor: Position;
   head: Position;
   floor: Position;
@@ -164,16 +186,17 @@ export class ArrivalsStore {
    * Registers devices that open streams and says where each stream starts, in the order of `arrivals`. Running it
    * again after a lost connection is harmless. The tenant's stream row must exist.
    */
-  async arrive(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<Arrived[]> {
-    const arrived = new Map<number, Arrived>();
-    // Every round settles all but those whose device was created by others meanwhile; the next round sees that device.
+  async arrive(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<(Arrived | Refused)[]> {
+    const arrived = new Map<number, Arrived | Refused>();
+    // Every round settles all but those whose device, or another of the same user, was created by others meanwhile; the
+    // next round sees that device.
     while (arrived.size < arrivals.length) {
       const rows = await this.#settle(tenantId, arrivals, (n) => !arrived.has(n));
       if (rows.length === 0) throw new TenantUnknown(tenantId);
       for (const row of rows) {
         const arrival = arrivals[row.n];
-        if (row.settled && arrival !== undefined)
-          arrived.set(row.n, { ...place(arrival, row), ...(row.held ? { held: true } : {}) });
+        if (row.refused !== null) arrived.set(row.n, row.refused);
+        else if (row.settled && arrival !== undefined) arrived.set(row.n, place(arrival, row));
       }
     }
     return [...arrived].toSorted(([a], [b]) => a - b).map(([, answer]) => answer);
@@ -185,13 +208,14 @@ export class ArrivalsStore {
     open: (n: number) => boolean,
   ): Promise<Row[]> {
     const wishes = arrivals
-      .map(({ user, device, topics, resume, malformed, from }, n) => ({
+      .map(({ user, device, topics, resume, malformed, from, mostDevices }, n) => ({
         n,
         user_id: user,
         device_id: device,
         topics,
         resume: malformed ? null : (resume ?? null),
         latest: from === 'latest',
+        most: mostDevices,
       }))
       .filter(({ n }) => open(n));
     const ends = wishes.flatMap(({ resume }) => resume ?? []);

@@ -1,4 +1,5 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
+import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { isUnavailable } from '../database/pool.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
@@ -38,6 +39,12 @@ type Sent = Parameters<LedgerStore['recordSends']>[1][number];
 type Ended = Parameters<LedgerStore['endConnections']>[1][number] & OfStream;
 type Moved = Parameters<LedgerStore['moveCursors']>[1][number];
 
+/** Streams that have opened and stand in the ledger, where other nodes find them. */
+export interface Recorded {
+  readonly tenantId: TenantId;
+  readonly opened: readonly Pick<Opened, 'user'>[];
+}
+
 class Pending {
   opened: Opened[] = [];
   sent: Sent[] = [];
@@ -71,6 +78,7 @@ const LONGEST_WAIT_MS = 12 * 3_600_000;
  */
 @Injectable()
 export class Ledger implements OnModuleInit {
+  readonly #recorded = new Subject<Recorded>();
   readonly #dirty = new Set<SentSource>();
   readonly #tenants = new Map<TenantId, Pending>();
   readonly #logger = new Logger(Ledger.name);
@@ -87,6 +95,10 @@ export class Ledger implements OnModuleInit {
 
   onModuleInit(): void {
     this.#timer = setInterval(() => void this.flush(), this.config.LEDGER_FLUSH_MS);
+  }
+
+  get recorded(): Observable<Recorded> {
+    return this.#recorded;
   }
 
   opened(reader: Reader, since: number, position: Position): void {
@@ -172,8 +184,10 @@ export class Ledger implements OnModuleInit {
   /** True when the database is away. What was not written waits for the next flush. */
   async #write(tenantId: TenantId, pending: Pending): Promise<boolean> {
     try {
-      if (pending.opened.length > 0) await this.store.recordConnections(tenantId, pending.opened);
+      const { opened } = pending;
+      if (opened.length > 0) await this.store.recordConnections(tenantId, opened);
       pending.opened = [];
+      if (opened.length > 0) this.#recorded.next({ tenantId, opened });
       if (pending.sent.length > 0) await this.store.recordSends(tenantId, pending.sent);
       pending.sent = [];
       if (pending.moved.size > 0) await this.store.moveCursors(tenantId, [...pending.moved.values()]);

@@ -125,7 +125,9 @@ const NODES: Statement = {
 with gone as (
   delete from nodes n where n.seen_at < now() - interval '1 day'
     and not exists (select from connections c where c.node = n.node and c.until is null)
-  returning 1
+  returning node
+), counts as (
+  delete from connection_counts c using gone where c.node = gone.node
 )
 select count(*)::int as gone from gone`,
 };

@@ -47,6 +47,11 @@ export class Metrics {
     'Streams ended, by reason: `client`, `stalled`, or that of the `bye` event.',
     ['reason'],
   );
+  readonly overLimit = this.#counter(
+    'tidings_over_limit_total',
+    'Streams that got `bye` `over-limit`, by limit: `node` (MAX_CONNECTIONS), `connections`, `devicesPerUser`.',
+    ['limit'],
+  );
   readonly deliveries = this.#counter(
     'tidings_deliveries_total',
     'Notifications written to a socket: live as they were published, or replayed from the backlog.',

@@ -2,6 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { Statement } from '../database/pool.ts';
 import { HistoryPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
+import { NODE_SILENCE } from '../ledger/nodes.store.ts';
 import type { Position } from '../log/position.ts';
 
 /** A stream that was or is open. */
@@ -31,9 +32,6 @@ export interface ConnectionPage {
   /** The last connection that was looked at; undefined: there are no more. */
   readonly reached: ConnectionPlace | undefined;
 }
-
-/** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
-const NODE_SILENCE = `interval '10 seconds'`;
 
 /*
  * `scan` connections are looked at, newest start first, whatever is left of them. A connection without an end is open

@@ -111,6 +111,7 @@ export const PLACES_OF_TENANT = {
     ],
   },
   connections: { table: 'connections', key: [['connection_id', 'uuid']] },
+  counts: { table: 'connection_counts', key: [['node', 'text']] },
   notifications: { table: 'notifications', key: [['position', 'bigint']] },
 } as const satisfies Record<string, Place>;
 

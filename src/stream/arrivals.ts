@@ -1,8 +1,15 @@
 import { Injectable } from '@nestjs/common';
 import { GatherByKey } from '../gather.ts';
 import type { TenantId } from '../identifiers.ts';
-import { ArrivalsStore, TenantUnknown, type Arrival, type Arrived } from '../ledger/arrivals.store.ts';
+import {
+  ArrivalsStore,
+  TenantUnknown,
+  type Arrival,
+  type Arrived,
+  type Refused,
+} from '../ledger/arrivals.store.ts';
 import { AppendStore } from '../log/append.store.ts';
+import { Tenants } from '../tenants/tenants.ts';
 
 /** Most arrivals that one statement settles. */
 const AT_ONCE = 1_000;
@@ -10,7 +17,7 @@ const AT_ONCE = 1_000;
 /** Finds the cursors of devices that open streams; those of one tenant that come together share a statement. */
 @Injectable()
 export class Arrivals {
-  readonly #tenants = new GatherByKey<TenantId, Arrival, Arrived>(
+  readonly #gathers = new GatherByKey<TenantId, Arrival, Arrived | Refused>(
     (tenantId, arrivals) => this.#serve(tenantId, arrivals),
     AT_ONCE,
   );
@@ -18,14 +25,16 @@ export class Arrivals {
   constructor(
     private readonly store: ArrivalsStore,
     private readonly log: AppendStore,
+    private readonly tenants: Tenants,
   ) {}
 
   /** Throws TenantUnknown if the tenant was deleted, or the database's error. */
-  async arrive(tenantId: TenantId, arrival: Arrival): Promise<Arrived> {
-    return await this.#tenants.ask(tenantId, arrival);
+  async arrive(tenantId: TenantId, arrival: Omit<Arrival, 'mostDevices'>): Promise<Arrived | Refused> {
+    const { devicesPerUser: mostDevices } = this.tenants.limits(tenantId);
+    return await this.#gathers.ask(tenantId, { ...arrival, mostDevices });
   }
 
-  async #serve(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<readonly Arrived[]> {
+  async #serve(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<(Arrived | Refused)[]> {
     try {
       return await this.store.arrive(tenantId, arrivals);
     } catch (error) {

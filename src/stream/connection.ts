@@ -30,6 +30,8 @@ export class Connection implements HubMember, SentSource {
   /** Its client knows it by this for as long as it is open. */
   private readonly connectionId: string;
   live = false;
+  /** When its present record in history began, ms since 1970: by it and its id the streams of a user are older and younger. */
+  since: number;
   /** Everything addressed to it up to here was written, or had expired. Never goes back: hence no notification twice. */
   position: Position;
   /** The last id that the client got. */
@@ -55,6 +57,7 @@ export class Connection implements HubMember, SentSource {
     private readonly node: StreamNode,
   ) {
     this.connectionId = subscriber.connectionId;
+    this.since = subscriber.openedAt;
     this.addresses = addressesOf(subscriber);
     this.#life = new TokenLife(subscriber.tokenExpiresAt, Date.now(), node.config);
     this.position = start;
@@ -64,6 +67,11 @@ export class Connection implements HubMember, SentSource {
     this.#secondsToHeartbeat = 1 + Math.floor(Math.random() * node.config.HEARTBEAT_SECONDS);
     socket.on('drain', () => void this.readOn());
     socket.on('close', () => this.#closed());
+  }
+
+  /** It was not ended, and its client has not gone. */
+  get isOpen(): boolean {
+    return this.#ended === undefined && this.socket.writable;
   }
 
   /** By the id that its client knows, or by that of its present record in history. */
@@ -140,12 +148,13 @@ export class Connection implements HubMember, SentSource {
     if (this.live) this.position = asPosition(Math.max(this.position, this.hub.settled));
     this.#endInterval();
     this.subscriber = { ...before, ...token, connectionId: record };
+    this.since = Math.round(this.node.clock.now());
     const addresses = this.addresses;
     this.addresses = addressesOf(this.subscriber);
     this.hub.readdress(this, addresses);
     // What was read ahead was read for the old topics.
     this.#page = undefined;
-    this.node.changed(before, this.subscriber, this.position);
+    this.node.changed(before, this.subscriber, this.since, this.position);
   }
 
   /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */
@@ -171,16 +180,12 @@ export class Connection implements HubMember, SentSource {
     return interval;
   }
 
-  #isOpen(): boolean {
-    return this.#ended === undefined && this.socket.writable;
-  }
-
   #isFull(): boolean {
-    return this.#isOpen() && this.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES;
+    return this.isOpen && this.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES;
   }
 
   #hasRoom(): boolean {
-    return this.#isOpen() && !this.#isFull();
+    return this.isOpen && !this.#isFull();
   }
 
   /** False when the window begins later than the position. */

@@ -94,5 +94,11 @@ export const HEARTBEAT = Buffer.from(':\n\n');
 /** Leaves at once, so that a proxy or a client knows that the stream is open before the database was asked. */
 export const greeting = (retryMs: number): string => `retry: ${retryMs}\n:\n\n`;
 
+/**
+ * When to come back after what does not pass by itself soon, in ms. A plain EventSource does so even when it should not at
+ * all: two that replace one another would otherwise do it every few seconds.
+ */
+export const SLOW_RETRY_MS = 60_000;
+
 /** 0.5 to 1.5 times `ms`: clients that lost their streams together do not come back together. */
 export const jittered = (ms: number): number => Math.round(ms / 2) + randomInt(0, Math.max(1, ms));

@@ -2,6 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { Statement } from '../database/pool.ts';
 import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
+import { NODE_SILENCE } from '../ledger/nodes.store.ts';
 
 /** A stream that is open. */
 export interface OpenConnection {
@@ -25,7 +26,7 @@ where m.tenant_id = $1 and m.connection_id = $2 and exists (
   select from connections c join nodes n on n.node = c.node
   where c.tenant_id = $1 and c.user_id = m.user_id and c.device_id = m.device_id and c.node = m.node
     and (c.connection_id = m.connection_id or m.reason = 'renewed' and c.since >= m.until)
-    and c.until is null and n.started_at <= c.since and n.seen_at >= clock_timestamp() - interval '10 seconds'
+    and c.until is null and n.started_at <= c.since and n.seen_at >= clock_timestamp() - ${NODE_SILENCE}
 )`,
 };
 

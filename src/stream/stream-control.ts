@@ -7,6 +7,7 @@ import type { TenantId } from '../identifiers.ts';
 import type { Connection } from './connection.ts';
 import { jittered } from './frames.ts';
 import { Hubs } from './hubs.ts';
+import { Replacements } from './replacements.ts';
 import { StreamOrders } from './stream-orders.ts';
 import type { Renewed, StoredOrder } from './stream-orders.store.ts';
 
@@ -19,6 +20,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
     private readonly hubs: Hubs,
     private readonly admission: Admission,
     private readonly orders: StreamOrders,
+    private readonly replacements: Replacements,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -50,6 +52,10 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
       connection?.renew(tokenOf(order, renewed), at, randomUUID());
       // The node that took the new token may have been the last to hear that it is revoked.
       if (connection !== undefined) this.#admit(connection);
+      return;
+    }
+    if (order.kind === 'recount') {
+      this.replacements.recount(order);
       return;
     }
     const meant =

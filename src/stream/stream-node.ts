@@ -44,8 +44,8 @@ export interface StreamNode {
   trim(tail: Tail): void;
   /** The database failed a read that will be tried again. */
   databaseTrouble(error: unknown): void;
-  /** The subscriber of an open stream changed: in history one connection ends and another begins. */
-  changed(before: Subscriber, after: Subscriber, position: Position): void;
+  /** The subscriber of an open stream changed: in history one connection ends and another begins. `now`: ms since 1970. */
+  changed(before: Subscriber, after: Subscriber, now: number, position: Position): void;
   /** A connection has left its hub; it had everything up to `position`. `recorded`: history is to know. */
   closed(subscriber: Subscriber, position: Position, reason: EndReason, recorded: boolean): void;
 }

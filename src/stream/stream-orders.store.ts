@@ -28,8 +28,12 @@ export type Order =
       readonly renewed: Renewed;
     };
 
-/** An order as it was stored; `at` by the database's clock, in ms since 1970. */
-export type StoredOrder = Order & { readonly tenantId: TenantId; readonly id: string; readonly at: number };
+/** An order as it was stored; `at` by the database's clock, in ms since 1970. `recount`: the user may have too many streams. */
+export type StoredOrder = (Order | { readonly kind: 'recount'; readonly user: UserId }) & {
+  readonly tenantId: TenantId;
+  readonly id: string;
+  readonly at: number;
+};
 
 /*
  * A node that cannot reach the database for a while still hears of it. Renewals are many, and after minutes nothing is left
@@ -44,6 +48,14 @@ select $1, $2, $3, $4, $5, $6,
   clock_timestamp() + case when $3 = 'renew' then interval '15 minutes' else interval '1 day' end
 where not ${beingErased('$4::text')}
 returning order_id`,
+};
+
+/* What nobody has heard after a minute somebody has found again. */
+const RECOUNT: Statement = {
+  name: 'stream_order_recount',
+  text: `
+insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+select $1, gen_random_uuid(), 'recount', user_id, clock_timestamp() + interval '1 minute' from unnest($2::text[]) as u (user_id)`,
 };
 
 /* Of all tenants: which of them have streams here is looked up in memory. */
@@ -69,6 +81,7 @@ type Row = Record<string, unknown> & {
 } & (
     | { readonly kind: 'close'; readonly connection_id: string }
     | { readonly kind: 'disconnect'; readonly user_id: UserId }
+    | { readonly kind: 'recount'; readonly user_id: UserId }
     | {
         readonly kind: 'renew';
         readonly connection_id: string;
@@ -103,6 +116,11 @@ export class StreamOrdersStore {
     if (!(await this.insert(run, tenantId, order))) throw nowBeingErased();
   }
 
+  /** As a statement of its own. */
+  async recount(tenantId: TenantId, users: readonly UserId[]): Promise<void> {
+    await this.pool.rows(tenantId, RECOUNT, [users]);
+  }
+
   /** Those that were not visible in the snapshot `horizon`, in their order. */
   async since(horizon: string): Promise<readonly StoredOrder[]> {
     return (await this.changes.rows<Row>(SINCE, [horizon])).map(orderOf);
@@ -113,6 +131,7 @@ function orderOf(row: Row): StoredOrder {
   const common = { tenantId: row.tenant_id, id: row.order_id, at: row.at };
   if (row.kind === 'close') return { ...common, kind: 'close', connectionId: row.connection_id };
   if (row.kind === 'disconnect') return { ...common, kind: 'disconnect', user: row.user_id };
+  if (row.kind === 'recount') return { ...common, kind: 'recount', user: row.user_id };
   const { tokenId, issuedAt, ...renewed } = renewedSchema.parse(JSON.parse(row.renewed));
   return {
     ...common,

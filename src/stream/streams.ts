@@ -18,9 +18,11 @@ import { ReadStore } from '../log/read.store.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
+import { Capacity } from './capacity.ts';
 import { Connection } from './connection.ts';
-import { byeFrame, jittered, syncFrame, type ByeReason } from './frames.ts';
+import { byeFrame, jittered, SLOW_RETRY_MS, syncFrame, type ByeReason } from './frames.ts';
 import { Hubs } from './hubs.ts';
+import { Replacements } from './replacements.ts';
 import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';
 import type { Tail } from './tail.ts';
 import { TenantHub } from './tenant-hub.ts';
@@ -44,13 +46,11 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   readonly counts = new DeliveryCounts();
   readonly #logger = new Logger(Streams.name);
   readonly #opening = new InFlight<TenantId>();
-  #open = 0;
   #tailWeight = 0;
   #timers: NodeJS.Timeout[] = [];
   #committed: Subscription | undefined;
   #polling = false;
   #databaseAway = false;
-  #allClosed: (() => void) | undefined;
 
   constructor(
     readonly ledger: Ledger,
@@ -64,6 +64,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     private readonly draining: Draining,
     private readonly admission: Admission,
     private readonly hubs: Hubs,
+    private readonly capacity: Capacity,
+    private readonly replacements: Replacements,
     @Inject(CONFIG) readonly config: Config,
   ) {}
 
@@ -92,25 +94,30 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
 
   async #admit(request: StreamRequest, socket: Socket): Promise<void> {
     if (this.draining.active) return this.#refuse(socket, 'shutdown');
-    if (this.#open >= this.config.MAX_CONNECTIONS) return this.#refuse(socket, 'over-limit');
-    this.#open += 1;
+    if (!this.capacity.take(request.tenantId)) return this.#refuse(socket, 'over-limit');
+    let begun = false;
     try {
       const arrived = await this.arrivals.arrive(request.tenantId, request);
       if (socket.destroyed) return;
       if (this.draining.active) return this.#refuse(socket, 'shutdown');
-      if (arrived.held) return this.#refuse(socket, 'unavailable');
+      if (arrived === 'being-erased') return this.#refuse(socket, 'unavailable');
       // The database may have taken longer than the token had left.
       if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(socket, 'token-expired');
       // Nor was anyone told of a stream that was not open yet.
       if (this.admission.refusal(request.caller) !== undefined) return this.#refuse(socket, 'revoked');
+      if (arrived === 'too-many-devices') {
+        this.metrics.overLimit.inc({ limit: 'devicesPerUser' });
+        return this.#refuse(socket, 'over-limit', SLOW_RETRY_MS);
+      }
       this.#begin(request, arrived, socket);
+      begun = true;
     } catch (error) {
       // Its tenant was deleted, of which this node has not heard yet.
       if (error instanceof TenantUnknown) return this.#refuse(socket, 'revoked');
       this.databaseTrouble(error);
       this.#refuse(socket, 'unavailable');
     } finally {
-      this.#left();
+      if (!begun) this.capacity.leave(request.tenantId);
     }
   }
 
@@ -135,8 +142,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.#databaseAway = true;
   }
 
-  changed(before: Subscriber, after: Subscriber, position: Position): void {
-    const now = this.clock.now();
+  changed(before: Subscriber, after: Subscriber, now: number, position: Position): void {
     this.ledger.ended(before, now, position, 'renewed');
     this.ledger.opened(after, now, position);
   }
@@ -146,7 +152,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.metrics.streamsEnded.inc({ reason });
     const hub = this.hubs.get(subscriber.tenantId);
     if (hub?.connections.size === 0) this.hubs.delete(subscriber.tenantId);
-    this.#left();
+    this.capacity.leave(subscriber.tenantId);
   }
 
   /** Compares the heads of the tenants that are served here with the database, and heals what was missed. */
@@ -163,6 +169,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
         this.nodes.seen(this.config.NODE_NAME),
       ]);
       this.clock.observe(askedAt, now);
+      this.replacements.seen();
       if (this.#databaseAway) this.#logger.log('the log can be read again');
       this.#databaseAway = false;
       const heads = new Map(states.map(({ tenantId, head }) => [tenantId, head]));
@@ -187,9 +194,6 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     // What waits for a database that does not answer must not cost the streams their `bye`.
     await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
     this.#committed?.unsubscribe();
-    const closed = new Promise<void>((resolve) => {
-      this.#allClosed = resolve;
-    });
     const all = [...this.hubs.values()].flatMap((hub) => [...hub.connections]);
     const spread = this.config.SHUTDOWN_SPREAD_SECONDS * 1_000;
     all.forEach((connection, index) =>
@@ -199,8 +203,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
         patience,
       ),
     );
-    if (this.#open > 0) await closed;
-    await this.ledger.close();
+    await this.capacity.empty();
+    await Promise.all([this.ledger.close(), this.capacity.close()]);
     this.counts.publish(this.metrics);
   }
 
@@ -225,12 +229,10 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     }
     const connection = new Connection(subscriber, start, head, socket, hub, this);
     hub.join(connection);
-    this.#open += 1;
     this.metrics.behind.inc();
-    this.metrics.connections.set(this.#open);
     this.metrics.streamsOpened.inc({ resume: outcome });
     if (requested !== undefined) this.metrics.gapsAnnounced.inc();
-    this.ledger.opened(subscriber, this.clock.now(), start);
+    this.ledger.opened(subscriber, subscriber.openedAt, start);
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
     socket.write(
@@ -245,17 +247,12 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     );
     // The first tick reads on, unless the token is about to end.
     connection.tick(Date.now());
+    this.replacements.opened(connection);
   }
 
-  #left(): void {
-    this.#open -= 1;
-    this.metrics.connections.set(this.#open);
-    if (this.#open === 0) this.#allClosed?.();
-  }
-
-  #refuse(socket: Socket, reason: ByeReason): void {
+  #refuse(socket: Socket, reason: ByeReason, retryMs: number = this.config.STREAM_RETRY_MS): void {
     this.metrics.streamsEnded.inc({ reason });
-    socket.end(byeFrame(reason, jittered(this.config.STREAM_RETRY_MS)));
+    socket.end(byeFrame(reason, jittered(retryMs)));
     setTimeout(() => socket.destroy(), 5_000).unref();
   }
 

@@ -17,6 +17,8 @@ export interface HubMember {
 /** What a hub needs of the node that it is on. */
 export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
 
+const NOBODY: ReadonlySet<never> = new Set();
+
 /** The streams of one tenant on this node, and the tail of the log that they live from. It exists while there is one. */
 export class TenantHub<Member extends HubMember> {
   readonly tail: Tail;
@@ -57,8 +59,8 @@ export class TenantHub<Member extends HubMember> {
   }
 
   /** The connections that an address stands for. */
-  recipients(address: Address): Iterable<Member> {
-    return this.#recipients.get(address) ?? [];
+  recipients(address: Address): ReadonlySet<Member> {
+    return this.#recipients.get(address) ?? NOBODY;
   }
 
   /** A batch was committed. If it does not follow the tail, the log is read between. */

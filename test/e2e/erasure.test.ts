@@ -45,7 +45,7 @@ async function openLive(service: Service, token: string, lastEventId?: string): 
   return stream;
 }
 
-/** Resolves when what these streams did is in the ledger, with their ends. */
+/** Resolves when what these streams did is in the ledger, with their ends, and no node counts any of them. */
 const untilRecorded = (tenant: string, connections: number) =>
   eventually(async () => {
     const rows = await here.database.query(
@@ -53,6 +53,8 @@ const untilRecorded = (tenant: string, connections: number) =>
       [tenant],
     );
     expect(rows).toHaveLength(connections);
+    const counted = await here.database.query('select from connection_counts where tenant_id = $1', [tenant]);
+    expect(counted).toEqual([]);
   });
 
 /** A user of whom something is in every table: on two nodes and two devices, sent and confirmed. */
@@ -93,7 +95,7 @@ async function furnish(tenant: string, user: string, other: string): Promise<voi
 }
 
 /** Tables that name no user, in this test at least. */
-const NAMELESS = ['erasures', 'idempotency_keys', 'streams', 'tenants'];
+const NAMELESS = ['connection_counts', 'erasures', 'idempotency_keys', 'streams', 'tenants'];
 
 const isOf = (row: string): boolean => row.includes(MARK);
 

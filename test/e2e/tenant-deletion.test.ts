@@ -66,12 +66,19 @@ async function furnish(service: Service, tenant: string): Promise<void> {
   await revokeUser(service, tenant, 'alice', new Date('2001-01-01'));
   await eraseUser(url, tenant, 'nobody');
   expect((await call('POST', `${url}/v1/users/bob/disconnect`, operatorOf(tenant))).status).toBe(204);
+  // Of a node that was killed.
+  await database.query(`insert into connection_counts values ($1, 'gone', 1)`, [tenant]);
   await stream.cut();
   await eventually(async () => {
     const rows = await database.query('select from connections where tenant_id = $1 and until is not null', [
       tenant,
     ]);
     expect(rows).toHaveLength(1);
+    const counted = await database.query(
+      `select from connection_counts where tenant_id = $1 and node <> 'gone'`,
+      [tenant],
+    );
+    expect(counted).toEqual([]);
   });
 }
 

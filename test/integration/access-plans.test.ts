@@ -6,6 +6,7 @@ import { tenantIdSchema } from '../../src/identifiers.ts';
 import { IssuersStore } from '../../src/issuers/issuers.store.ts';
 import { RevocationsStore } from '../../src/revocations/revocations.store.ts';
 import { OpenConnectionsStore } from '../../src/stream/open-connections.store.ts';
+import { StreamLimitsStore } from '../../src/stream/stream-limits.store.ts';
 import { StreamOrdersStore } from '../../src/stream/stream-orders.store.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { LedgerBench, userId } from '../support/ledger.ts';
@@ -29,6 +30,7 @@ const ROWS = [
    select 't-' || n % 100, gen_random_uuid(), 'u-' || n % 997, 'd', 'n', now() - n * interval '1 s', 1 from generate_series(1, 10000) n`,
   `insert into erasures (tenant_id, erasure_id, digest, ordered_by, worker, erased_at, done_at)
    select 't-' || n % 100, gen_random_uuid(), sha256(n::text::bytea), '{}', gen_random_uuid(), now(), now() from generate_series(1, 10000) n`,
+  `insert into connection_counts (tenant_id, node, connections) select 't-' || n, 'n', 1 from generate_series(1, 10000) n`,
   'analyze',
 ];
 
@@ -45,7 +47,11 @@ test('what is asked of revocations, tickets, streams, acts and tenants is asked 
     const all = { action: undefined, since: undefined, until: undefined };
     await new AuditStore(pool).page(tenant, all, undefined, 51);
     await new TenantsStore(engine, engine, pool).find(tenant);
-    expect(ran).toHaveLength(6);
+    const limits = new StreamLimitsStore(engine, pool);
+    await limits.exchange('n', [{ tenantId: tenant, connections: 1 }], [tenant]);
+    await limits.newestOfTenant(tenant, 5, 'n', 10);
+    await limits.crowded(['u-1', 'u-2'].map((user) => ({ tenantId: tenant, user: userId(user), most: 5 })));
+    expect(ran).toHaveLength(9);
     for (const each of ran) {
       const { statement } = each;
       const scanned = await scannedWhole(bench.database, each);

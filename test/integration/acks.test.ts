@@ -4,7 +4,7 @@ import { Acknowledgements } from '../../src/ledger/acks.ts';
 import { LEVEL_WIDTHS, levelOf } from '../../src/ledger/intervals.ts';
 import { asPosition, START } from '../../src/log/position.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
-import { ack, arrival, LedgerBench, type LedgerNode } from '../support/ledger.ts';
+import { ack, arrival, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
 
 let bench: LedgerBench;
 let node: LedgerNode;
@@ -184,7 +184,7 @@ describe('many acknowledgements at once', () => {
         ),
       ]);
       expect([...left, ...right].every((result) => result === 'confirmed')).toBe(true);
-      expect(arrived.every(({ outcome }) => outcome === 'exact')).toBe(true);
+      expect(letIn(arrived).every(({ outcome }) => outcome === 'exact')).toBe(true);
     }
     const [row] = await bench.database.query<{ overlapping: number; short: number }>(
       `select count(*) filter (where from_position < previous) as overlapping, count(*) filter (where last and to_position <> 50) as short

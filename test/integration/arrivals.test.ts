@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { START } from '../../src/log/position.ts';
-import { arrival, ack, LedgerBench, type LedgerNode } from '../support/ledger.ts';
+import { arrival, ack, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
 
 /** When the database was asked. */
 const AT: unknown = expect.any(Number);
@@ -255,7 +255,7 @@ describe('many that arrive together', () => {
       ['u-4', 'u-3', 'u-2', 'u-1'].map((user) => arrival({ user })),
     );
     expect(node.pools.ran.length - before).toBe(1);
-    expect(arrived.map(({ start }) => start)).toEqual([0, 33, 0, 11]);
+    expect(letIn(arrived).map(({ start }) => start)).toEqual([0, 33, 0, 11]);
   });
 
   test('as tabs of one device walk on from one another and confirm nothing twice', async () => {
@@ -271,7 +271,7 @@ describe('many that arrive together', () => {
         arrival({ device, resume: 40, topics: ['last'] }),
       ]);
       expect(node.pools.ran.length - before).toBe(1);
-      expect(arrived.map(({ start, cursor }) => [start, cursor])).toEqual([
+      expect(letIn(arrived).map(({ start, cursor }) => [start, cursor])).toEqual([
         [20, 20],
         [10, 20],
         [20, 20],
@@ -302,7 +302,7 @@ describe('many that arrive together', () => {
         node.arrivals.arrive(tenant, crowd),
         other.arrivals.arrive(tenant, crowd.toReversed()),
       ]);
-      expect([...left, ...right].filter(({ outcome }) => outcome !== 'exact')).toEqual([]);
+      expect(letIn([...left, ...right]).filter(({ outcome }) => outcome !== 'exact')).toEqual([]);
       expect([left.length, right.length]).toEqual([crowd.length, crowd.length]);
     }
     const overlapping = await bench.database.query(
@@ -336,7 +336,7 @@ describe('crowds of the same devices on two nodes, in opposite orders', () => {
     await held.waiting(2);
     await held.commit();
     for (const arrived of await Promise.all(arriving))
-      expect(arrived.map(({ cursor }) => cursor)).toEqual([30, 30, 30]);
+      expect(letIn(arrived).map(({ cursor }) => cursor)).toEqual([30, 30, 30]);
   });
 });
 
@@ -393,5 +393,110 @@ describe('a twin on another node', () => {
     );
     expect(arrived).toMatchObject({ cursor: 30, start: 30, outcome: 'undelivered' });
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
+  });
+});
+
+describe('a device too many', () => {
+  const devices = async (tenant: string): Promise<string[]> =>
+    (
+      await bench.database.query<{ device_id: string }>(
+        'select device_id from devices where tenant_id = $1 order by user_id, device_id',
+        [tenant],
+      )
+    ).map((row) => row.device_id);
+
+  test('does not come in, gets no cursor and confirms nothing; those that are known come in', async () => {
+    const tenant = await bench.tenant();
+    const mostDevices = 2;
+    await node.arrivals.arrive(tenant, [
+      arrival({ device: 'phone', mostDevices }),
+      arrival({ device: 'tablet', mostDevices }),
+    ]);
+    const before = node.pools.ran.length;
+    expect(
+      await node.arrivals.arrive(tenant, [
+        arrival({ device: 'watch', resume: 30, mostDevices }),
+        arrival({ device: 'phone', resume: 40, mostDevices }),
+        arrival({ user: 'bob', device: 'watch', mostDevices }),
+      ]),
+    ).toMatchObject(['too-many-devices', { start: 40 }, { start: 0 }]);
+    expect(node.pools.ran.length - before).toBe(1);
+    expect(await bench.cursor(tenant, 'alice', 'watch')).toBeUndefined();
+    expect(await bench.confirmed(tenant, 'alice', 'watch')).toEqual([]);
+    // A limit that was lowered takes nothing away.
+    expect(await node.arrivals.arrive(tenant, [arrival({ device: 'tablet', mostDevices: 1 })])).toMatchObject(
+      [{ start: 0 }],
+    );
+  });
+
+  test('is the one that came last, of many at once, and each of its tabs is refused', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [arrival({ device: 'z' })]);
+    const crowd = ['d', 'z', 'c', 'b', 'd', 'a', 'b'].map((device) => arrival({ device, mostDevices: 3 }));
+    const arrived = await node.arrivals.arrive(tenant, crowd);
+    expect(arrived.map((one) => one !== 'too-many-devices')).toEqual([
+      true,
+      true,
+      true,
+      false,
+      true,
+      false,
+      false,
+    ]);
+    expect(await devices(tenant)).toEqual(['c', 'd', 'z']);
+  });
+
+  test('is counted without the devices of others, and without those of the same user in another tenant', async () => {
+    const [tenant, other] = [await bench.tenant(), await bench.tenant()];
+    await node.arrivals.arrive(other, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
+    await node.arrivals.arrive(tenant, [arrival({ user: 'alic' }), arrival({ user: 'alice2' })]);
+    expect(await node.arrivals.arrive(tenant, [arrival({ mostDevices: 1 })])).toMatchObject([{ start: 0 }]);
+  });
+
+  test('finds a place when one was forgotten', async () => {
+    const tenant = await bench.tenant();
+    await node.arrivals.arrive(tenant, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
+    await bench.database.query(`delete from devices where tenant_id = $1 and device_id = 'phone'`, [tenant]);
+    const watch = arrival({ device: 'watch', mostDevices: 2 });
+    expect(await node.arrivals.arrive(tenant, [watch])).toMatchObject([{ start: 0 }]);
+    expect(await node.arrivals.arrive(tenant, [arrival({ device: 'phone', mostDevices: 2 })])).toEqual([
+      'too-many-devices',
+    ]);
+  });
+
+  test('is counted once more when another node made one at the same moment', async () => {
+    const tenant = await bench.tenant();
+    const [arrived] = await bench.whileHolding(
+      `insert into devices (tenant_id, user_id, device_id, cursor, ordinal) values ($1, 'alice', 'tablet', 0, 1)`,
+      [tenant],
+      () => node.arrivals.arrive(tenant, [arrival({ device: 'phone', resume: 30, mostDevices: 1 })]),
+    );
+    expect(arrived).toBe('too-many-devices');
+    expect(await devices(tenant)).toEqual(['tablet']);
+    expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
+  });
+
+  test('does not come in through several nodes at once, in whichever order they come', async () => {
+    const nodes = [node, bench.node(), bench.node()];
+    for (let round = 0; round < 10; round += 1) {
+      const tenant = await bench.tenant();
+      const crowd = ['alice', 'bob'].flatMap((user) =>
+        Array.from({ length: 12 }, (_, n) => arrival({ user, device: `d-${n}`, mostDevices: 7 })),
+      );
+      const answers = await Promise.all(
+        nodes.map(({ arrivals }, index) =>
+          arrivals.arrive(tenant, [...crowd.slice(index * 5), ...crowd.slice(0, index * 5)]),
+        ),
+      );
+      expect(answers.map(({ length }) => length)).toEqual([24, 24, 24]);
+      const counts = await bench.database.query(
+        'select user_id, count(*)::int as devices from devices where tenant_id = $1 group by 1 order by 1',
+        [tenant],
+      );
+      expect(counts).toEqual([
+        { user_id: 'alice', devices: 7 },
+        { user_id: 'bob', devices: 7 },
+      ]);
+    }
   });
 });

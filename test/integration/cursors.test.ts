@@ -4,7 +4,7 @@ import type { TenantId } from '../../src/identifiers.ts';
 import type { AckResult } from '../../src/ledger/acks.store.ts';
 import type { Arrival, Arrived } from '../../src/ledger/arrivals.store.ts';
 import { asPosition, START } from '../../src/log/position.ts';
-import { ack, arrival, deviceId, LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
+import { ack, arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
 
 /*
  * Arrivals, acknowledgements and the cursors of ack=auto in random order, against a model that is small enough to be
@@ -137,7 +137,7 @@ async function run(
   step: Step,
 ): Promise<{ arrived?: Arrived[]; results?: AckResult[] }> {
   if (step.kind === 'arrive')
-    return { arrived: await node.arrivals.arrive(tenant, step.arrivals.map(arrival)) };
+    return { arrived: letIn(await node.arrivals.arrive(tenant, step.arrivals.map(arrival))) };
   if (step.kind === 'acknowledge')
     return {
       results: await node.acks.acknowledge(

@@ -39,6 +39,7 @@ async function crowd(bench: LedgerBench, { partitions }: LedgerNode): Promise<vo
     `insert into devices (tenant_id, user_id, device_id, cursor) select 't-' || n % 100, 'u-' || n, 'd', 0 from generate_series(1, 10000) n`,
     `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)
      select 't-' || n % 100, gen_random_uuid(), 'u-' || n % 50, 'd', 'n', now() - n * interval '1 s', 1 from generate_series(1, 10000) n`,
+    `insert into connection_counts (tenant_id, node, connections) select 't-' || n % 100, n, 1 from generate_series(1, 10000) n`,
     `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
      select 't-' || n % 100, gen_random_uuid(), 'token', n::text, now() + interval '1 d' from generate_series(1, 10000) n`,
     `insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)

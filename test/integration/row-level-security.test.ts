@@ -47,6 +47,7 @@ const ROWS = [
   `insert into stream_orders (tenant_id, order_id, kind, expires_at) values ($1, gen_random_uuid(), 'disconnect', now())`,
   `insert into stream_tickets (tenant_id, hash, principal, expires_at) values ($1, '', '', now())`,
   `insert into erasures (tenant_id, erasure_id, digest, ordered_by, worker) values ($1, gen_random_uuid(), '', '{}', gen_random_uuid())`,
+  `insert into connection_counts (tenant_id, node, connections) values ($1, 'n', 1)`,
   `insert into audit_log (tenant_id, audit_id, actor_subject, action, target) values ($1, gen_random_uuid(), 's', 'a', 't')`,
 ];
 

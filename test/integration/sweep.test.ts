@@ -242,9 +242,12 @@ describe('nodes', () => {
     await nodeRow('quiet', '3 days', '23 hours');
     await nodeRow('alive', '3 days', '0');
     await connection('acme', 'open', 'gone', '2 days');
+    for (const node of ['gone', 'quiet'])
+      await log.database.query(`insert into connection_counts values ('acme', $1, 1)`, [node]);
     // The round that ends its connections is also the one that may forget it.
     expect(await runOnce()).toMatchObject({ connectionsEnded: 1, nodesForgotten: 1, failed: [] });
     expect(await column('select node as it from nodes order by 1')).toEqual(['alive', 'quiet']);
+    expect(await column('select node as it from connection_counts')).toEqual(['quiet']);
   });
 
   test('stay while a connection of theirs has no end', async () => {

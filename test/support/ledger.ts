@@ -10,7 +10,7 @@ import {
   type UserId,
 } from '../../src/identifiers.ts';
 import { AcksStore, type Ack } from '../../src/ledger/acks.store.ts';
-import { ArrivalsStore, type Arrival } from '../../src/ledger/arrivals.store.ts';
+import { ArrivalsStore, type Arrival, type Arrived, type Refused } from '../../src/ledger/arrivals.store.ts';
 import { LedgerStore } from '../../src/ledger/ledger.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
@@ -160,6 +160,10 @@ export class LedgerBench {
   }
 }
 
+/** Those that were not refused. */
+export const letIn = (answers: readonly (Arrived | Refused)[]): Arrived[] =>
+  answers.filter((answer) => typeof answer !== 'string');
+
 interface ArrivalInNumbers {
   user?: string;
   device?: string;
@@ -167,6 +171,7 @@ interface ArrivalInNumbers {
   resume?: number | undefined;
   malformed?: boolean;
   from?: Arrival['from'];
+  mostDevices?: number;
 }
 
 export function arrival({
@@ -176,6 +181,7 @@ export function arrival({
   resume,
   malformed = false,
   from = 'undelivered',
+  mostDevices = 100,
 }: ArrivalInNumbers = {}): Arrival {
   return {
     user: userId(user),
@@ -184,6 +190,7 @@ export function arrival({
     resume: resume === undefined ? undefined : asPosition(resume),
     malformed,
     from,
+    mostDevices,
   };
 }
 
