@@ -119,6 +119,19 @@ describe("by the service's login", () => {
   });
 });
 
+test("by the owner's login no row is seen either, unless a tenant is named", async () => {
+  const owner = new pg.Client({ connectionString: database.urls.owner });
+  await owner.connect();
+  try {
+    for (const table of tables) {
+      const { rows } = await owner.query(`select tenant_id from ${table}`);
+      expect([table, rows]).toEqual([table, []]);
+    }
+  } finally {
+    await owner.end();
+  }
+});
+
 test('a statement that names no tenant is noticed at the end of a test run', async () => {
   await service.query('select count(*) from streams');
   const server = new URL(database.url);
