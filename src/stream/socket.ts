@@ -3,25 +3,49 @@ import type { Socket } from 'node:net';
 import type { FastifyReply } from 'fastify';
 import { greeting } from './frames.ts';
 
+/** Sockets of clients who left that are closed in one turn of the event loop: less than a millisecond of work. */
+const CLOSED_AT_ONCE = 16;
+const left: Socket[] = [];
+
+/**
+ * Closes a socket whose client has left. When thousands leave in the same moment, everybody else would wait for all of
+ * these to be closed: 5,000 take 150 ms of system calls.
+ */
+function close(socket: Socket): void {
+  if (left.push(socket) === 1) setImmediate(closeSome);
+}
+
+function closeSome(): void {
+  for (const socket of left.splice(0, CLOSED_AT_ONCE)) socket.destroy();
+  if (left.length > 0) setImmediate(closeSome);
+}
+
 /**
  * Takes a socket away from the HTTP server, so that a stream holds neither parser, request nor response, and bytes are
  * written without chunks. `connection: close` in the head tells the client that the end of
  * the body is the end of the connection (RFC 9112 § 6.3).
+ *
+ * Node lets go of them when a response is finished (`finish`) and of the parser when the socket is closed (`close`): so it is told
+ * that both has happened. `detachSocket` alone leaves all three in the reach of the server, for as long as the stream is open.
  */
 function takeSocket(response: ServerResponse): Socket | undefined {
   const { socket } = response;
   if (socket === null || socket.destroyed) return undefined;
-  response.detachSocket(socket);
-  // Listening for data takes the handle back from the parser. A second request on this connection would otherwise be
-  // answered in the midst of the stream. What a client sends from here on is dropped.
-  socket.removeAllListeners('data');
+  // Whoever listens for that means that the request is over, and a stream has just begun.
+  response.removeAllListeners('close');
+  response.emit('finish');
+  const closing = socket.listeners('close');
+  // A second request on this connection would otherwise be answered in the midst of the stream.
+  for (const event of ['data', 'end', 'drain', 'timeout', 'error', 'close'] as const)
+    socket.removeAllListeners(event);
+  // What a client sends from here on is dropped. Listening takes the handle back from the parser.
   socket.on('data', () => undefined);
-  for (const event of ['end', 'drain', 'timeout', 'error'] as const) socket.removeAllListeners(event);
+  for (const closed of closing) Reflect.apply(closed, socket, [false]);
   socket.setTimeout(0);
   socket.setNoDelay(true);
   socket.setKeepAlive(true, 60_000);
   // The socket is half-open by Node's choice for HTTP: without this a client's FIN would leave it open for ever.
-  socket.on('end', () => socket.destroy());
+  socket.on('end', () => close(socket));
   // `close` follows every error, and is where a stream ends.
   socket.on('error', () => undefined);
   socket.resume();
