@@ -1,9 +1,11 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
-/** A turn of the event loop that takes longer than this, in ms, is longer than those should wait who are connected already. */
-const LONG_TURN_MS = 3;
-/** First requests that are begun in one turn, at first and at most. */
+/** How often first requests are begun, in ms. */
+const TURN_MS = 2;
+/** Part of its time that the event loop may be at work meanwhile; the rest is for those who are connected already. */
+const BUSY = 0.6;
+/** First requests that are begun at once, at first and at most. */
 const AT_ONCE = { first: 4, most: 32 };
 /** New connections that are listened to at the same time. */
 const MOST_NEW = 128;
@@ -11,11 +13,12 @@ const MOST_NEW = 128;
 const SILENT_MS = 1_000;
 
 /**
- * Lets new connections in a few at a time: fewer while turns of the event loop are long, more while they are short.
+ * Lets new connections in a few at a time: fewer while the event loop is busy, more while it is idle.
  *
  * Node serves every socket that has something to be read before it does anything else. When 5,000 clients came back
  * at once that was one turn of 4 s, in which no other tenant's publish got on. Now a connection is new until its first
- * request is begun; few new ones are read at a time, few first requests are begun in one turn, and the others wait in the kernel, unread. Those who are connected already do not notice.
+ * request is begun; few new ones are read at a time, few first requests are begun at once, and the others wait in the kernel, unread. Those who
+ * are connected already hardly notice.
  */
 export function admitGradually(server: Server): void {
   const accept = take(server, 'connection');
@@ -49,7 +52,7 @@ class ConnectionGate {
   /** First requests that wait for their turn. */
   readonly #requests: { readonly socket: Socket; readonly begin: () => void }[] = [];
   #atOnce = AT_ONCE.first;
-  #turnedAt = 0;
+  #last = performance.eventLoopUtilization();
   #turning = false;
   #sweeping = false;
 
@@ -69,7 +72,7 @@ class ConnectionGate {
     this.#requests.push({ socket, begin });
     if (this.#turning) return;
     this.#turning = true;
-    this.#turnedAt = performance.now();
+    this.#last = performance.eventLoopUtilization();
     setImmediate(() => this.#turn());
   }
 
@@ -91,16 +94,17 @@ class ConnectionGate {
   }
 
   #turn(): void {
-    const now = performance.now();
-    const long = now - this.#turnedAt > LONG_TURN_MS;
-    this.#turnedAt = now;
-    this.#atOnce = long ? Math.max(1, this.#atOnce >> 1) : Math.min(AT_ONCE.most, this.#atOnce + 1);
+    const now = performance.eventLoopUtilization();
+    const { utilization } = performance.eventLoopUtilization(now, this.#last);
+    this.#last = now;
+    this.#atOnce =
+      utilization > BUSY ? Math.max(1, this.#atOnce >> 1) : Math.min(AT_ONCE.most, this.#atOnce + 1);
     for (const { socket, begin } of this.#requests.splice(0, this.#atOnce)) {
       begin();
       this.#leave(socket);
     }
     this.#turning = this.#requests.length > 0;
-    if (this.#turning) setImmediate(() => this.#turn());
+    if (this.#turning) setTimeout(() => this.#turn(), TURN_MS);
   }
 
   #sweep(): void {
