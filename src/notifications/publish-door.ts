@@ -16,7 +16,7 @@ declare module 'fastify' {
 
 /**
  * What stands between a flood of publishes and the other tenants: while the account is empty, requests are refused before
- * their body is read. And every answer says how the account stands.
+ * their body is read, and whatever is refused is answered in its turn. And every answer says how the account stands.
  *
  * Only callers who may publish meet it. To others the guard gives its reasons, and the traffic of the tenant is none of
  * their business.
@@ -39,7 +39,9 @@ export class PublishDoor implements OnModuleInit {
     });
     fastify.addHook('onSend', async (request, reply, payload) => {
       const tenantId = publisherOf(request);
-      if (tenantId !== undefined) await this.#tell(reply, tenantId);
+      if (tenantId === undefined) return payload;
+      if (reply.statusCode >= 400 && reply.statusCode < 500) await this.refusals.turn(tenantId);
+      await this.#tell(reply, tenantId);
       return payload;
     });
   }

@@ -119,6 +119,27 @@ describe('the account of a tenant', () => {
     expect([stranger.status, stranger.policy, stranger.left]).toEqual([401, '', '']);
   });
 
+  test.each([
+    ['for its limits', 429, 1, {}],
+    ['for a body that is not valid', 400, 1_000, { to: {} }],
+  ])(
+    'makes those who are refused %s wait for one another, and nobody else',
+    async (_, status, burst, how) => {
+      const flood = await tenantWith({ notificationsPerSecond: 1, burst });
+      const neighbour = await tenantWith({ notificationsPerSecond: 1, burst: 1 });
+      for (const tenant of [flood, neighbour]) expect((await attempt(one, tenant)).status).toBe(201);
+      const began = performance.now();
+      const answered: string[] = [];
+      const ask = async (tenant: string) => {
+        answered.push(`${tenant} ${(await attempt(one, tenant, how)).status}`);
+      };
+      await Promise.all([...Array.from({ length: 100 }, () => ask(flood)), ask(neighbour)]);
+      expect(performance.now() - began).toBeGreaterThan(450);
+      expect(answered.filter((answer) => answer === `${flood} ${status}`)).toHaveLength(100);
+      expect(answered.findIndex((answer) => answer.startsWith(neighbour))).toBeLessThan(90);
+    },
+  );
+
   test('may be read by pages of other origins', async () => {
     const origin = 'https://console.example';
     const node = await startService({ CORS_ORIGINS: origin }, { database: one.database });
