@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { Problem } from '../errors.ts';
 import { Draining } from '../health/draining.ts';
@@ -18,6 +19,9 @@ const CONNECTIONS = 1_000;
 /** Everything that is stored of a user, as lines of JSON. */
 @Injectable()
 export class Exports {
+  /** By tenant: resolves when its next page may be read. */
+  readonly #rests = new Map<TenantId, Promise<void>>();
+
   constructor(
     private readonly history: HistoryService,
     private readonly connections: ConnectionsStore,
@@ -27,11 +31,37 @@ export class Exports {
 
   /** Each is the text of some whole lines, or empty. Throws the database's error, or Problem `draining`. */
   async *lines(tenantId: TenantId, user: UserId): AsyncGenerator<string> {
-    for await (const lines of this.#pages(tenantId, user)) {
+    const pages = this.#pages(tenantId, user);
+    for (;;) {
+      const { value: lines, done } = await this.#inTurn(tenantId, () => pages.next());
+      if (done === true) return;
       if (this.draining.active)
         throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
       yield lines.map((line) => `${line}\n`).join('');
     }
+  }
+
+  /**
+   * One page of a tenant at a time, and then a rest of the same length: nobody waits for an export as others wait for their
+   * publishes, and eight at once, read as fast as they come, doubled the time that those take.
+   */
+  async #inTurn<Result>(tenantId: TenantId, read: () => Promise<Result>): Promise<Result> {
+    const before = this.#rests.get(tenantId) ?? Promise.resolve();
+    let began = 0;
+    const result = before.then(() => {
+      began = performance.now();
+      return read();
+    });
+    const rest = result
+      .then(
+        () => sleep(performance.now() - began),
+        () => undefined,
+      )
+      .finally(() => {
+        if (this.#rests.get(tenantId) === rest) this.#rests.delete(tenantId);
+      });
+    this.#rests.set(tenantId, rest);
+    return await result;
   }
 
   async *#pages(tenantId: TenantId, user: UserId): AsyncGenerator<readonly string[]> {

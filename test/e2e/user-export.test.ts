@@ -1,5 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { historyItemSchema } from '../../src/docs/history.schema.ts';
+import { asPosition } from '../../src/log/position.ts';
+import { HistoryService } from '../../src/notifications/history.service.ts';
 import { exportLineSchemas } from '../../src/privacy/privacy.schema.ts';
 import { disconnect, revokeUser } from '../support/acts.ts';
 import { readerOf } from '../support/admin.ts';
@@ -84,6 +87,36 @@ describe('the export of a user', () => {
     expect(of('device')).toMatchObject([{ device: 'phone', topics: ['news'] }]);
     expect(of('order')).toMatchObject([{ order: 'disconnect', connectionId: null }]);
     expect(JSON.stringify(lines)).not.toMatch(/bob|globex|for all/);
+  });
+
+  test('takes turns with others of its tenant, with a rest between two pages, and waits for no other tenant', async () => {
+    const history = service.app.get(HistoryService);
+    const spans: { tenant: string; from: number; to: number }[] = [];
+    const page = jest.spyOn(history, 'page').mockImplementation(async (tenant) => {
+      const from = performance.now();
+      await sleep(20);
+      spans.push({ tenant, from, to: performance.now() });
+      return {
+        items: [],
+        next: spans.filter((span) => span.tenant === tenant).length < 9 ? asPosition(1) : undefined,
+      };
+    });
+    try {
+      await Promise.all(
+        ['crowded', 'crowded', 'crowded', 'alone'].map((tenant) => exported(service.url, tenant, 'x')),
+      );
+    } finally {
+      page.mockRestore();
+    }
+    const of = (tenant: string) => spans.filter((span) => span.tenant === tenant);
+    expect(of('crowded').length).toBeGreaterThan(9);
+    for (const tenant of ['crowded', 'alone'])
+      for (const [n, { from }] of of(tenant).entries()) {
+        const before = of(tenant)[n - 1];
+        // As long as the page took, but for what a timer is early.
+        if (before !== undefined) expect(from - before.to).toBeGreaterThan(before.to - before.from - 3);
+      }
+    expect(of('alone')[1]?.from).toBeLessThan(of('crowded').at(-1)?.from ?? 0);
   });
 
   test('of somebody of whom nothing is stored is empty', async () => {
