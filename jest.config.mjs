@@ -3,6 +3,8 @@ export default {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
+  // They want the machine for themselves: `npm run test:fairness`.
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/fairness/'],
   extensionsToTreatAsEsm: ['.ts'],
   transform: {
     '^.+\\.ts$': [
