@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import pg from 'pg';
 import type { Statement } from '../../src/database/pool.ts';
 import { TenantPool, TenantQuery } from '../../src/database/tenant-pool.ts';
@@ -241,6 +241,24 @@ describe('the name of the tenant', () => {
     expect(await left()).toEqual([{ named: '' }]);
     expect(await shown('streams', undefined)).toEqual([]);
     await client.end();
+  });
+
+  test.each([['ends'], ['fails']])('does not stay on the connection when a transaction %s', async (how) => {
+    const connecting = jest.spyOn(pg.Client.prototype, 'connect');
+    const pool = open(true);
+    const failure = new Error('on purpose');
+    const error = await pool
+      .transaction(acme, async (run) => {
+        expect(await run(acme, seen)).toMatchObject([{ named: 'acme' }]);
+        if (how === 'fails') throw failure;
+      })
+      .catch((thrown: unknown) => thrown);
+    expect(error).toBe(how === 'fails' ? failure : undefined);
+    const [client] = connecting.mock.contexts as unknown as pg.Client[];
+    connecting.mockRestore();
+    const left = await client?.query(`select current_setting('tidings.tenant', true) as named`);
+    expect(left?.rows).toEqual([{ named: '' }]);
+    await pool.end();
   });
 
   test('cannot be changed within a transaction', async () => {
