@@ -9,6 +9,7 @@ import { setTenant } from '../support/acts.ts';
 import { post } from '../support/api.ts';
 import type { Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
+import { holding } from '../support/privacy.ts';
 import type { StreamClient } from '../support/stream-client.ts';
 import { userToken } from '../support/tokens.ts';
 import { connectionOf, expectBye, TwoNodes } from '../support/two-nodes.ts';
@@ -182,6 +183,51 @@ describe('what has ended does not count', () => {
       await nodes.cutAll();
     }
   }, 60_000);
+
+  test('though it takes its node a while to write it down, when others count already', async () => {
+    const settings = { LEDGER_FLUSH_MS: '600', CHANGES_POLL_MS: '100' };
+    const slow = await TwoNodes.start(settings);
+    try {
+      const tenant = `t-${randomUUID()}`;
+      await slow.limit(tenant, { connectionsPerUser: 2 });
+      const token = userToken({ tenant });
+      const kept = await slow.open(slow.here, token);
+      const reloaded = await slow.open(slow.there, token);
+      const { database } = slow.here;
+      const record = [tenant, connectionOf(reloaded)];
+      const rows = (sql: string) => database.query(sql, record);
+      await eventually(async () =>
+        expect(
+          await rows('select from connections where tenant_id = $1 and connection_id = $2'),
+        ).toHaveLength(1),
+      );
+      const release = await holding(
+        database,
+        `select from connections where connection_id = '${connectionOf(reloaded)}' for update`,
+      );
+      await reloaded.cut();
+      const again = await slow.open(slow.here, token);
+      await eventually(async () =>
+        expect(
+          await database.query(`select from stream_orders where tenant_id = $1 and kind = 'recount'`, [
+            tenant,
+          ]),
+        ).not.toEqual([]),
+      );
+      // Every node has heard of the order by then; they count a second after it.
+      await sleep(400);
+      await release('rollback');
+      // They count one user after the other: when he has lost a stream, the first was counted.
+      const bob = userToken({ tenant, user: 'bob' });
+      const first = await slow.open(slow.here, bob);
+      for (let n = 0; n < 2; n += 1) await slow.open(slow.there, bob);
+      await expectBye(first, 'replaced');
+      await slow.expectAlive(tenant, [kept, again]);
+      await slow.cutAll();
+    } finally {
+      await slow.close();
+    }
+  });
 
   test('nor does a stream count twice that goes on with other topics; it is as young as that', async () => {
     const tenant = await tenantWith(2);
