@@ -96,6 +96,18 @@ function expectChain(batches: readonly Batch[]): void {
   }
 }
 
+test.each(['deleting', 'deleted'])(
+  'a tenant that is %s is not made anew by a node that has not heard of it',
+  async (status) => {
+    const tenant = freshTenant();
+    await database.query('insert into tenants (tenant_id, status) values ($1, $2)', [tenant, status]);
+    const { ingest, batches } = node();
+    await expect(ingest.publish(tenant, publication())).rejects.toMatchObject({ code: 'tenant_unknown' });
+    expect(batches).toEqual([]);
+    expect(await database.query('select from streams where tenant_id = $1', [tenant])).toEqual([]);
+  },
+);
+
 describe('many publishers on several nodes', () => {
   test('a reader who has seen a position never finds a new one below it', async () => {
     const tenant = freshTenant();
