@@ -93,6 +93,9 @@ class Node {
   }
 }
 
+/** The oldest transaction that was under way. */
+const xmin = (horizon: string): bigint => BigInt(horizon.split(':', 1)[0] ?? '');
+
 /** A source that says what it was asked, and holds the answer back for as long as a test likes. */
 class Witness implements ChangeSource {
   readonly asked: string[] = [];
@@ -219,11 +222,13 @@ describe('a transaction that took its id early and commits late', () => {
     const slow = await session();
     await slow.query('begin');
     await slow.query(ORDER, ['late']);
+    const { rows } = await slow.query<{ id: string }>('select pg_current_xact_id()::text as id');
     await database.query(ORDER, ['early']);
     await revoke('a');
     for (let i = 0; i < 4; i += 1) await node.changes.now();
-    // The horizon stands still, so each look reads all of it.
-    expect(new Set(witness.asked.slice(1)).size).toBe(1);
+    // The horizon does not pass it, so each look reads all of it. Other databases of the server have transactions, too.
+    const passed = witness.asked.slice(1).filter((horizon) => !(xmin(horizon) <= BigInt(rows[0]?.id ?? '')));
+    expect([witness.asked.length > 3, passed]).toEqual([true, []]);
     expect(received).toEqual(['early']);
     expect(node.revoked(['a', 'b'])).toEqual(['a']);
     await database.query(ORDER, ['later']);
