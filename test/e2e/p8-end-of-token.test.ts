@@ -7,7 +7,8 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ TOKEN_EXPIRY_NOTICE_SECONDS: '4', HEARTBEAT_SECONDS: '1' });
+  // Streams of the tests end up to 3 s before their tokens, and looks of a busy machine come late.
+  service = await startService({ TOKEN_EXPIRY_NOTICE_SECONDS: '6', HEARTBEAT_SECONDS: '1' });
 });
 afterAll(async () => {
   await service.close();
@@ -67,11 +68,12 @@ test('however the seconds of token and service fall together, no stream outlives
   const stop = publishSteadily('falls');
   await Promise.all(streams.map(({ stream }) => stream.closed));
   await stop();
+  expect(streams.filter(({ stream }) => stream.named('sync').length > 0).length).toBeGreaterThan(5);
   for (const { stream, endsAt, closedAt } of streams) {
     expect(stream.named('bye')).toMatchObject([{ reason: 'token-expired' }]);
     expect(stream.events.at(-1)?.event).toBe('bye');
-    // The clocks are one, and the close needs a moment to get here.
-    expect(await closedAt).toBeLessThanOrEqual(endsAt + 20);
+    // The clocks are one, and the close needs a moment to get here. A token that ended on the way opened no stream.
+    if (stream.named('sync').length > 0) expect(await closedAt).toBeLessThanOrEqual(endsAt + 20);
     for (const { data } of stream.notifications) expect(data).toBeLessThanOrEqual(endsAt);
   }
 });
