@@ -32,12 +32,17 @@ export class Exports {
   /** Each is the text of some whole lines, or empty. Throws the database's error, or Problem `draining`. */
   async *lines(tenantId: TenantId, user: UserId): AsyncGenerator<string> {
     const pages = this.#pages(tenantId, user);
-    for (;;) {
-      const { value: lines, done } = await this.#inTurn(tenantId, () => pages.next());
-      if (done === true) return;
-      if (this.draining.active)
-        throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
-      yield lines.map((line) => `${line}\n`).join('');
+    try {
+      for (;;) {
+        const { value: lines, done } = await this.#inTurn(tenantId, () => pages.next());
+        if (done === true) return;
+        if (this.draining.active)
+          throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
+        yield lines.map((line) => `${line}\n`).join('');
+      }
+    } finally {
+      // Also when the reader left.
+      await pages.return(undefined);
     }
   }
 
