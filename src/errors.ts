@@ -230,3 +230,7 @@ export class Problem extends Error {
     };
   }
 }
+
+/** What a log line says of something that was thrown. */
+export const messageOf = (error: unknown): string =>
+  error instanceof Error ? error.message : 'unknown error';

@@ -1,5 +1,6 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
+import { messageOf } from '../errors.ts';
 import { ChangesStore } from './changes.store.ts';
 
 /** A table of which every node keeps what counts in memory. */
@@ -85,10 +86,7 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
       if (this.#failing) this.#logger.log('changes of other nodes can be read again');
       this.#failing = false;
     } catch (error) {
-      if (!this.#failing)
-        this.#logger.warn(
-          `changes of other nodes cannot be read: ${error instanceof Error ? error.message : 'unknown error'}`,
-        );
+      if (!this.#failing) this.#logger.warn(`changes of other nodes cannot be read: ${messageOf(error)}`);
       this.#failing = true;
     }
   }

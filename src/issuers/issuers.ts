@@ -2,6 +2,7 @@ import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { Changes, type ChangeSource } from '../changes/changes.ts';
 import { CONFIG, type Config } from '../config.ts';
+import { messageOf } from '../errors.ts';
 import { environmentIssuer } from './environment.ts';
 import type { Issuer, IssuerTenants } from './issuer.ts';
 import { IssuersStore, type IssuerRow } from './issuers.store.ts';
@@ -95,7 +96,7 @@ export class Issuers implements ChangeSource {
       return { version, issuer: issuerOf(row, definition, keys), remote };
     } catch (error) {
       // One registration that this node cannot use must keep neither the others nor the service from working.
-      const reason = error instanceof Error ? error.message : 'unknown error';
+      const reason = messageOf(error);
       this.#logger.error(`issuer ${id} cannot be used, its tokens are refused: ${reason}`);
       return { version, issuer: undefined, remote: undefined };
     }

@@ -2,6 +2,7 @@ import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { isUnavailable } from '../database/pool.ts';
+import { messageOf } from '../errors.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
@@ -198,9 +199,7 @@ export class Ledger implements OnModuleInit {
       return false;
     } catch (error) {
       if (this.#failingSince === undefined)
-        this.#logger.warn(
-          `the ledger cannot be written and waits: ${error instanceof Error ? error.message : 'unknown error'}`,
-        );
+        this.#logger.warn(`the ledger cannot be written and waits: ${messageOf(error)}`);
       this.#failingSince ??= performance.now();
       this.#putBack(tenantId, pending);
       return isUnavailable(error);

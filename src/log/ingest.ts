@@ -3,7 +3,7 @@ import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../database/pool.ts';
-import { Problem } from '../errors.ts';
+import { messageOf, Problem } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import { InFlight } from '../in-flight.ts';
 import { Metrics } from '../metrics/metrics.ts';
@@ -278,9 +278,7 @@ export class Ingest {
       batch.forEach(({ reject }) => reject(error));
       return;
     }
-    this.#logger.warn(
-      `append failed, the database is away: ${error instanceof Error ? error.message : 'unknown error'}`,
-    );
+    this.#logger.warn(`append failed, the database is away: ${messageOf(error)}`);
     // Those behind would only wait for the same refusal, each longer than the one before.
     const behind = this.#queues.get(tenantId)?.splice(0) ?? [];
     for (const waiting of behind) this.#leave(waiting);

@@ -6,6 +6,7 @@ import { recordAct } from '../audit/audit.store.ts';
 import { Changes } from '../changes/changes.ts';
 import { GraceStore } from '../changes/grace.store.ts';
 import { HistoryPool } from '../database/pools.ts';
+import { messageOf } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import type { Position } from '../log/position.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
@@ -96,7 +97,7 @@ export class Eraser implements OnModuleInit, OnModuleDestroy {
       await this.#finish(erasure);
     } catch (error) {
       if (error instanceof Left) return;
-      const message = error instanceof Error ? error.message : 'unknown error';
+      const message = messageOf(error);
       this.#logger.warn(`erasure ${erasure.id} waits and will be tried again: ${message}`);
     }
   }

@@ -1,6 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
+import { messageOf } from '../errors.ts';
 import { asPosition } from '../log/position.ts';
 import { Forgetting } from '../stream/forgetting.ts';
 import { whoOf, type Erasure } from './erasure.ts';
@@ -50,9 +51,7 @@ export class ErasureListener implements OnModuleInit, OnModuleDestroy {
     if (this.#heard.has(erasure.id)) return;
     const heard = this.#forget(erasure).catch((error: unknown) => {
       this.#heard.delete(erasure.id);
-      this.#logger.warn(
-        `an erasure waits for this node: ${error instanceof Error ? error.message : 'unknown error'}`,
-      );
+      this.#logger.warn(`an erasure waits for this node: ${messageOf(error)}`);
     });
     this.#heard.set(erasure.id, heard);
   }

@@ -1,6 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
+import { messageOf } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
@@ -153,9 +154,7 @@ export class Capacity implements OnModuleInit {
       this.#failing = false;
     } catch (error) {
       if (!this.#failing)
-        this.#logger.warn(
-          `streams of tenants cannot be counted over all nodes: ${error instanceof Error ? error.message : 'unknown error'}`,
-        );
+        this.#logger.warn(`streams of tenants cannot be counted over all nodes: ${messageOf(error)}`);
       this.#failing = true;
     }
   }

@@ -2,6 +2,7 @@ import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } f
 import { bufferTime, concatMap, delayWhen, filter, Subject, timer, type Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
+import { messageOf } from '../errors.ts';
 import type { TenantId, UserId } from '../identifiers.ts';
 import { Ledger } from '../ledger/ledger.ts';
 import { NODE_SILENCE_SECONDS } from '../ledger/nodes.store.ts';
@@ -135,9 +136,7 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
         this.#failing = false;
       } catch (error) {
         if (!this.#failing)
-          this.#logger.warn(
-            `streams of users cannot be counted over all nodes: ${error instanceof Error ? error.message : 'unknown error'}`,
-          );
+          this.#logger.warn(`streams of users cannot be counted over all nodes: ${messageOf(error)}`);
         this.#failing = true;
         setTimeout(() => suspects.next(due), AGAIN_MS).unref();
       }

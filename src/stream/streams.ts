@@ -6,6 +6,7 @@ import type { Subscription } from 'rxjs';
 import { Admission } from '../auth/admission.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
+import { messageOf } from '../errors.ts';
 import { Draining } from '../health/draining.ts';
 import type { TenantId } from '../identifiers.ts';
 import { InFlight } from '../in-flight.ts';
@@ -135,10 +136,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   }
 
   databaseTrouble(error: unknown): void {
-    if (!this.#databaseAway)
-      this.#logger.warn(
-        `the log cannot be read, streams wait: ${error instanceof Error ? error.message : 'unknown error'}`,
-      );
+    if (!this.#databaseAway) this.#logger.warn(`the log cannot be read, streams wait: ${messageOf(error)}`);
     this.#databaseAway = true;
   }
 
