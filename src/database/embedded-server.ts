@@ -162,6 +162,7 @@ async function startOnFreePort(
 async function ensureDatabase(options: ServerOptions): Promise<void> {
   const url = serverUrl(options, 'postgres');
   const client = new pg.Client({ connectionString: url });
+  client.on('error', () => undefined);
   await client.connect();
   try {
     await makeDatabase(client, url, DATABASE);

@@ -41,8 +41,10 @@ export function connectionsTo(options: PoolOptions): pg.Pool {
     keepAlive: true,
     types,
   });
-  // An idle connection that dies reports here; unheard it would end the process. The next query opens a new one.
-  pool.on('error', () => undefined);
+  // What is said of a connection that dies must be heard, or it ends the process. Of an idle one the pool hears, and the
+  // next query opens a new one. Of one that was just handed out nobody does, unless it is listened to from the beginning:
+  // the last words of the server may come in one packet with what made the connection ready. The query that fails says the same.
+  pool.on('error', () => undefined).on('connect', (client) => client.on('error', () => undefined));
   return pool;
 }
 
@@ -106,16 +108,12 @@ export async function onConnection<Result>(
   work: (client: pg.PoolClient) => Promise<Result>,
 ): Promise<Result> {
   const client = await pool.connect();
-  // A client that is checked out reports a lost connection as an event too; the failing query says the same.
-  const ignore = () => undefined;
-  client.on('error', ignore);
   let failed = true;
   try {
     const result = await work(client);
     failed = false;
     return result;
   } finally {
-    client.off('error', ignore);
     client.release(failed);
   }
 }

@@ -141,7 +141,14 @@ test('sessions that are terminated again and again under load cost nobody a noti
   const publishing = Promise.all([0, 1, 2, 3, 4, 5].map(publish));
   for (let round = 0; round < 20; round += 1) {
     const before = stored.length;
-    await eventually(() => expect(stored.length).toBeGreaterThan(before + 10), { within: PATIENCE_MS });
+    await eventually(
+      () =>
+        expect({ more: stored.length > before + 10, exit: service.exit }).toEqual({
+          more: true,
+          exit: undefined,
+        }),
+      { within: PATIENCE_MS },
+    );
     await sql(
       `select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'tidings%'`,
     );

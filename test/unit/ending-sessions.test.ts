@@ -1,0 +1,96 @@
+import { createServer, type AddressInfo, type Server } from 'node:net';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { isConnectionLoss, Pool, type PoolOptions } from '../../src/database/pool.ts';
+import { TenantPool } from '../../src/database/tenant-pool.ts';
+import { tenantIdSchema } from '../../src/identifiers.ts';
+
+/*
+ * The server may end a session in the same moment in which it has answered, and both come together. A listener that is
+ * attached a moment later than the driver hands out the connection misses it, and an error event that nobody hears ends
+ * the process.
+ */
+
+/* https://www.postgresql.org/docs/current/protocol-message-formats.html */
+const message = (type: string, body: Buffer): Buffer => {
+  const head = Buffer.alloc(5);
+  head.write(type, 'latin1');
+  head.writeInt32BE(body.length + 4, 1);
+  return Buffer.concat([head, body]);
+};
+const AUTHENTICATED = message('R', Buffer.alloc(4));
+const READY = message('Z', Buffer.from('I'));
+const DONE = message('C', Buffer.from('SELECT 0\0'));
+const TERMINATED = message(
+  'E',
+  Buffer.from('SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0'),
+);
+
+const NOTHING = { name: 'nothing', text: 'select' };
+
+let server: Server;
+let options: PoolOptions;
+/** What each connection is answered to its startup and to its first query. */
+let answers: Buffer[][];
+
+beforeEach(async () => {
+  server = createServer((socket) => {
+    const said = [...(answers.shift() ?? [])];
+    socket.on('data', () => socket.write(said.shift() ?? READY)).on('error', () => undefined);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  options = {
+    url: `postgres://tidings@127.0.0.1:${(server.address() as AddressInfo).port}/tidings`,
+    name: 'test',
+    connections: 1,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 5_000,
+    preparedStatements: false,
+  };
+});
+afterEach(() => {
+  server.close();
+});
+
+const lossOf = async (work: Promise<unknown>): Promise<boolean> =>
+  await work.then(
+    () => false,
+    (error: unknown) => isConnectionLoss(error),
+  );
+
+type Running = readonly [pool: Pool | TenantPool, running: Promise<unknown>];
+
+function statement(): Running {
+  const pool = new Pool(options);
+  return [pool, pool.rows(NOTHING)];
+}
+
+function transaction(): Running {
+  const pool = new Pool(options);
+  return [pool, pool.transaction((run) => run(NOTHING))];
+}
+
+function statementOfTenant(): Running {
+  const pool = new TenantPool(options);
+  return [pool, pool.rows(tenantIdSchema.parse('acme'), NOTHING)];
+}
+
+test.each([
+  ['a statement', statement],
+  ['a transaction', transaction],
+  ['a statement of a tenant', statementOfTenant],
+])('%s loses its connection, no more, when the session ends as it begins', async (_, start) => {
+  answers = [[Buffer.concat([AUTHENTICATED, READY, TERMINATED])]];
+  const [pool, running] = start();
+  expect(await lossOf(running)).toBe(true);
+  await pool.end();
+});
+
+test('a transaction that waits for a connection loses it, no more, when the session ends with the answer of another', async () => {
+  answers = [[Buffer.concat([AUTHENTICATED, READY]), Buffer.concat([DONE, READY, TERMINATED])]];
+  const pool = new Pool(options);
+  const first = pool.rows(NOTHING);
+  const second = pool.transaction((run) => run(NOTHING));
+  expect(await first).toEqual([]);
+  expect(await lossOf(second)).toBe(true);
+  await pool.end();
+});
