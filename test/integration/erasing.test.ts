@@ -1,0 +1,55 @@
+import { expect, test } from '@jest/globals';
+import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
+import { asPosition, positionOfTime } from '../../src/log/position.ts';
+import { digestOf, type Erasure } from '../../src/privacy/erasure.ts';
+import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
+import { ErasingStore } from '../../src/privacy/erasing.store.ts';
+import { LedgerBench, userId } from '../support/ledger.ts';
+
+const SLOW = '0190a000-0000-7000-8000-00000000000a';
+const OTHER = '0190a000-0000-7000-8000-00000000000b';
+
+test('a process that was given up for dead does nothing more to an erasure that another has taken over', async () => {
+  const bench = await LedgerBench.open();
+  try {
+    const { tenant: pool, engine } = bench.node().pools;
+    const tenantId = await bench.tenant({ head: 1 });
+    const user = userId('alice');
+    const run: RunOfTenant = (...statement) => pool.rows(...statement);
+    const store = new ErasuresStore(pool, engine);
+    const begun = await store.begin(run, tenantId, user, '{}', SLOW);
+    const erasure: Erasure = {
+      tenantId,
+      id: String(begun?.id),
+      digest: digestOf(tenantId, user),
+      user,
+      worker: SLOW,
+      position: null,
+      erasedAt: null,
+      done: false,
+    };
+    await bench.database.query(
+      `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, $2, 'phone', 0)`,
+      [tenantId, user],
+    );
+    const devices = async () => (await bench.database.query('select device_id from devices')).length;
+
+    expect(await store.claim(erasure, OTHER)).toBe(false);
+    await bench.database.query(`update erasures set touched_at = touched_at - interval '1 minute'`);
+    expect(await store.claim(erasure, OTHER)).toBe(true);
+
+    const upTo = asPosition(positionOfTime(Date.now()));
+    for (const step of new ErasingStore(pool).steps(erasure, SLOW, upTo))
+      expect(await step(undefined)).toBeUndefined();
+    expect(await store.touch(erasure, SLOW)).toBeUndefined();
+    expect(await store.cut(erasure, SLOW)).toBeUndefined();
+    expect(await store.finish(run, erasure, SLOW)).toBeUndefined();
+    expect(await devices()).toBe(1);
+
+    for (const step of new ErasingStore(pool).steps(erasure, OTHER, upTo))
+      expect(await step(undefined)).toBeDefined();
+    expect(await devices()).toBe(0);
+  } finally {
+    await bench.close();
+  }
+});
