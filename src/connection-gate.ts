@@ -3,10 +3,12 @@ import type { Socket } from 'node:net';
 
 /** How often first requests are begun, in ms. */
 const TURN_MS = 2;
+/** How often it is decided how many, in ms: over less than that the event loop is either busy or not. */
+const WINDOW_MS = 20;
 /** Part of its time that the event loop may be at work meanwhile; the rest is for those who are connected already. */
 const BUSY = 0.6;
-/** First requests that are begun at once, at first and at most. */
-const AT_ONCE = { first: 4, most: 32 };
+/** First requests that are begun in a turn: at first, and the bounds of what comes of it. */
+const PER_TURN = { first: 4, least: 0.5, most: 32 };
 /** New connections that are listened to at the same time. */
 const MOST_NEW = 128;
 /** A connection that says nothing for this long, in ms, is not waited for any more: browsers open some in advance. */
@@ -51,8 +53,12 @@ class ConnectionGate {
   readonly #new = new Map<Socket, number>();
   /** First requests that wait for their turn. */
   readonly #requests: { readonly socket: Socket; readonly begin: () => void }[] = [];
-  #atOnce = AT_ONCE.first;
+  #perTurn: number = PER_TURN.first;
+  /** What is left of a turn that had less than one. */
+  #left = 0;
+  /** Of the event loop when the window began. */
   #last = performance.eventLoopUtilization();
+  #windowBegan = performance.now();
   #turning = false;
   #sweeping = false;
 
@@ -72,7 +78,7 @@ class ConnectionGate {
     this.#requests.push({ socket, begin });
     if (this.#turning) return;
     this.#turning = true;
-    this.#last = performance.eventLoopUtilization();
+    this.#beginWindow(performance.now());
     setImmediate(() => this.#turn());
   }
 
@@ -94,17 +100,30 @@ class ConnectionGate {
   }
 
   #turn(): void {
-    const now = performance.eventLoopUtilization();
-    const { utilization } = performance.eventLoopUtilization(now, this.#last);
-    this.#last = now;
-    this.#atOnce =
-      utilization > BUSY ? Math.max(1, this.#atOnce >> 1) : Math.min(AT_ONCE.most, this.#atOnce + 1);
-    for (const { socket, begin } of this.#requests.splice(0, this.#atOnce)) {
+    this.#adapt();
+    this.#left += this.#perTurn;
+    const some = this.#requests.splice(0, this.#left);
+    this.#left %= 1;
+    for (const { socket, begin } of some) {
       begin();
       this.#leave(socket);
     }
     this.#turning = this.#requests.length > 0;
     if (this.#turning) setTimeout(() => this.#turn(), TURN_MS);
+  }
+
+  #adapt(): void {
+    const now = performance.now();
+    if (now - this.#windowBegan < WINDOW_MS) return;
+    const { utilization } = performance.eventLoopUtilization(this.#last);
+    const change = Math.min(1.25, Math.max(0.5, BUSY / utilization));
+    this.#perTurn = Math.min(PER_TURN.most, Math.max(PER_TURN.least, this.#perTurn * change));
+    this.#beginWindow(now);
+  }
+
+  #beginWindow(now: number): void {
+    this.#last = performance.eventLoopUtilization();
+    this.#windowBegan = now;
   }
 
   #sweep(): void {

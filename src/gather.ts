@@ -1,21 +1,36 @@
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 
 /** Then others get their turn: an asker may have a millisecond's work with its answer. */
 const ANSWERS_AT_ONCE = 8;
 
+/** A round of so many is one of a crowd, which is taken to go on for a while, in ms. */
+const CROWD = 8;
+const CROWD_LASTS_MS = 1_000;
+
+export interface GatherOptions {
+  /** Most asks that one call answers. */
+  readonly atOnce: number;
+  /**
+   * How long a round of a crowd collects before it is served, in ms. Every call has a price of its own, and of thousands
+   * who come a few at a time each few would pay it. Default: not at all.
+   */
+  readonly collectsMs?: number;
+}
+
 /**
- * Serves many askers with one call: while a call is under way the next collects, without timers. A lone asker waits
+ * Serves many askers with one call: while a call is under way the next collects. A lone asker waits
  * for nobody, a crowd shares a round trip.
  */
 export class Gather<Ask, Answer> {
   #waiting: { ask: Ask; resolve: (answer: Answer) => void; reject: (error: unknown) => void }[] = [];
   #serving = false;
   #pending = 0;
+  #crowdUntil = 0;
 
   /** `serve` answers every ask, in their order. */
   constructor(
     private readonly serve: (asks: readonly Ask[]) => Promise<readonly Answer[]>,
-    private readonly atOnce: number,
+    private readonly options: GatherOptions,
   ) {}
 
   /** How many asks are not answered yet. */
@@ -23,8 +38,9 @@ export class Gather<Ask, Answer> {
     return this.#pending;
   }
 
-  get idle(): boolean {
-    return this.#pending === 0;
+  /** For how many ms more those who come are taken for a crowd. */
+  get crowdedFor(): number {
+    return Math.max(0, this.#crowdUntil - performance.now());
   }
 
   async ask(ask: Ask): Promise<Answer> {
@@ -44,7 +60,10 @@ export class Gather<Ask, Answer> {
 
   async #run(): Promise<void> {
     while (this.#waiting.length > 0) {
-      const round = this.#waiting.splice(0, this.atOnce);
+      const { atOnce, collectsMs = 0 } = this.options;
+      if (this.crowdedFor > 0 && this.#waiting.length < atOnce) await sleep(collectsMs);
+      const round = this.#waiting.splice(0, atOnce);
+      if (collectsMs > 0 && round.length >= CROWD) this.#crowdUntil = performance.now() + CROWD_LASTS_MS;
       try {
         const answers = await this.serve(round.map(({ ask }) => ask));
         for (const [index, { resolve, reject }] of round.entries()) {
@@ -62,13 +81,13 @@ export class Gather<Ask, Answer> {
   }
 }
 
-/** A Gather for each key, such as a tenant, that exists while somebody asks for it. */
+/** A Gather for each key, such as a tenant, that exists while somebody asks for it, or a crowd may come back. */
 export class GatherByKey<Key, Ask, Answer> {
   readonly #gathers = new Map<Key, Gather<Ask, Answer>>();
 
   constructor(
     private readonly serve: (key: Key, asks: readonly Ask[]) => Promise<readonly Answer[]>,
-    private readonly atOnce: number,
+    private readonly options: GatherOptions,
   ) {}
 
   /** How many asks for this key are not answered yet. */
@@ -79,14 +98,21 @@ export class GatherByKey<Key, Ask, Answer> {
   async ask(key: Key, ask: Ask): Promise<Answer> {
     let gather = this.#gathers.get(key);
     if (gather === undefined) {
-      gather = new Gather((asks) => this.serve(key, asks), this.atOnce);
+      gather = new Gather((asks) => this.serve(key, asks), this.options);
       this.#gathers.set(key, gather);
     }
     try {
       return await gather.ask(ask);
     } finally {
-      // Only its own: by the time that the last is answered another may have begun.
-      if (gather.idle && this.#gathers.get(key) === gather) this.#gathers.delete(key);
+      this.#drop(key, gather);
     }
+  }
+
+  #drop(key: Key, gather: Gather<Ask, Answer>): void {
+    // Only its own: by the time that the last is answered another may have begun.
+    if (gather.pending > 0 || this.#gathers.get(key) !== gather) return;
+    const { crowdedFor } = gather;
+    if (crowdedFor === 0) this.#gathers.delete(key);
+    else setTimeout(() => this.#drop(key, gather), crowdedFor).unref();
   }
 }

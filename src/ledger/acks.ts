@@ -16,7 +16,7 @@ const MOST_WAITING = 10_000;
 export class Acknowledgements {
   readonly #tenants = new GatherByKey<TenantId, Ack, AckResult>(
     (tenantId, acks) => this.#store(tenantId, acks),
-    AT_ONCE,
+    { atOnce: AT_ONCE },
   );
 
   constructor(

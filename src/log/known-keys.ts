@@ -20,7 +20,7 @@ const MOST_WAITING = 1_000;
 export class KnownKeys {
   readonly #tenants = new GatherByKey<TenantId, IdempotencyKey, Remembered | null>(
     (tenantId, keys) => this.store.recall(tenantId, keys),
-    AT_ONCE,
+    { atOnce: AT_ONCE },
   );
 
   readonly #underWay = new Map<string, { fingerprint: Buffer; stored: Promise<Stored> }>();

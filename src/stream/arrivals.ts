@@ -11,15 +11,15 @@ import {
 import { AppendStore } from '../log/append.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
 
-/** Most arrivals that one statement settles. */
-const AT_ONCE = 1_000;
+/** Most arrivals that one statement settles. Thousands come back within seconds; then each may wait for others, in ms. */
+const TOGETHER = { atOnce: 1_000, collectsMs: 250 };
 
 /** Finds the cursors of devices that open streams; those of one tenant that come together share a statement. */
 @Injectable()
 export class Arrivals {
   readonly #gathers = new GatherByKey<TenantId, Arrival, Arrived | Refused>(
     (tenantId, arrivals) => this.#serve(tenantId, arrivals),
-    AT_ONCE,
+    TOGETHER,
   );
 
   constructor(

@@ -7,6 +7,9 @@ import { asPosition, type Position } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { addressOfTopic, Entry, EVERYONE } from './tail.ts';
 
+/** Streams come in the rounds of their arrivals, a few in a turn of the event loop; then they are read for together, in ms. */
+const COLLECTS_MS = 100;
+
 /** A stream that has to read the log. */
 export interface BacklogReader extends Reader {
   readonly topics: readonly Topic[];
@@ -29,10 +32,10 @@ export class Backlog {
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {
-    this.#tenants = new GatherByKey(
-      (tenantId, readers) => this.#serve(tenantId, readers),
-      config.BACKLOG_READERS,
-    );
+    this.#tenants = new GatherByKey((tenantId, readers) => this.#serve(tenantId, readers), {
+      atOnce: config.BACKLOG_READERS,
+      collectsMs: COLLECTS_MS,
+    });
   }
 
   /** Throws the database's error when it cannot be read. */

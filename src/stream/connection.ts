@@ -101,8 +101,7 @@ export class Connection implements HubMember, SentSource {
     this.#reading = true;
     try {
       while (!this.live && this.#hasRoom()) {
-        if (this.#page !== undefined) this.#writePage(this.#page);
-        else if (!this.#readTail()) await this.#readLog();
+        if (!this.#writeOn()) await this.#readLog();
         else if (!this.live && this.#hasRoom()) await this.hub.reach(this.target);
       }
     } catch (error) {
@@ -186,6 +185,18 @@ export class Connection implements HubMember, SentSource {
 
   #hasRoom(): boolean {
     return this.isOpen && !this.#isFull();
+  }
+
+  /** Writes what this node has in memory, as one write. False: what follows is in the log only. */
+  #writeOn(): boolean {
+    // A system call for each of 20 frames was a third of what it costs when a client comes back.
+    this.socket.cork();
+    try {
+      if (this.#page !== undefined) this.#writePage(this.#page);
+      return this.#page !== undefined || !this.#hasRoom() || this.#readTail();
+    } finally {
+      this.socket.uncork();
+    }
   }
 
   /** False when the window begins later than the position. */

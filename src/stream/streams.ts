@@ -233,6 +233,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.ledger.opened(subscriber, subscriber.openedAt, start);
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
+    // One write with what follows at once, often the end of the backlog.
+    socket.cork();
     socket.write(
       syncFrame({
         connectionId: subscriber.connectionId,
@@ -245,6 +247,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     );
     // The first tick reads on, unless the token is about to end.
     connection.tick(Date.now());
+    socket.uncork();
     this.replacements.opened(connection);
   }
 

@@ -1,17 +1,18 @@
-import { expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
-import { Gather, GatherByKey } from '../../src/gather.ts';
+import { Gather, GatherByKey, type GatherOptions } from '../../src/gather.ts';
+import { eventually } from '../support/eventually.ts';
 
 /** A server whose rounds a test ends by hand. */
-function byHand() {
+function byHand(options: GatherOptions = { atOnce: 3 }) {
   const rounds: { asks: readonly number[]; answer: () => void; fail: (error: Error) => void }[] = [];
   const gather = new Gather<number, string>(
     (asks) =>
       new Promise((resolve, reject) => {
         rounds.push({ asks, answer: () => resolve(asks.map((ask) => `answer to ${ask}`)), fail: reject });
       }),
-    3,
+    options,
   );
   return { gather, rounds };
 }
@@ -29,10 +30,10 @@ test('those who ask in the same turn, and those who come meanwhile, share a roun
     [1, 2],
     [3, 4],
   ]);
-  expect(gather.idle).toBe(false);
+  expect(gather.pending).toBe(2);
   rounds[1]?.answer();
   expect(await Promise.all(second)).toEqual(['answer to 3', 'answer to 4']);
-  expect(gather.idle).toBe(true);
+  expect(gather.pending).toBe(0);
 });
 
 test('a round holds no more than it may', async () => {
@@ -44,6 +45,48 @@ test('a round holds no more than it may', async () => {
   await Promise.all(asked.slice(0, 3));
   rounds[1]?.answer();
   expect(await Promise.all(asked)).toHaveLength(5);
+});
+
+describe('once a crowd has come', () => {
+  const CROWD = [1, 2, 3, 4, 5, 6, 7, 8];
+
+  async function crowd() {
+    const { gather, rounds } = byHand({ atOnce: 10, collectsMs: 200 });
+    const all = Promise.all(CROWD.map((ask) => gather.ask(ask)));
+    await setImmediate();
+    rounds[0]?.answer();
+    await all;
+    return { gather, rounds };
+  }
+
+  test('those who come within a moment share a round', async () => {
+    const { gather, rounds } = await crowd();
+    const ninth = gather.ask(9);
+    await sleep(50);
+    const tenth = gather.ask(10);
+    await eventually(() => expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [9, 10]]));
+    rounds[1]?.answer();
+    expect(await Promise.all([ninth, tenth])).toEqual(['answer to 9', 'answer to 10']);
+  });
+
+  test('a round that is full waits for nobody', async () => {
+    const { gather, rounds } = await crowd();
+    const asked = Array.from({ length: 10 }, (_, n) => gather.ask(n));
+    await setImmediate();
+    expect(rounds.map(({ asks }) => asks.length)).toEqual([8, 10]);
+    rounds[1]?.answer();
+    await Promise.all(asked);
+  });
+
+  test('and stayed away for a while, a lone asker waits for nobody again', async () => {
+    const { gather, rounds } = await crowd();
+    await sleep(gather.crowdedFor + 1);
+    const lone = gather.ask(9);
+    await setImmediate();
+    expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [9]]);
+    rounds[1]?.answer();
+    await lone;
+  });
 });
 
 test('a round that fails is the failure of its askers alone', async () => {
@@ -59,7 +102,9 @@ test('a round that fails is the failure of its askers alone', async () => {
 });
 
 test('an ask without an answer fails and does not wait for ever', async () => {
-  const gather = new Gather<number, string>((asks) => Promise.resolve(asks.slice(1).map(String)), 10);
+  const gather = new Gather<number, string>((asks) => Promise.resolve(asks.slice(1).map(String)), {
+    atOnce: 10,
+  });
   const [one, two] = await Promise.allSettled([gather.ask(1), gather.ask(2)]);
   expect(one).toEqual({ status: 'fulfilled', value: '2' });
   expect(two?.status).toBe('rejected');
@@ -71,10 +116,13 @@ test('everybody gets their own answer, however they arrive', async () => {
       fc.array(fc.nat({ max: 3 }), { maxLength: 30 }),
       fc.integer({ min: 1, max: 5 }),
       async (delays, atOnce) => {
-        const gather = new Gather<number, number>(async (asks) => {
-          await setImmediate();
-          return asks.map((ask) => ask * 2);
-        }, atOnce);
+        const gather = new Gather<number, number>(
+          async (asks) => {
+            await setImmediate();
+            return asks.map((ask) => ask * 2);
+          },
+          { atOnce },
+        );
         const answers = await Promise.all(
           delays.map(async (delay, index) => {
             await sleep(delay);
@@ -82,7 +130,7 @@ test('everybody gets their own answer, however they arrive', async () => {
           }),
         );
         expect(answers).toEqual(delays.map((_, index) => index * 2));
-        expect(gather.idle).toBe(true);
+        expect(gather.pending).toBe(0);
       },
     ),
     { numRuns: 30 },
@@ -91,10 +139,13 @@ test('everybody gets their own answer, however they arrive', async () => {
 
 test('each key has its rounds, and its count goes back to none', async () => {
   const rounds: [string, readonly number[]][] = [];
-  const gathers = new GatherByKey<string, number, number>((key, asks) => {
-    rounds.push([key, asks]);
-    return Promise.resolve(asks);
-  }, 10);
+  const gathers = new GatherByKey<string, number, number>(
+    (key, asks) => {
+      rounds.push([key, asks]);
+      return Promise.resolve(asks);
+    },
+    { atOnce: 10 },
+  );
   const answers = [gathers.ask('a', 1), gathers.ask('b', 2), gathers.ask('a', 3)];
   expect([gathers.pending('a'), gathers.pending('b'), gathers.pending('c')]).toEqual([2, 1, 0]);
   expect(await Promise.all(answers)).toEqual([1, 2, 3]);
