@@ -1,7 +1,8 @@
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { startServiceProcess } from '../support/service-process.ts';
-import { Program } from './program.ts';
+import { Program } from '../load/program.ts';
 
 /*
  * What one tenant does to another (P10): a neighbour publishes to itself and measures, in rounds without and with a flood
@@ -87,8 +88,8 @@ describe('others hardly notice a tenant that', () => {
   ])('%s', async (_, name, args, settings) => {
     const service = await startServiceProcess(database, settings);
     const programs: Program[] = [];
-    const start = async (...given: Parameters<typeof Program.start>): Promise<Program> => {
-      const program = await Program.start(...given);
+    const start = async (file: string, given: readonly (string | number)[]): Promise<Program> => {
+      const program = await Program.start(join(import.meta.dirname, 'programs', `${file}.ts`), given);
       programs.push(program);
       return program;
     };

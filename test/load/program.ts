@@ -1,30 +1,34 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import type { Answer, Told } from './programs/rounds.ts';
+import type { Answer, Told } from './rounds.ts';
 
-/** One of `programs`, in a process of its own. */
+const TYPESCRIPT = join(import.meta.dirname, 'typescript.mjs');
+
+/** A program that obeys (rounds.ts), in a process of its own. */
 export class Program {
   readonly #child: ChildProcess;
   /** Those who wait for an answer; rounds come one after the other. */
   #waiting: { resolve: (result: unknown) => void; reject: (error: Error) => void } | undefined;
 
-  private constructor(name: string, args: readonly (string | number)[]) {
-    this.#child = fork(join(import.meta.dirname, 'programs', `${name}.ts`), args.map(String), {
-      execArgv: ['--experimental-transform-types', '--disable-warning=ExperimentalWarning'],
-    });
+  private constructor(path: string, args: readonly (string | number)[]) {
+    this.#child = fork(path, args.map(String), { execArgv: ['--import', TYPESCRIPT] });
     this.#child.on('message', (answer: Answer) => {
-      if ('error' in answer) this.#waiting?.reject(new Error(`${name}: ${answer.error}`));
+      if ('error' in answer) this.#waiting?.reject(new Error(`${path}: ${answer.error}`));
       else this.#waiting?.resolve(answer.result);
     });
-    this.#child.on('exit', (code) => this.#waiting?.reject(new Error(`${name} ended with ${String(code)}`)));
+    this.#child.on('exit', (code) => this.#waiting?.reject(new Error(`${path} ended with ${String(code)}`)));
   }
 
-  /** Starts it and waits until it is prepared. */
-  static async start(name: string, args: readonly (string | number)[]): Promise<Program> {
-    const program = new Program(name, args);
+  /** Starts the program in the file `path` and waits until it is prepared. */
+  static async start(path: string, args: readonly (string | number)[]): Promise<Program> {
+    const program = new Program(path, args);
     await program.#answer();
     return program;
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? Number.NaN;
   }
 
   /** A round, from its beginning to its end; some end only after `stop`. */

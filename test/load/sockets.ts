@@ -1,22 +1,41 @@
 import { connect, type Socket } from 'node:net';
-import { userToken } from '../../support/tokens.ts';
+import { userToken } from '../support/tokens.ts';
 
-/** The streams of many users of one tenant, with as little work for each as can be: thousands share this process. */
+/** What a stream is asked for with, and what it has said when it is open. */
+export interface Subscription {
+  /** HTTP, as it is on the wire. */
+  readonly request: string;
+  readonly ready: string;
+}
+
+/** A stream of Tidings: it is open when it has all that there is. */
+export const subscriptionBy = (token: string, query = ''): Subscription => ({
+  request: `GET /v1/stream${query} HTTP/1.1\r\nhost: tidings\r\naccept: text/event-stream\r\nauthorization: Bearer ${token}\r\n\r\n`,
+  ready: 'event: caught-up',
+});
+
+/** The streams of so many users of one tenant. */
+export const usersOf = (tenant: string, count: number): Subscription[] =>
+  Array.from({ length: count }, (_, n) => subscriptionBy(userToken({ tenant, user: `user-${n}` })));
+
+/** Many streams, with as little work for each as can be: thousands share this process. */
 export class Sockets {
   readonly #open = new Set<Socket>();
-  readonly #tokens: readonly string[];
-  readonly #host: string;
-  readonly #port: number;
 
-  constructor(url: string, tenant: string, count: number) {
-    const { hostname, port } = new URL(url);
-    [this.#host, this.#port] = [hostname, Number(port)];
-    this.#tokens = Array.from({ length: count }, (_, n) => userToken({ tenant, user: `user-${n}` }));
-  }
+  constructor(
+    private readonly port: number,
+    private readonly subscriptions: readonly Subscription[],
+    /** Called with all that comes on a stream; what came before it was open in one piece. */
+    private readonly heard?: (text: string, socket: Socket) => void,
+  ) {}
 
-  /** Opens a stream for each user; resolves when each of them has all there is. */
-  async openAll(): Promise<void> {
-    await Promise.all(this.#tokens.map((token) => this.#opened(token)));
+  /** Opens all streams, so many at a time; resolves when each of them is open. */
+  async openAll(atOnce = Infinity): Promise<void> {
+    const waiting = this.subscriptions.values();
+    const open = async (): Promise<void> => {
+      for (const subscription of waiting) await this.#opened(subscription);
+    };
+    await Promise.all(Array.from({ length: Math.min(atOnce, this.subscriptions.length) }, open));
   }
 
   /** Cuts them all at once. */
@@ -33,26 +52,30 @@ export class Sockets {
     for (const socket of this.#open) socket.resume();
   }
 
-  #opened(token: string): Promise<void> {
-    const socket = connect(this.#port, this.#host).setEncoding('latin1');
+  #opened({ request, ready }: Subscription): Promise<void> {
+    const socket = connect(this.port, '127.0.0.1').setEncoding('latin1');
     this.#open.add(socket);
     return new Promise((resolve, reject) => {
       let head = '';
       const read = (text: string): void => {
         head += text;
-        if (!head.includes('event: caught-up')) return;
-        socket.off('data', read).off('close', lost).resume();
+        if (!head.includes(ready)) return;
+        socket.off('data', read).off('close', lost);
+        const { heard } = this;
+        if (heard === undefined) socket.resume();
+        else {
+          socket.on('data', (more: string) => heard(more, socket));
+          heard(head, socket);
+        }
         resolve();
       };
-      const lost = (): void => reject(new Error(`a stream ended before it had caught up: ${head}`));
+      const lost = (): void => reject(new Error(`a stream ended before it was open: ${head}`));
       socket
         .on('data', read)
         .on('close', lost)
         // `close` follows.
         .on('error', () => undefined)
-        .write(
-          `GET /v1/stream HTTP/1.1\r\nhost: tidings\r\naccept: text/event-stream\r\nauthorization: Bearer ${token}\r\n\r\n`,
-        );
+        .write(request);
     });
   }
 }

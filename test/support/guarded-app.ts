@@ -7,7 +7,7 @@ import type { Principal } from '../../src/auth/principal.ts';
 import { CONFIG, readConfig, type Config } from '../../src/config.ts';
 import { DatabaseModule } from '../../src/database/database.module.ts';
 import { ProblemFilter } from '../../src/problem.filter.ts';
-import { createDatabase, settingsOf } from './database.ts';
+import { createDatabase, settingsOf, type DatabasePlace } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 /** What the guarded routes answer: who the service thinks is calling. */
@@ -84,6 +84,21 @@ export async function startGuarded(
   controllers: DynamicModule['controllers'] = [GuardedController],
 ): Promise<GuardedApp> {
   const database = await createDatabase();
+  const app = await listenGuarded(database, settings, controllers);
+  const close = async () => {
+    await app.close();
+    await database.drop();
+  };
+  return { url: await app.getUrl(), app, close };
+}
+
+/** The same, on a database that is there already. */
+export async function listenGuarded(
+  database: DatabasePlace,
+  settings: Record<string, string>,
+  controllers: DynamicModule['controllers'] = [GuardedController],
+  port = 0,
+): Promise<NestFastifyApplication> {
   const config = readConfig({ CORS_ORIGINS: 'https://app.example', ...settings, ...settingsOf(database) });
   const root: DynamicModule = {
     module: GuardedModule,
@@ -96,10 +111,6 @@ export async function startGuarded(
   });
   app.useGlobalFilters(new ProblemFilter());
   app.enableCors({ origin: 'https://app.example', exposedHeaders: ['www-authenticate'] });
-  await app.listen(0, '127.0.0.1');
-  const close = async () => {
-    await app.close();
-    await database.drop();
-  };
-  return { url: await app.getUrl(), app, close };
+  await app.listen(port, '127.0.0.1');
+  return app;
 }

@@ -50,6 +50,10 @@ export class ServiceProcess {
     });
   }
 
+  get pid(): number {
+    return this.child.pid ?? Number.NaN;
+  }
+
   /** Starts it and does not wait until it is ready. */
   static async launch(
     database: DatabasePlace,

@@ -1,7 +1,7 @@
 import { Agent } from 'node:http';
 import { serviceToken } from '../../support/tokens.ts';
-import { postJson } from './post-json.ts';
-import { giveWay, obey } from './rounds.ts';
+import { postJson } from '../../load/post-json.ts';
+import { giveWay, obey } from '../../load/rounds.ts';
 
 /* A tenant that reads all there is of one of its users, so many times at once, as fast as it comes. */
 

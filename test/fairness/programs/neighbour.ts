@@ -2,8 +2,8 @@ import { Agent } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StreamClient } from '../../support/stream-client.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
-import { postJson } from './post-json.ts';
-import { obey } from './rounds.ts';
+import { postJson } from '../../load/post-json.ts';
+import { obey } from '../../load/rounds.ts';
 
 /*
  * The tenant that did nothing wrong: publishes to a user who is connected, so many a second, whether answers come or not.

@@ -1,7 +1,7 @@
 import { Agent } from 'node:http';
 import { serviceToken } from '../../support/tokens.ts';
-import { postJson } from './post-json.ts';
-import { giveWay, obey } from './rounds.ts';
+import { postJson } from '../../load/post-json.ts';
+import { giveWay, obey } from '../../load/rounds.ts';
 
 /* A tenant that publishes as fast as it is answered, on so many connections, whatever the answer is. */
 

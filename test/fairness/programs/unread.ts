@@ -1,9 +1,9 @@
 import { Agent } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { serviceToken } from '../../support/tokens.ts';
-import { postJson } from './post-json.ts';
-import { giveWay, obey } from './rounds.ts';
-import { Sockets } from './sockets.ts';
+import { postJson } from '../../load/post-json.ts';
+import { giveWay, obey } from '../../load/rounds.ts';
+import { Sockets, usersOf } from '../../load/sockets.ts';
 
 /* A tenant whose clients, so many, stop reading, and which sends them so many broadcasts a second. They read on when it is over. */
 
@@ -12,7 +12,7 @@ giveWay();
 const agent = new Agent({ keepAlive: true });
 const token = serviceToken({ tenant: 'flood' });
 const body = JSON.stringify({ to: { everyone: true }, type: 'n', data: 'x'.repeat(8_000) });
-const sockets = new Sockets(url, 'flood', Number(count));
+const sockets = new Sockets(Number(new URL(url).port), usersOf('flood', Number(count)));
 
 await obey({
   prepare: () => sockets.openAll(),

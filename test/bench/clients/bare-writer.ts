@@ -1,0 +1,48 @@
+import { randomUUID } from 'node:crypto';
+import pg from 'pg';
+import { obey } from '../../load/rounds.ts';
+import { LatencyRecorder } from './latencies.ts';
+import type { Throughput } from './closed-loop.ts';
+import { now, stamped } from './wire.ts';
+
+/*
+ * What the database can take: so many connections, each of which inserts one batch after the other into the same table, with
+ * one statement and nothing around it. No order, no keys, no account, no row-level security.
+ */
+
+const [, , url = '', connections = '', seconds = '', bytes = '', batch = '', first = ''] = process.argv;
+
+const INSERT = {
+  name: 'insert',
+  text: `
+insert into notifications (tenant_id, position, id, user_id, type, data, size, publisher)
+select 'bench', d.position, d.id, 'user-' || d.position % 1000, 'bench', d.data, length(d.data), 'bench'
+from unnest($1::bigint[], $2::uuid[], $3::text[]) as d (position, id, data)`,
+};
+
+const clients = Array.from({ length: Number(connections) }, () => new pg.Client({ connectionString: url }));
+let position = Number(first);
+
+await obey({
+  async prepare() {
+    await Promise.all(clients.map((client) => client.connect()));
+  },
+  async round(): Promise<Throughput> {
+    const recorder = new LatencyRecorder();
+    const until = now() + Number(seconds) * 1_000_000;
+    const write = async (client: pg.Client): Promise<void> => {
+      for (let began = now(); began < until; began = now()) {
+        const data = stamped(began, Number(bytes));
+        const places = Array.from({ length: Number(batch) }, () => (position += 1));
+        await client.query({
+          ...INSERT,
+          values: [places, places.map(() => randomUUID()), places.map(() => data)],
+        });
+        recorder.record(now() - began);
+      }
+    };
+    await Promise.all(clients.map(write));
+    const { latencies } = recorder;
+    return { ...latencies, perSecond: latencies.count / Number(seconds) };
+  },
+});

@@ -1,0 +1,33 @@
+import { obey } from '../../load/rounds.ts';
+import { Sockets } from '../../load/sockets.ts';
+import type { SystemName } from '../systems/system.ts';
+import { subscriptionTo } from './wire.ts';
+
+/* So many users whose devices are known and who have gone; in a round they all come back at once. */
+
+/** How long it took until all had all there is, and how many notifications that was. */
+export interface Comeback {
+  readonly seconds: number;
+  readonly notifications: number;
+}
+
+const [, , system = '', port = '', users = ''] = process.argv;
+let notifications = 0;
+const sockets = new Sockets(
+  Number(port),
+  Array.from({ length: Number(users) }, (_, n) => subscriptionTo(system as SystemName, n, 'user')),
+  (text) => (notifications += text.split('"at":').length - 1),
+);
+
+await obey({
+  async prepare() {
+    await sockets.openAll(100);
+    sockets.cutAll();
+  },
+  async round(): Promise<Comeback> {
+    notifications = 0;
+    const began = performance.now();
+    await sockets.openAll();
+    return { seconds: (performance.now() - began) / 1_000, notifications };
+  },
+});

@@ -1,0 +1,21 @@
+import { join } from 'node:path';
+import { freePort } from '../../../src/database/server-process.ts';
+import { cpuOf, memoryOf } from '../processes.ts';
+import { launch } from './launch.ts';
+import type { Running } from './system.ts';
+
+const TYPESCRIPT = join(import.meta.dirname, '../../load/typescript.mjs');
+
+/** Starts one of `servers`, which is told its port. */
+export async function startNodeProgram(name: string): Promise<Running> {
+  const port = await freePort();
+  const file = join(import.meta.dirname, '../servers', `${name}.ts`);
+  const server = await launch(process.execPath, ['--import', TYPESCRIPT, file, String(port)], port);
+  return {
+    port,
+    cpu: () => Promise.resolve({ service: cpuOf(server.pid), database: 0 }),
+    memory: () => Promise.resolve(memoryOf(server.pid)),
+    settle: () => Promise.resolve(),
+    stop: () => server.stop(),
+  };
+}

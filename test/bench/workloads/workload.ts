@@ -1,0 +1,61 @@
+import type { Budget, Figure } from '../figures.ts';
+import type { Running, System, SystemName } from '../systems/system.ts';
+
+/** One row of work that is done by several systems in turn, and what is measured of it. */
+export interface Workload {
+  readonly name: string;
+  /** What is done, in a line. */
+  readonly does: string;
+  readonly systems: readonly SystemName[];
+  readonly figures: readonly {
+    readonly name: string;
+    readonly unit: string;
+    readonly budgets: readonly Budget[];
+  }[];
+  /** One round of one system, from its start to its stop: a figure for each of `figures`; undefined: it has no such. */
+  measure(system: System, running: Running): Promise<readonly (number | undefined)[]>;
+  /** What Tidings is told beside its defaults, and its PostgreSQL. */
+  readonly settings?: Readonly<Record<string, string>>;
+  readonly parameters?: Readonly<Record<string, string>>;
+}
+
+export type Report = (line: string) => void;
+
+/** A B C, A B C, ...: what is compared is measured in turns, each time on a server that was just started. */
+export async function run(
+  workload: Workload,
+  systems: readonly System[],
+  rounds: number,
+  report: Report,
+): Promise<Figure[]> {
+  const figures = workload.figures.map((figure) => ({
+    ...figure,
+    rounds: {} as Partial<Record<SystemName, number[]>>,
+  }));
+  for (let round = 1; round <= rounds; round += 1)
+    for (const system of systems) {
+      const began = performance.now();
+      const running = await system.start(workload.settings, workload.parameters);
+      const values = await measure(workload, system, running);
+      const seconds = ((performance.now() - began) / 1_000).toFixed(0);
+      const said = figures.map(({ name, unit }, n) => `${name} ${format(values[n])} ${unit}`).join(', ');
+      report(`${workload.name} ${round}/${rounds} ${system.name}: ${said} (${seconds} s)`);
+      figures.forEach((figure, n) => {
+        const value = values[n];
+        if (value !== undefined) (figure.rounds[system.name] ??= []).push(value);
+      });
+    }
+  return figures;
+}
+
+async function measure(workload: Workload, system: System, running: Running) {
+  try {
+    return await workload.measure(system, running);
+  } finally {
+    await running.stop();
+  }
+}
+
+/** Three figures are more than any of this is exact to. */
+export const format = (value: number | undefined): string =>
+  value === undefined ? '-' : String(Number(value.toPrecision(3)));
