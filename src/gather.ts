@@ -11,8 +11,8 @@ export interface GatherOptions {
   /** Most asks that one call answers. */
   readonly atOnce: number;
   /**
-   * How long a round of a crowd collects before it is served, in ms. Every call has a price of its own, and of thousands
-   * who come a few at a time each few would pay it. Default: not at all.
+   * How long a round of a crowd collects at most before it is served, in ms; less when nobody comes for a tenth of that.
+   * Every call has a price of its own, and of thousands who come a few at a time each few would pay it. Default: not at all.
    */
   readonly collectsMs?: number;
 }
@@ -61,7 +61,7 @@ export class Gather<Ask, Answer> {
   async #run(): Promise<void> {
     while (this.#waiting.length > 0) {
       const { atOnce, collectsMs = 0 } = this.options;
-      if (this.crowdedFor > 0 && this.#waiting.length < atOnce) await sleep(collectsMs);
+      if (this.crowdedFor > 0) await this.#collect(collectsMs);
       const round = this.#waiting.splice(0, atOnce);
       if (collectsMs > 0 && round.length >= CROWD) this.#crowdUntil = performance.now() + CROWD_LASTS_MS;
       try {
@@ -78,6 +78,15 @@ export class Gather<Ask, Answer> {
       }
     }
     this.#serving = false;
+  }
+
+  async #collect(forMs: number): Promise<void> {
+    const until = performance.now() + forMs;
+    for (let before = 0; this.#waiting.length > before && performance.now() < until;) {
+      if (this.#waiting.length >= this.options.atOnce) return;
+      before = this.#waiting.length;
+      await sleep(forMs / 10);
+    }
   }
 }
 

@@ -51,7 +51,7 @@ describe('once a crowd has come', () => {
   const CROWD = [1, 2, 3, 4, 5, 6, 7, 8];
 
   async function crowd() {
-    const { gather, rounds } = byHand({ atOnce: 10, collectsMs: 200 });
+    const { gather, rounds } = byHand({ atOnce: 10, collectsMs: 1_000 });
     const all = Promise.all(CROWD.map((ask) => gather.ask(ask)));
     await setImmediate();
     rounds[0]?.answer();
@@ -62,7 +62,7 @@ describe('once a crowd has come', () => {
   test('those who come within a moment share a round', async () => {
     const { gather, rounds } = await crowd();
     const ninth = gather.ask(9);
-    await sleep(50);
+    await sleep(20);
     const tenth = gather.ask(10);
     await eventually(() => expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [9, 10]]));
     rounds[1]?.answer();
