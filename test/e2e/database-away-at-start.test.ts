@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { urlsOf } from '../../src/database/logins.ts';
-import { freePort } from '../../src/database/server-process.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { createDatabase, type DatabasePlace, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
+import { ownPort } from '../support/own-port.ts';
 import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
 import { ServiceProcess } from '../support/service-process.ts';
 
@@ -29,7 +29,7 @@ const untilItWaits = (service: ServiceProcess) =>
 
 beforeAll(async () => {
   // A name that has two addresses on most machines.
-  const url = `postgres://tidings:the-password@localhost:${await freePort()}/tidings`;
+  const url = `postgres://tidings:the-password@localhost:${await ownPort()}/tidings`;
   nowhere = { url, urls: urlsOf(url, 'tidings') };
   hopeless = await launch(nowhere);
   database = await createDatabase();

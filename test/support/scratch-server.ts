@@ -6,8 +6,9 @@ import { join } from 'node:path';
 import { createCluster, give } from '../../src/database/create-cluster.ts';
 import { binariesIn, findServerBinaries } from '../../src/database/server-binaries.ts';
 import { reachableBinaries } from '../../src/database/server-home.ts';
-import { freePort, ServerProcess, serverUrl, type ServerOptions } from '../../src/database/server-process.ts';
+import { ServerProcess, serverUrl, type ServerOptions } from '../../src/database/server-process.ts';
 import { findServerUser } from '../../src/database/server-user.ts';
+import { ownPort } from './own-port.ts';
 
 /** Where the first server of a run, which outlives the others, has its programs: they may have been copied. */
 const PROGRAMS = 'TIDINGS_TEST_PROGRAMS';
@@ -38,7 +39,7 @@ export async function createScratchServer(
   process.env[PROGRAMS] = binaries.root;
   await createCluster({ home, name: 'cluster', password, binaries, user });
   const files = { cluster: join(home, 'cluster'), logFile: join(home, 'server.log') };
-  const options: ServerOptions = { ...files, port: await freePort(), password, parameters, binaries, user };
+  const options: ServerOptions = { ...files, port: await ownPort(), password, parameters, binaries, user };
   let server: ServerProcess | undefined = await ServerProcess.start(options);
   const end = async (how: 'stop' | 'kill') => {
     await server?.[how]();

@@ -5,9 +5,9 @@ import { mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { lockFolder } from '../../src/database/folder-lock.ts';
-import { freePort } from '../../src/database/server-process.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
 import { eventually } from './eventually.ts';
+import { ownPort } from './own-port.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 const PROJECT = resolve(import.meta.dirname, '../..');
@@ -60,7 +60,7 @@ export class ServiceProcess {
     settings: Readonly<Record<string, string>> = {},
   ): Promise<ServiceProcess> {
     await build();
-    const port = await freePort();
+    const port = await ownPort();
     const env = {
       PATH: process.env['PATH'],
       HOST: '127.0.0.1',

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort } from '../../../src/database/server-process.ts';
+import { ownPort } from '../../support/own-port.ts';
 import { cpuOf, memoryOf } from '../processes.ts';
 import { launch } from './launch.ts';
 import type { System } from './system.ts';
@@ -19,7 +19,7 @@ export const nchan: System = {
     if (!existsSync(MODULE))
       throw new Error('nchan is not installed; on Debian: apt-get install nginx libnginx-mod-nchan');
     const home = await mkdtemp(join(tmpdir(), 'tidings-bench-nchan-'));
-    const port = await freePort();
+    const port = await ownPort();
     await writeFile(join(home, 'nginx.conf'), configuration(home, port));
     const server = await launch(
       PROGRAM,

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { freePort } from '../../../src/database/server-process.ts';
+import { ownPort } from '../../support/own-port.ts';
 import { cpuOf, memoryOf } from '../processes.ts';
 import { launch } from './launch.ts';
 import type { Running } from './system.ts';
@@ -8,7 +8,7 @@ const TYPESCRIPT = join(import.meta.dirname, '../../load/typescript.mjs');
 
 /** Starts one of `servers`, which is told its port. */
 export async function startNodeProgram(name: string): Promise<Running> {
-  const port = await freePort();
+  const port = await ownPort();
   const file = join(import.meta.dirname, '../servers', `${name}.ts`);
   const server = await launch(process.execPath, ['--import', TYPESCRIPT, file, String(port)], port);
   return {
