@@ -2,10 +2,11 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { adminOf, call, KeyIssuer, readerOf } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
+import { promised } from '../support/promised.ts';
 
 /* Two nodes on one database. What one is told, the other does within a second. */
 
-const SECOND = { within: 1_000 };
+const SECOND = { within: promised(1_000) };
 const provider = new KeyIssuer('https://id.shared.example');
 
 let one: Service;

@@ -8,11 +8,12 @@ import { startServiceProcess } from '../support/service-process.ts';
 import type { StreamClient } from '../support/stream-client.ts';
 import { userToken } from '../support/tokens.ts';
 import { connectionOf, expectBye, TwoNodes } from '../support/two-nodes.ts';
+import { promised } from '../support/promised.ts';
 
 /* How many streams a tenant may have, on all nodes together. */
 
 /** Within which there are no more than that, wherever they were opened: docs/operations.md says so. */
-const PROMISED_MS = 2_000;
+const PROMISED_MS = promised(2_000);
 
 let nodes: TwoNodes;
 beforeAll(async () => {

@@ -5,10 +5,11 @@ import { post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+import { promised } from '../support/promised.ts';
 
 /* Two nodes on one database. */
 
-const SECOND = { within: 1_000 };
+const SECOND = { within: promised(1_000) };
 const admin = adminOf('ops');
 const log: { msg: string; level: string; [field: string]: unknown }[] = [];
 

@@ -10,6 +10,7 @@ import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken, type UserTokenOptions } from '../support/tokens.ts';
+import { promised } from '../support/promised.ts';
 
 let here: Service;
 let there: Service;
@@ -149,7 +150,7 @@ describe('a renewal counts', () => {
       await send(tenant, { topic: 'news' });
       expect(stream.notifications.length).toBeGreaterThan(0);
     });
-    expect(performance.now() - began).toBeLessThan(1_000);
+    expect(performance.now() - began).toBeLessThan(promised(1_000));
     expect(stream.named('sync')).toHaveLength(1);
   });
 

@@ -17,12 +17,13 @@ import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+import { promised } from '../support/promised.ts';
 
 const ISSUERS = { ISSUER_SECRETS_KEY: 'the key that seals the secrets of issuers' };
 const SECRET = 'a secret of a registered issuer, longer than 32 bytes';
 
 /** Within which every node has to know (the polls of CHANGES_POLL_MS are at their default). */
-const PROMISED_MS = 1_000;
+const PROMISED_MS = promised(1_000);
 
 let here: Service;
 let there: Service;

@@ -9,6 +9,7 @@ import { startService, type Service } from '../support/app.ts';
 import { settingsOf } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { sign, TEST_SECRET } from '../support/tokens.ts';
+import { promised } from '../support/promised.ts';
 
 const SECRET = 'correct horse battery staple, and some more of it';
 const SECRETS_KEY = 'the key of the tests, longer than thirty-two bytes';
@@ -93,7 +94,7 @@ describe('the command that registers issuers', () => {
     ]);
     await eventually(
       async () => expect((await call('GET', `${service.url}/v1/tenants`, token)).status).toBe(200),
-      { within: 1_000 },
+      { within: promised(1_000) },
     );
   });
 
@@ -129,7 +130,7 @@ describe('the command that registers issuers', () => {
     await run(['add', '--iss', iss, '--secret', '-', ...rest], { input: `${SECRET}\n` });
     const token = tokenOf(SECRET, {});
     const becomes = (status: number) =>
-      eventually(async () => expect(await statusOf(token)).toBe(status), { within: 1_000 });
+      eventually(async () => expect(await statusOf(token)).toBe(status), { within: promised(1_000) });
     await becomes(200);
     expect((await run(['disable', iss])).printed).toMatch(/^Disabled /);
     await becomes(401);

@@ -24,6 +24,7 @@ import {
   type Signer,
   type Stage,
 } from './stage.ts';
+import { promised } from '../../support/promised.ts';
 
 /* An issuer whose key server is in the hands of an attacker, or broken: its own tokens suffer, and nothing else. */
 
@@ -219,7 +220,7 @@ describe('a key server that', () => {
     for (const make of Object.values(GOOD)) {
       const started = performance.now();
       await publish(stage.url, make(), { to: { user: 'alice' }, type: 't', data: 1 });
-      expect(performance.now() - started).toBeLessThan(1_000);
+      expect(performance.now() - started).toBeLessThan(promised(1_000));
     }
     const statuses = (await Promise.all(waiting)).map(({ status }) => status);
     expect(new Set(statuses)).toEqual(new Set([503]));
