@@ -116,6 +116,7 @@ describe('a tenant at its limit', () => {
 });
 
 test('of thirty streams at once on two nodes those that came first stay, exactly as many as there may be', async () => {
+  let most = 0;
   for (let round = 0; round < 5; round += 1) {
     const limit = 7;
     const tenant = await tenantWith(limit);
@@ -124,9 +125,10 @@ test('of thirty streams at once on two nodes those that came first stay, exactly
         nodes.ask(n % 2 === 0 ? nodes.here : nodes.there, userToken({ tenant, user: `u-${n}` })),
       ),
     );
-    // Each node lets in as many as there may be on all.
     const letIn = () => streams.filter((stream) => stream.named('sync').length > 0);
-    await eventually(() => expect(letIn().length).toBe(2 * limit));
+    const answered = () => streams.filter((stream) => stream.ended || stream.named('sync').length > 0);
+    await eventually(() => expect(answered().length).toBe(streams.length), { within: PROMISED_MS });
+    most = Math.max(most, letIn().length);
     const left = () => letIn().filter(({ ended }) => !ended);
     await eventually(() => expect(left().length).toBe(limit), { within: PROMISED_MS });
     await eventually(async () =>
@@ -141,6 +143,8 @@ test('of thirty streams at once on two nodes those that came first stay, exactly
     );
     expect(left().map(connectionOf).toSorted()).toEqual(oldest?.ids.toSorted());
   }
+  // Each node lets in as many as there may be on all, unless it has heard of the other's already.
+  expect(most).toBeGreaterThan(7);
 }, 60_000);
 
 describe('a limit that changes', () => {
