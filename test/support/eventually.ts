@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Repeats `check` until it does not throw and returns its answer; at the deadline its last error is thrown. */
 export async function eventually<Answer>(
   check: () => Answer | Promise<Answer>,
-  { within = 5_000, every = 10 }: { within?: number; every?: number } = {},
+  { within = 20_000, every = 10 }: { within?: number; every?: number } = {},
 ): Promise<Answer> {
   const deadline = performance.now() + within;
   for (;;) {
