@@ -27,10 +27,6 @@ export class Program {
     return program;
   }
 
-  get pid(): number {
-    return this.#child.pid ?? Number.NaN;
-  }
-
   /** A round, from its beginning to its end; some end only after `stop`. */
   async round(): Promise<unknown> {
     const answer = this.#answer();

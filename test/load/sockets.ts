@@ -9,8 +9,8 @@ export interface Subscription {
 }
 
 /** A stream of Tidings: it is open when it has all that there is. */
-export const subscriptionBy = (token: string, query = ''): Subscription => ({
-  request: `GET /v1/stream${query} HTTP/1.1\r\nhost: tidings\r\naccept: text/event-stream\r\nauthorization: Bearer ${token}\r\n\r\n`,
+export const subscriptionBy = (token: string): Subscription => ({
+  request: `GET /v1/stream HTTP/1.1\r\nhost: tidings\r\naccept: text/event-stream\r\nauthorization: Bearer ${token}\r\n\r\n`,
   ready: 'event: caught-up',
 });
 

@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { obey } from '../../load/rounds.ts';
-import { LatencyRecorder } from './latencies.ts';
-import type { Throughput } from './closed-loop.ts';
+import { inClosedLoops } from './latencies.ts';
 import { now, stamped } from './wire.ts';
 
 /*
@@ -27,22 +26,13 @@ await obey({
   async prepare() {
     await Promise.all(clients.map((client) => client.connect()));
   },
-  async round(): Promise<Throughput> {
-    const recorder = new LatencyRecorder();
-    const until = now() + Number(seconds) * 1_000_000;
-    const write = async (client: pg.Client): Promise<void> => {
-      for (let began = now(); began < until; began = now()) {
-        const data = stamped(began, Number(bytes));
-        const places = Array.from({ length: Number(batch) }, () => (position += 1));
-        await client.query({
-          ...INSERT,
-          values: [places, places.map(() => randomUUID()), places.map(() => data)],
-        });
-        recorder.record(now() - began);
-      }
-    };
-    await Promise.all(clients.map(write));
-    const { latencies } = recorder;
-    return { ...latencies, perSecond: latencies.count / Number(seconds) };
-  },
+  round: () =>
+    inClosedLoops(clients, Number(seconds), async (client) => {
+      const data = stamped(now(), Number(bytes));
+      const places = Array.from({ length: Number(batch) }, () => (position += 1));
+      await client.query({
+        ...INSERT,
+        values: [places, places.map(() => randomUUID()), places.map(() => data)],
+      });
+    }),
 });

@@ -1,7 +1,7 @@
 import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
 import type { SystemName } from '../systems/system.ts';
-import { subscriptionTo } from './wire.ts';
+import { subscriptionsTo } from './wire.ts';
 
 /* So many users whose devices are known and who have gone; in a round they all come back at once. */
 
@@ -15,7 +15,7 @@ const [, , system = '', port = '', users = ''] = process.argv;
 let notifications = 0;
 const sockets = new Sockets(
   Number(port),
-  Array.from({ length: Number(users) }, (_, n) => subscriptionTo(system as SystemName, n, 'user')),
+  subscriptionsTo(system as SystemName, Number(users), 'user'),
   (text) => (notifications += text.split('"at":').length - 1),
 );
 

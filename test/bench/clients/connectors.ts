@@ -1,16 +1,14 @@
 import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
 import type { SystemName } from '../systems/system.ts';
-import { subscriptionTo } from './wire.ts';
+import { subscriptionsTo } from './wire.ts';
 
 /* So many users of a system who all connect, some at a time. In each round they leave, if they are there, and connect. */
 
 const [, , system = '', port = '', users = '', atOnce = '', first = '0'] = process.argv;
 const sockets = new Sockets(
   Number(port),
-  Array.from({ length: Number(users) }, (_, n) =>
-    subscriptionTo(system as SystemName, Number(first) + n, 'everyone'),
-  ),
+  subscriptionsTo(system as SystemName, Number(users), 'everyone', Number(first)),
 );
 
 await obey({

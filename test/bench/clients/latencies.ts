@@ -1,4 +1,5 @@
 import { createHistogram } from 'node:perf_hooks';
+import { now } from './wire.ts';
 
 /** How long something took, in ms. */
 export interface Latencies {
@@ -22,4 +23,28 @@ export class LatencyRecorder {
     const ms = (part: number) => this.#histogram.percentile(part) / 1_000;
     return { count, p50: ms(50), p99: ms(99), max: max / 1_000 };
   }
+}
+
+export interface Throughput extends Latencies {
+  /** What was done in a second. */
+  readonly perSecond: number;
+}
+
+/** Each of `workers` does one piece of work after the other, for so many seconds. */
+export async function inClosedLoops<Worker>(
+  workers: readonly Worker[],
+  seconds: number,
+  work: (worker: Worker) => Promise<void>,
+): Promise<Throughput> {
+  const recorder = new LatencyRecorder();
+  const until = now() + seconds * 1_000_000;
+  const loop = async (worker: Worker): Promise<void> => {
+    for (let began = now(); began < until; began = now()) {
+      await work(worker);
+      recorder.record(now() - began);
+    }
+  };
+  await Promise.all(workers.map(loop));
+  const { latencies } = recorder;
+  return { ...latencies, perSecond: latencies.count / seconds };
 }

@@ -7,8 +7,8 @@ import { now, padded, publishTo, stamped } from './wire.ts';
 
 /*
  * Publishes so many messages, so many a second, whether answers come or not: to everyone, or to so many users in turn, from
- * the user `first` on. What it
- * measures counts from when it meant to send, so that nothing is left out because something else was slow.
+ * the user `first` on. What it measures counts from when it meant to send, so that nothing is left out because something
+ * else was slow.
  */
 
 const [, , system = '', port = '', perSecond = '', messages = '', to = '', bytes = '', first = '0'] =

@@ -3,7 +3,7 @@ import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
 import type { SystemName } from '../systems/system.ts';
 import { LatencyRecorder } from './latencies.ts';
-import { now, subscriptionTo } from './wire.ts';
+import { now, subscriptionsTo } from './wire.ts';
 
 /* So many users of a system, one stream each. A round lasts until so many messages have come, to all of them together. */
 
@@ -30,9 +30,7 @@ function hear(text: string, socket: Socket): void {
 
 const sockets = new Sockets(
   Number(port),
-  Array.from({ length: Number(users) }, (_, n) =>
-    subscriptionTo(system as SystemName, n, to === 'everyone' ? 'everyone' : 'user'),
-  ),
+  subscriptionsTo(system as SystemName, Number(users), to === 'everyone' ? 'everyone' : 'user'),
   hear,
 );
 

@@ -15,7 +15,7 @@ const get = (path: string): string =>
   `GET ${path} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n`;
 
 /** The stream of the user `n`. In nchan a stream is one of a channel, so it depends on what will be published. */
-export function subscriptionTo(system: SystemName, n: number, to: 'everyone' | 'user'): Subscription {
+function subscriptionTo(system: SystemName, n: number, to: 'everyone' | 'user'): Subscription {
   switch (system) {
     case 'tidings':
       return subscriptionBy(userToken({ tenant: TENANT, user: `user-${n}` }));
@@ -27,6 +27,14 @@ export function subscriptionTo(system: SystemName, n: number, to: 'everyone' | '
       return { request: get('/'), ready: OPEN };
   }
 }
+
+/** The streams of so many users, from the user `first` on. */
+export const subscriptionsTo = (
+  system: SystemName,
+  users: number,
+  to: 'everyone' | 'user',
+  first = 0,
+): Subscription[] => Array.from({ length: users }, (_, n) => subscriptionTo(system, first + n, to));
 
 const token = serviceToken({ tenant: TENANT, scope: 'notifications:publish notifications:broadcast' });
 const authorization = { authorization: `Bearer ${token}` };

@@ -2,18 +2,14 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { cpuOf, memoryOf } from '../processes.ts';
+import type { Running } from './system.ts';
 
 /** Most that a yardstick takes to listen, in ms. */
 const START_MS = 20_000;
 
-/** A server of another make, in a process of its own, until it is stopped. */
-export interface Launched {
-  readonly pid: number;
-  stop(): Promise<void>;
-}
-
-/** Starts a program and waits until it listens on `port`. */
-export async function launch(program: string, args: readonly string[], port: number): Promise<Launched> {
+/** Starts a server of another make, in a process of its own, and waits until it listens on `port`. */
+export async function launch(program: string, args: readonly string[], port: number): Promise<Running> {
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
@@ -24,7 +20,14 @@ export async function launch(program: string, args: readonly string[], port: num
   // Once it has been stopped, that it ends is what was asked for.
   failed.catch(() => undefined);
   await Promise.race([failed, untilItListens(port)]);
-  return { pid: child.pid ?? Number.NaN, stop: () => end(child) };
+  const pid = child.pid ?? Number.NaN;
+  return {
+    port,
+    cpu: () => Promise.resolve({ service: cpuOf(pid), database: 0 }),
+    memory: () => Promise.resolve(memoryOf(pid)),
+    settle: () => Promise.resolve(),
+    stop: () => end(child),
+  };
 }
 
 async function untilItListens(port: number): Promise<void> {

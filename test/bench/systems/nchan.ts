@@ -3,7 +3,6 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ownPort } from '../../support/own-port.ts';
-import { cpuOf, memoryOf } from '../processes.ts';
 import { launch } from './launch.ts';
 import type { System } from './system.ts';
 
@@ -27,10 +26,7 @@ export const nchan: System = {
       port,
     );
     return {
-      port,
-      cpu: () => Promise.resolve({ service: cpuOf(server.pid), database: 0 }),
-      memory: () => Promise.resolve(memoryOf(server.pid)),
-      settle: () => Promise.resolve(),
+      ...server,
       async stop() {
         await server.stop();
         await rm(home, { recursive: true, force: true });

@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import { ownPort } from '../../support/own-port.ts';
-import { cpuOf, memoryOf } from '../processes.ts';
 import { launch } from './launch.ts';
 import type { Running } from './system.ts';
 
@@ -10,12 +9,5 @@ const TYPESCRIPT = join(import.meta.dirname, '../../load/typescript.mjs');
 export async function startNodeProgram(name: string): Promise<Running> {
   const port = await ownPort();
   const file = join(import.meta.dirname, '../servers', `${name}.ts`);
-  const server = await launch(process.execPath, ['--import', TYPESCRIPT, file, String(port)], port);
-  return {
-    port,
-    cpu: () => Promise.resolve({ service: cpuOf(server.pid), database: 0 }),
-    memory: () => Promise.resolve(memoryOf(server.pid)),
-    settle: () => Promise.resolve(),
-    stop: () => server.stop(),
-  };
+  return await launch(process.execPath, ['--import', TYPESCRIPT, file, String(port)], port);
 }

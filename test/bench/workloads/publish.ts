@@ -1,6 +1,6 @@
 import { positionOfTime } from '../../../src/log/position.ts';
 import { Caller } from '../../load/caller.ts';
-import type { Throughput } from '../clients/closed-loop.ts';
+import type { Throughput } from '../clients/latencies.ts';
 import { publishTo } from '../clients/wire.ts';
 import { cpuFor, withPrograms } from './load.ts';
 import type { Workload } from './workload.ts';
