@@ -193,7 +193,7 @@ describe('connections', () => {
 
   test('of a node that fell silent end at its last sign of life', async () => {
     await nodeRow('silent', '2 hours', '61 seconds');
-    await nodeRow('alive', '2 hours', '59 seconds');
+    await nodeRow('alive', '2 hours', '30 seconds');
     await connection('acme', 'lost', 'silent', '1 hour');
     await connection('acme', 'had-ended', 'silent', '1 hour', '30 minutes');
     await connection('acme', 'began-last', 'silent', '61 seconds');
