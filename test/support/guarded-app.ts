@@ -84,12 +84,17 @@ export async function startGuarded(
   controllers: DynamicModule['controllers'] = [GuardedController],
 ): Promise<GuardedApp> {
   const database = await createDatabase();
-  const app = await listenGuarded(database, settings, controllers);
-  const close = async () => {
-    await app.close();
+  try {
+    const app = await listenGuarded(database, settings, controllers);
+    const close = async () => {
+      await app.close();
+      await database.drop();
+    };
+    return { url: await app.getUrl(), app, close };
+  } catch (error) {
     await database.drop();
-  };
-  return { url: await app.getUrl(), app, close };
+    throw error;
+  }
 }
 
 /** The same, on a database that is there already. */
@@ -111,6 +116,12 @@ export async function listenGuarded(
   });
   app.useGlobalFilters(new ProblemFilter());
   app.enableCors({ origin: 'https://app.example', exposedHeaders: ['www-authenticate'] });
-  await app.listen(port, '127.0.0.1');
+  try {
+    await app.listen(port, '127.0.0.1');
+  } catch (error) {
+    // What has begun by then would go on in the files that this worker runs next.
+    await app.close();
+    throw error;
+  }
   return app;
 }
