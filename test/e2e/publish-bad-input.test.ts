@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
+import { promised } from '../support/promised.ts';
 import { serviceToken } from '../support/tokens.ts';
 
 interface ProblemBody {
@@ -275,7 +276,7 @@ test('a body full of faults is answered soon, with the first of them, and others
   const health = performance.now();
   await fetch(`${service.url}/health/live`);
   const answer = await flood;
-  expect(performance.now() - health).toBeLessThan(5_000);
+  expect(performance.now() - health).toBeLessThan(promised(5_000));
   expect(answer.status).toBe(400);
   expect(answer.body.errors?.length).toBeLessThanOrEqual(100);
   const keys = await send(JSON.stringify(Object.fromEntries(many(300_000).map((name) => [name, 1]))));
