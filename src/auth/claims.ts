@@ -53,6 +53,9 @@ const claimsSchema = z.object({
 });
 type Claims = z.infer<typeof claimsSchema>;
 
+/** Of nearly every user: one for all, since principals are kept for as long as streams are open. */
+const NO_SCOPES: ReadonlySet<string> = new Set();
+
 /** What each claim has to be, said when it is not, or is missing though it is required. */
 const REQUIREMENTS: Record<keyof Claims, string> = {
   iss: 'has to be the issuer that this service trusts',
@@ -108,7 +111,7 @@ export function readClaims(payload: unknown, issuer: IssuerRules, limits: TokenL
     principal: {
       tenantId,
       subject: claims.user,
-      scopes,
+      scopes: scopes.size === 0 ? NO_SCOPES : scopes,
       topics,
       publishesTo: isService({ scopes }) && claims.topics !== undefined ? new Set(topics) : undefined,
       device: claims.device,

@@ -11,8 +11,8 @@ const left: Socket[] = [];
  * Closes a socket whose client has left. When thousands leave in the same moment, everybody else would wait for all of
  * these to be closed: 5,000 take 150 ms of system calls.
  */
-function close(socket: Socket): void {
-  if (left.push(socket) === 1) setImmediate(closeSome);
+function closeLater(this: Socket): void {
+  if (left.push(this) === 1) setImmediate(closeSome);
 }
 
 function closeSome(): void {
@@ -35,22 +35,24 @@ function takeSocket(response: ServerResponse): Socket | undefined {
   response.removeAllListeners('close');
   response.emit('finish');
   const closing = socket.listeners('close');
-  // A second request on this connection would otherwise be answered in the midst of the stream.
-  for (const event of ['data', 'end', 'drain', 'timeout', 'error', 'close'] as const)
-    socket.removeAllListeners(event);
+  // A second request on this connection would otherwise be answered in the midst of the stream. All at once: by name
+  // each leaves its place in a table that never shrinks, half a kilobyte for every stream.
+  socket.removeAllListeners();
   // What a client sends from here on is dropped. Listening takes the handle back from the parser.
-  socket.on('data', () => undefined);
+  socket.on('data', ignore);
   for (const closed of closing) Reflect.apply(closed, socket, [false]);
   socket.setTimeout(0);
   socket.setNoDelay(true);
   socket.setKeepAlive(true, 60_000);
   // The socket is half-open by Node's choice for HTTP: without this a client's FIN would leave it open for ever.
-  socket.on('end', () => close(socket));
+  socket.on('end', closeLater);
   // `close` follows every error, and is where a stream ends.
-  socket.on('error', () => undefined);
+  socket.on('error', ignore);
   socket.resume();
   return socket;
 }
+
+const ignore = (): void => undefined;
 
 /** `no-transform`: a proxy that gzips a stream holds its events back (RFC 9111 § 5.2.2.6). `x-accel-buffering` says the same to nginx. */
 export const STREAM_HEADERS = {
