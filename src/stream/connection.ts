@@ -79,12 +79,19 @@ export class Connection implements HubMember, SentSource {
     return connectionId === this.connectionId || connectionId === this.subscriber.connectionId;
   }
 
-  /** A new entry for one of its addresses, in the order of the log. */
-  deliver(entry: Entry): void {
-    if (!this.live || entry.position <= this.position) return;
-    this.#write(entry, false);
-    // Memory stays bounded because nothing more is written: the rest waits in the tail, and after that in the log.
-    if (this.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES) this.fallBehind(this.position);
+  /** New entries for one of its addresses, in the order of the log: as one write, unless they are too much for one. */
+  deliver(entries: readonly Entry[]): void {
+    const limit = this.node.config.STREAM_BUFFER_BYTES;
+    for (const entry of entries) {
+      if (!this.live) break;
+      if (entry.position <= this.position) continue;
+      if (entries.length > 1 && this.socket.writableCorked === 0) this.socket.cork();
+      this.#write(entry, false);
+      if (this.socket.writableLength > limit) this.socket.uncork();
+      // Memory stays bounded because nothing more is written: the rest waits in the tail, and after that in the log.
+      if (this.socket.writableLength > limit) this.fallBehind(this.position);
+    }
+    this.socket.uncork();
   }
 
   /** No longer live: everything up to `position` was offered to it. */

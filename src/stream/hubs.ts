@@ -11,8 +11,8 @@ export class Hubs extends Map<TenantId, TenantHub<Connection>> {
     return this.get(tenantId)?.connections ?? [];
   }
 
-  ofUser(tenantId: TenantId, user: UserId): ReadonlySet<Connection> {
-    return this.get(tenantId)?.recipients(addressOfUser(user)) ?? new Set();
+  ofUser(tenantId: TenantId, user: UserId): Connection[] {
+    return [...(this.get(tenantId)?.recipients(addressOfUser(user)) ?? [])];
   }
 
   /** The open stream of a user that its client, or history, knows by this id. */

@@ -78,14 +78,14 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
   opened({ subscriber: { tenantId, user } }: Connection): void {
     const { connectionsPerUser: most } = this.tenants.limits(tenantId);
     const all = this.hubs.ofUser(tenantId, user);
-    if (all.size <= most) return;
-    const open = [...all].filter(({ isOpen }) => isOpen).toSorted(newestFirst);
+    if (all.length <= most) return;
+    const open = all.filter(({ isOpen }) => isOpen).toSorted(newestFirst);
     for (const connection of open.slice(most)) replace(connection);
   }
 
   /** Some node found that the user has too many. */
   recount({ tenantId, user, at }: StoredOrder & { readonly kind: 'recount' }): void {
-    if (this.hubs.ofUser(tenantId, user).size > 0) this.#orders.next({ tenantId, user, at });
+    if (this.hubs.ofUser(tenantId, user).length > 0) this.#orders.next({ tenantId, user, at });
   }
 
   /** This node has just given a sign of life. While it gave none the others did not count its streams. */

@@ -8,8 +8,8 @@ import { Tail, userOf, type Address, type Entry } from './tail.ts';
 /** A connection as its hub sees it. */
 export interface HubMember {
   readonly addresses: readonly Address[];
-  /** Takes an entry that it has not seen, if it is live. */
-  deliver(entry: Entry): void;
+  /** Takes of these entries, which are in the order of the log, those that it has not seen, while it is live. */
+  deliver(entries: readonly Entry[]): void;
   fallBehind(position: Position): void;
   readOn(): Promise<void>;
 }
@@ -17,15 +17,14 @@ export interface HubMember {
 /** What a hub needs of the node that it is on. */
 export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
 
-const NOBODY: ReadonlySet<never> = new Set();
-
 /** The streams of one tenant on this node, and the tail of the log that they live from. It exists while there is one. */
 export class TenantHub<Member extends HubMember> {
   readonly tail: Tail;
   /** Every live connection was offered everything up to here. */
   settled: Position;
   readonly connections = new Set<Member>();
-  readonly #recipients = new Map<Address, Set<Member>>();
+  /** Of most addresses, those of users, there is one: a set for each would be a twentieth of what a stream keeps. */
+  readonly #recipients = new Map<Address, Member | Set<Member>>();
   readonly #queue: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
   #dispatching = false;
   #healing: Promise<void> | undefined;
@@ -59,8 +58,9 @@ export class TenantHub<Member extends HubMember> {
   }
 
   /** The connections that an address stands for. */
-  recipients(address: Address): ReadonlySet<Member> {
-    return this.#recipients.get(address) ?? NOBODY;
+  recipients(address: Address): Iterable<Member> {
+    const known = this.#recipients.get(address);
+    return known === undefined ? [] : each(known);
   }
 
   /** A batch was committed. If it does not follow the tail, the log is read between. */
@@ -103,16 +103,18 @@ export class TenantHub<Member extends HubMember> {
   #connect(connection: Member, addresses: readonly Address[]): void {
     for (const address of addresses) {
       const known = this.#recipients.get(address);
-      if (known === undefined) this.#recipients.set(address, new Set([connection]));
-      else known.add(connection);
+      if (known === undefined) this.#recipients.set(address, connection);
+      else if (known instanceof Set) known.add(connection);
+      else if (known !== connection) this.#recipients.set(address, new Set([known, connection]));
     }
   }
 
   #disconnect(connection: Member, addresses: readonly Address[]): void {
     for (const address of addresses) {
       const known = this.#recipients.get(address);
-      known?.delete(connection);
-      if (known?.size === 0) this.#recipients.delete(address);
+      if (known instanceof Set) known.delete(connection);
+      if (known === connection || (known instanceof Set && known.size === 0))
+        this.#recipients.delete(address);
     }
   }
 
@@ -150,12 +152,12 @@ export class TenantHub<Member extends HubMember> {
     // A broadcast to thousands must not hold up single users, nor other tenants.
     const slice = new Slice();
     for (let batch = this.#queue.shift(); batch !== undefined; batch = this.#queue.shift()) {
-      for (const entry of batch.entries) {
-        const connections = this.#recipients.get(entry.address);
+      for (const entries of runsOf(batch.entries)) {
+        const connections = this.#recipients.get(entries[0].address);
         if (connections === undefined) continue;
-        // Whoever joins or becomes live while this waits is visited too, and knows by its position what it has.
-        for (const connection of connections) {
-          connection.deliver(entry);
+        // Whoever becomes live while this waits is visited too, and knows by its position what it has.
+        for (const connection of each(connections)) {
+          connection.deliver(entries);
           if (slice.isOver) await slice.next();
         }
         this.node.metrics.commitToSocketSeconds.observe((performance.now() - batch.committedAt) / 1_000);
@@ -164,4 +166,20 @@ export class TenantHub<Member extends HubMember> {
     }
     this.#dispatching = false;
   }
+}
+
+const each = <Member extends HubMember>(known: Member | Set<Member>): Iterable<Member> =>
+  known instanceof Set ? known : [known];
+
+/** Cut where the address changes: what follows one another at the same address goes to the same connections, at once. */
+function* runsOf(entries: readonly Entry[]): Generator<readonly [Entry, ...Entry[]]> {
+  let run: [Entry, ...Entry[]] | undefined;
+  for (const entry of entries) {
+    if (run?.[0].address === entry.address) run.push(entry);
+    else {
+      if (run !== undefined) yield run;
+      run = [entry];
+    }
+  }
+  if (run !== undefined) yield run;
 }

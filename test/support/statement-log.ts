@@ -38,13 +38,31 @@ export async function statementsWithoutTenant(serverUrl: string): Promise<string
 
 /** For a test that has asked as it liked in the name of the service's login: its database does not count. */
 export async function forgetStatements(databaseUrl: string): Promise<void> {
+  await askServer(
+    testServer(),
+    'select pg_stat_statements_reset(0, (select oid from pg_database where datname = $1), 0)',
+    [nameOf(databaseUrl)],
+  );
+}
+
+/** How often each statement of the service's login ran in a database so far, by its text. */
+export async function statementsRunIn(databaseUrl: string): Promise<Map<string, number>> {
+  const statements = await askServer<{ query: string; calls: number }>(
+    testServer(),
+    `select s.query, sum(s.calls)::int as calls from pg_stat_statements s
+     join pg_roles r on r.oid = s.userid join pg_database d on d.oid = s.dbid
+     where r.rolname = 'tidings_service' and d.datname = $1 group by 1`,
+    [nameOf(databaseUrl)],
+  );
+  return new Map(statements.map(({ query, calls }) => [query, calls]));
+}
+
+const nameOf = (databaseUrl: string): string => new URL(databaseUrl).pathname.slice(1);
+
+function testServer(): string {
   const server = process.env['TIDINGS_TEST_SERVER'];
   if (server === undefined) throw new Error('The global setup of the tests has not run.');
-  await askServer(
-    server,
-    'select pg_stat_statements_reset(0, (select oid from pg_database where datname = $1), 0)',
-    [new URL(databaseUrl).pathname.slice(1)],
-  );
+  return server;
 }
 
 async function askServer<Row extends pg.QueryResultRow>(

@@ -13,13 +13,16 @@ const news = topicSchema.parse('news');
 
 class Member implements HubMember {
   readonly got: number[] = [];
+  /** How many of them came at once each time. */
+  readonly runs: number[] = [];
   /** `takes`: how long a write to it keeps the event loop, in ms. */
   constructor(
     public addresses: readonly Address[],
     private readonly takes = 0,
   ) {}
-  deliver(entry: Entry): void {
-    this.got.push(entry.position);
+  deliver(entries: readonly Entry[]): void {
+    this.got.push(...entries.map(({ position }) => position));
+    this.runs.push(entries.length);
     for (const began = performance.now(); performance.now() - began < this.takes;);
   }
   fallBehind(): void {}
@@ -83,6 +86,29 @@ test('a broadcast that takes long leaves the event loop to others in between', a
   const turns: number[] = [];
   for (turns.push(reached()); reached() < crowd.length; turns.push(reached())) await setImmediate();
   expect(turns).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+});
+
+test('what follows one another at one address comes at once, and nothing overtakes anything', () => {
+  const hub = new TenantHub<Member>(acme, asPosition(0), node);
+  const member = new Member([addressOfUser(alice), EVERYONE]);
+  hub.join(member);
+  const to: Recipient[] = [
+    { user: alice },
+    { user: alice },
+    { everyone: true },
+    { topic: news },
+    { user: alice },
+  ];
+  hub.offer({
+    previous: asPosition(0),
+    head: asPosition(5),
+    notifications: to.map((recipient, n) => notification(n + 1, recipient)),
+    committedAt: 0,
+  });
+  expect([member.got, member.runs]).toEqual([
+    [1, 2, 3, 5],
+    [2, 1, 1],
+  ]);
 });
 
 test('what is forgotten is only what is for the user, as far as it is meant, also when it is just being read', async () => {

@@ -3,7 +3,7 @@ import pg from 'pg';
 import { startPostgres } from '../../support/postgres-server.ts';
 import { ServiceProcess } from '../../support/service-process.ts';
 import { cpuOf, memoryOf } from '../processes.ts';
-import { heapOf } from './inspector.ts';
+import { heapOf } from '../../support/inspector.ts';
 import type { Running, System } from './system.ts';
 
 /* As it is deployed, but for limits that a tenant of this size would have been given. */
