@@ -44,7 +44,7 @@ describeInBrowsers((installed) => {
       { logs: { write: (line: string) => void logged.push(line) } },
     );
     browser = await installed.start();
-  }, 60_000);
+  });
   afterAll(async () => {
     await browser.close();
     await service.close();

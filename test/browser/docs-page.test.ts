@@ -18,7 +18,7 @@ describeInBrowsers((installed) => {
   let browser: Browser;
   beforeAll(async () => {
     [service, browser] = await Promise.all([startService(), installed.start()]);
-  }, 60_000);
+  });
   afterAll(async () => {
     await browser.close();
     await service.close();

@@ -31,7 +31,7 @@ describeInBrowsers((installed) => {
   beforeAll(async () => {
     service = await startService(SETTINGS);
     browser = await installed.start();
-  }, 60_000);
+  });
   afterAll(async () => {
     await browser.close();
     await service.close();

@@ -3,14 +3,12 @@ import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { text } from 'node:stream/consumers';
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { startServiceProcess, type ServiceProcess } from '../support/service-process.ts';
 import { serviceToken } from '../support/tokens.ts';
 
 /** The service is built and started. */
-jest.setTimeout(120_000);
-
 let database: TestDatabase;
 let service: ServiceProcess;
 let port: number;

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { revokeUser } from '../support/acts.ts';
 import { call, operatorOf, readerOf, type Page } from '../support/admin.ts';
 import { get, post, publish, type StoredAnswer } from '../support/api.ts';
@@ -8,8 +8,6 @@ import { eventually } from '../support/eventually.ts';
 import { eraseUser, eraseWhole, exported, holding, rowsOf, untilErasure } from '../support/privacy.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
-
-jest.setTimeout(60_000);
 
 let here: Service;
 let there: Service;

@@ -68,7 +68,7 @@ describe('what was answered with 201', () => {
     expect(work.answered.filter((id) => !there.has(id))).toEqual([]);
     await after.close();
     await database.drop();
-  }, 60_000);
+  });
 
   test('is there after the database was killed in the midst of publishing, again and again', async () => {
     const server = await startPostgres();
@@ -108,7 +108,7 @@ describe('what was answered with 201', () => {
     expect(work.answered.filter((id) => !there.has(id))).toEqual([]);
     await service.close();
     await server.remove();
-  }, 90_000);
+  });
 });
 
 test('no 201 leaves before the commit', async () => {

@@ -107,7 +107,7 @@ test('several publishers on two nodes, readers that pause, and resumes in the mi
   const chained = resumed.flatMap(({ notifications }) => notifications.map(({ id }) => id));
   expect(chained).toEqual(steady.notifications.map(({ id }) => id));
   await last.cut();
-}, 60_000);
+});
 
 test('the notifications of one batch arrive in its order', async () => {
   const token = userToken({ tenant: 'batch', user: 'reader' });

@@ -134,7 +134,7 @@ test('those who do not read cost bounded memory and hold up nobody', async () =>
   );
   for (const socket of stubborn) socket.destroy();
   await good.cut();
-}, 60_000);
+});
 
 describe('a socket', () => {
   const STALL_SECONDS = 3;
@@ -156,10 +156,11 @@ describe('a socket', () => {
 
   test('that takes a little at a time is slow, not dead, and gets everything', async () => {
     const tenant = 'slow';
-    const slow = await StreamClient.open(service.url, userToken({ tenant }));
-    await slow.untilEvent('caught-up');
-    slow.pause();
     const ids = await publishMany(tenant, { user: 'alice' }, 800);
+    const slow = await StreamClient.open(service.url, userToken({ tenant }), {
+      query: { from: 'earliest' },
+      paused: true,
+    });
     const started = Date.now();
     // About 1 MB every half second, for longer than a dead socket would be kept.
     while (Date.now() - started < STALL_SECONDS * 2_000) {
@@ -176,7 +177,7 @@ describe('a socket', () => {
     slow.resume();
     expect((await slow.untilNotifications(ids.length, 20_000)).map(({ id }) => id)).toEqual(ids);
     await slow.cut();
-  }, 60_000);
+  });
 
   test('that has nothing to take is not dead', async () => {
     const tenant = 'idle';

@@ -113,7 +113,7 @@ test('a stream goes on with its new token, without a cut, and ends with that one
   expect(ids(stream)).toEqual(published.slice(0, ids(stream).length));
   const positions = stream.notifications.map(({ position }) => Number(position));
   expect(positions).toEqual(positions.toSorted((a, b) => a - b));
-}, 40_000);
+});
 
 test('a token that ends sooner ends its stream sooner', async () => {
   const tenant = 'sooner';
@@ -595,7 +595,7 @@ test('a reader that is behind when its topics change gets all that is its own, t
   await expectHonest(narrow, tenant, stream);
   await stream.cut();
   await narrow.close();
-}, 60_000);
+});
 
 test('what was being read from the log for its old topics when a stream got new ones is read again for those', async () => {
   const tenant = 'reading';

@@ -241,4 +241,4 @@ test('whatever is published, cut, resumed and acknowledged, every stream has wha
     }),
     { numRuns: 60, endOnFailure: true },
   );
-}, 120_000);
+});

@@ -250,4 +250,4 @@ test('a token is remembered by as many as the setting says, the latest ones: the
   expect(await each(two)).toEqual([false, false, true]);
   await Promise.all(services.map((service) => service.close()));
   await server.close();
-}, 60_000);
+});

@@ -13,8 +13,6 @@ import { exported } from '../support/privacy.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
-jest.setTimeout(60_000);
-
 let service: Service;
 beforeAll(async () => {
   service = await startService();

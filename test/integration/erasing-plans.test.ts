@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { expect, jest, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/log/position.ts';
@@ -11,8 +11,6 @@ import { LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
 import { explain, scannedWhole, type PlanNode } from '../support/plans.ts';
 
 /** Each statement is planned twice. */
-jest.setTimeout(120_000);
-
 const DAY_MS = 86_400_000;
 const WORKER = '0190a000-0000-7000-8000-00000000000a';
 
