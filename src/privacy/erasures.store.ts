@@ -76,21 +76,27 @@ where tenant_id = $1 and erasure_id = $2 and done_at is null and $3 <> all(heard
  * Behind the stream's lock: what has a position up to here is committed, and what comes has a later one. The instant is
  * taken when every transaction is over that may have let in a stream, and before another one may.
  */
-const cut = (name: string, more: string): Statement => ({
+const cut = (name: string, first: string, stream: string, more: string): Statement => ({
   name,
   text: `
-with stream as materialized (
-  select head from streams where tenant_id = $1 for update
+with ${first}stream as materialized (
+  select head from streams where tenant_id = ${stream} for update
 )${more}
 update erasures set position = coalesce((select head from stream), 0), erased_at = clock_timestamp(),
   touched_at = clock_timestamp(), transaction = pg_current_xact_id()
 where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is null
 returning position`,
 });
-const CUT_USER = cut('cut_user', '');
+const CUT_USER = cut('cut_user', '', '$1', '');
+/* Whoever orders the end of a tenant locks it first, and its erasure after that: in the other order both would wait for ever. */
+const LOCKED_TENANT = `tenant as materialized (
+  select tenant_id from tenants where tenant_id = $1 for update
+)`;
 /* Without its stream row nothing can be published to a tenant, and no stream opened. */
 const CUT_TENANT = cut(
   'cut_tenant',
+  `${LOCKED_TENANT}, `,
+  '(select tenant_id from tenant)',
   `, ended as (
   update tenants t set last_head = stream.head from stream where t.tenant_id = $1
 ), gone as (
@@ -98,14 +104,16 @@ const CUT_TENANT = cut(
 )`,
 );
 
-const DONE: Statement = {
-  name: 'erasure_done',
+const done = (name: string, first: string, tenant: string): Statement => ({
+  name,
   text: `
-update erasures set done_at = clock_timestamp(), expires_at = clock_timestamp() + ${KEPT}, user_id = null,
+${first}update erasures set done_at = clock_timestamp(), expires_at = clock_timestamp() + ${KEPT}, user_id = null,
   transaction = pg_current_xact_id()
-where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is not null and done_at is null
+where tenant_id = ${tenant} and erasure_id = $2 and worker = $3 and position is not null and done_at is null
 returning ordered_by as "orderedBy", erased`,
-};
+});
+const USER_DONE = done('user_erasure_done', '', '$1');
+const TENANT_DONE = done('tenant_erasure_done', `with ${LOCKED_TENANT}\n`, '(select tenant_id from tenant)');
 
 /* Of all tenants: which of them are served here is looked up in memory. */
 const COLUMNS = `tenant_id as "tenantId", erasure_id as id, digest, user_id as "user", worker, position,
@@ -183,10 +191,11 @@ export class ErasuresStore {
   /** In the transaction of `run`: who ordered it, and what is gone. Undefined: another process was faster. */
   async finish(
     run: RunOfTenant,
-    { tenantId, id }: Erasure,
+    { tenantId, id, digest }: Erasure,
     worker: string,
   ): Promise<{ readonly orderedBy: string; readonly erased: Erased } | undefined> {
-    const [row] = await run<{ orderedBy: string; erased: Erased }>(tenantId, DONE, [id, worker]);
+    const statement = digest.length === 0 ? TENANT_DONE : USER_DONE;
+    const [row] = await run<{ orderedBy: string; erased: Erased }>(tenantId, statement, [id, worker]);
     return row;
   }
 

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
 import { asPosition, positionOfTime } from '../../src/log/position.ts';
-import { digestOf, type Erasure } from '../../src/privacy/erasure.ts';
+import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
 import { ErasingStore } from '../../src/privacy/erasing.store.ts';
 import { LedgerBench, userId } from '../support/ledger.ts';
@@ -49,6 +49,50 @@ test('a process that was given up for dead does nothing more to an erasure that 
     for (const step of new ErasingStore(pool).steps(erasure, OTHER, upTo))
       expect(await step(undefined)).toBeDefined();
     expect(await devices()).toBe(0);
+  } finally {
+    await bench.close();
+  }
+});
+
+test('a tenant whose end is ordered once more while it comes makes neither wait for the other', async () => {
+  const bench = await LedgerBench.open();
+  try {
+    const { tenant: pool, engine } = bench.node().pools;
+    const tenantId = await bench.tenant({ head: 1 });
+    await bench.database.query('insert into tenants (tenant_id) values ($1)', [tenantId]);
+    const run: RunOfTenant = (...statement) => pool.rows(...statement);
+    const store = new ErasuresStore(pool, engine);
+    const begun = await store.begin(run, tenantId, undefined, '{}', SLOW);
+    const erasure: Erasure = {
+      tenantId,
+      id: String(begun?.id),
+      digest: WHOLE_TENANT,
+      user: null,
+      worker: SLOW,
+      position: null,
+      erasedAt: null,
+      done: false,
+    };
+    /** Orders it again, as an administrator does, while that step wants the tenant. */
+    const orderedDuring = async <Result>(step: () => Promise<Result>): Promise<Result> => {
+      const order = await bench.hold('select from tenants where tenant_id = $1 for update', [tenantId]);
+      const stepped = step();
+      await order.waiting();
+      const again: RunOfTenant = async (tenant, { text }, values = []) =>
+        (await order.query(text, [tenant, ...values])) as never;
+      expect(await store.begin(again, tenantId, undefined, '{}', OTHER)).toEqual({
+        id: begun?.id,
+        joined: true,
+      });
+      await order.commit();
+      return await stepped;
+    };
+
+    expect(await orderedDuring(() => store.cut(erasure, SLOW))).toBe(1);
+    const finished = orderedDuring(() =>
+      pool.transaction(tenantId, (within) => store.finish(within, erasure, SLOW)),
+    );
+    expect(await finished).toMatchObject({ orderedBy: {} });
   } finally {
     await bench.close();
   }

@@ -36,6 +36,8 @@ export const topic = (text: string) => topicSchema.parse(text);
 export interface Held {
   /** Resolves when this many statements wait, for it or for one another, to the processes that run them. */
   waiting(count?: number): Promise<number[]>;
+  /** Goes on in it. */
+  query(sql: string, values: readonly unknown[]): Promise<pg.QueryResultRow[]>;
   commit(): Promise<void>;
 }
 
@@ -125,6 +127,7 @@ export class LedgerBench {
           if (rows.length < count) throw new Error(`${rows.length} statements wait`);
           return rows.map(({ pid }) => pid);
         }),
+      query: async (more, given) => (await holder.query<pg.QueryResultRow>(more, [...given])).rows,
       async commit() {
         await holder.query('commit');
         await holder.end();
