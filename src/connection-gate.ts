@@ -14,13 +14,17 @@ const MOST_NEW = 128;
 /** A connection that says nothing for this long, in ms, is not waited for any more: browsers open some in advance. */
 const SILENT_MS = 1_000;
 
+/** How a request begins that a crowd may come with: a stream, which clients that were cut open again all at once. */
+const STREAM = /^GET \/v1\/stream[ ?]/;
+
 /**
  * Lets new connections in a few at a time: fewer while the event loop is busy, more while it is idle.
  *
  * Node serves every socket that has something to be read before it does anything else. When 5,000 clients came back
  * at once that was one turn of 4 s, in which no other tenant's publish got on. Now a connection is new until its first
- * request is begun; few new ones are read at a time, few first requests are begun at once, and the others wait in the kernel, unread. Those who
- * are connected already hardly notice.
+ * request is begun: few new ones are parsed at a time, and few first requests are begun at once. Of the others only the first
+ * bytes are looked at, so that whoever wants something else than a stream need not wait for those who want one: a service
+ * that opened another connection in the storm waited for 3 s. Those who are connected already hardly notice.
  */
 export function admitGradually(server: Server): void {
   const accept = take(server, 'connection');
@@ -33,7 +37,7 @@ export function admitGradually(server: Server): void {
   });
   server.on('connection', (socket) => gate.arrive(socket));
   server.on('request', (request: IncomingMessage, response: ServerResponse) =>
-    gate.request(request.socket, () => serve(request, response)),
+    gate.request(request, () => serve(request, response)),
   );
 }
 
@@ -46,13 +50,37 @@ function take(server: Server, event: string): (...parameters: unknown[]) => void
   };
 }
 
+/** Those who want a stream, and the others, by turns: of thousands only one is in front of whoever wants something else. */
+class Queues<Item> {
+  readonly #streams: Item[] = [];
+  readonly #others: Item[] = [];
+  #othersNext = true;
+
+  get length(): number {
+    return this.#streams.length + this.#others.length;
+  }
+
+  push(item: Item, wants: { readonly stream: boolean }): void {
+    (wants.stream ? this.#streams : this.#others).push(item);
+  }
+
+  shift(): Item | undefined {
+    const othersFirst = this.#othersNext;
+    this.#othersNext = !othersFirst;
+    if (othersFirst) return this.#others.shift() ?? this.#streams.shift();
+    return this.#streams.shift() ?? this.#others.shift();
+  }
+}
+
 class ConnectionGate {
-  /** Not listened to yet. */
-  readonly #outside: Socket[] = [];
+  /** Have not said anything yet, and since when; the oldest first. */
+  readonly #silent = new Map<Socket, number>();
+  /** Have said something that nobody has listened to. */
+  readonly #outside = new Queues<Socket>();
   /** Listened to, and since when; the oldest first. */
   readonly #new = new Map<Socket, number>();
   /** First requests that wait for their turn. */
-  readonly #requests: { readonly socket: Socket; readonly begin: () => void }[] = [];
+  readonly #requests = new Queues<{ readonly socket: Socket; readonly begin: () => void }>();
   #perTurn: number = PER_TURN.first;
   /** What is left of a turn that had less than one. */
   #left = 0;
@@ -65,34 +93,57 @@ class ConnectionGate {
   constructor(private readonly listen: (socket: Socket) => void) {}
 
   arrive(socket: Socket): void {
-    this.#outside.push(socket);
-    this.#fill();
+    this.#silent.set(socket, performance.now());
+    socket
+      .once('readable', () => this.#hear(socket))
+      .once('close', () => this.#silent.delete(socket))
+      // `close` follows.
+      .on('error', ignore);
+    this.#sweepLater();
   }
 
-  request(socket: Socket, begin: () => void): void {
+  request({ socket, method, url }: IncomingMessage, begin: () => void): void {
     // Waits, if at all, behind the first request of its own connection.
     if (!this.#new.has(socket)) {
       begin();
       return;
     }
-    this.#requests.push({ socket, begin });
+    this.#requests.push({ socket, begin }, { stream: STREAM.test(`${method} ${url} `) });
     if (this.#turning) return;
     this.#turning = true;
     this.#beginWindow(performance.now());
     setImmediate(() => this.#turn());
   }
 
+  /** The first bytes have come. They are put back, for HTTP to read. */
+  #hear(socket: Socket): void {
+    this.#silent.delete(socket);
+    const said: unknown = socket.read();
+    if (!(said instanceof Buffer)) {
+      // It has gone without a word.
+      socket.destroy();
+      return;
+    }
+    socket.unshift(said);
+    this.#outside.push(socket, { stream: STREAM.test(said.toString('latin1', 0, 20)) });
+    this.#fill();
+  }
+
   #fill(): void {
     while (this.#new.size < MOST_NEW) {
       const socket = this.#outside.shift();
       if (socket === undefined) return;
+      if (socket.destroyed) continue;
       this.#new.set(socket, performance.now());
       socket.once('close', () => this.#leave(socket));
-      this.listen(socket);
-      if (this.#sweeping) continue;
-      this.#sweeping = true;
-      setTimeout(() => this.#sweep(), SILENT_MS).unref();
+      this.#letIn(socket);
+      this.#sweepLater();
     }
+  }
+
+  #letIn(socket: Socket): void {
+    socket.removeAllListeners('readable').off('error', ignore);
+    this.listen(socket);
   }
 
   #leave(socket: Socket): void {
@@ -102,12 +153,12 @@ class ConnectionGate {
   #turn(): void {
     this.#adapt();
     this.#left += this.#perTurn;
-    const some = this.#requests.splice(0, this.#left);
-    this.#left %= 1;
-    for (const { socket, begin } of some) {
-      begin();
-      this.#leave(socket);
+    for (; this.#left >= 1 && this.#requests.length > 0; this.#left -= 1) {
+      const first = this.#requests.shift();
+      first?.begin();
+      if (first !== undefined) this.#leave(first.socket);
     }
+    this.#left %= 1;
     this.#turning = this.#requests.length > 0;
     if (this.#turning) setTimeout(() => this.#turn(), TURN_MS);
   }
@@ -126,13 +177,30 @@ class ConnectionGate {
     this.#windowBegan = now;
   }
 
+  #sweepLater(): void {
+    if (this.#sweeping) return;
+    this.#sweeping = true;
+    setTimeout(() => this.#sweep(), SILENT_MS / 4).unref();
+  }
+
   #sweep(): void {
     const long = performance.now() - SILENT_MS;
-    for (const [socket, since] of this.#new) {
-      if (since > long) break;
-      this.#leave(socket);
+    for (const socket of since(this.#silent, long)) {
+      this.#silent.delete(socket);
+      this.#letIn(socket);
     }
-    this.#sweeping = this.#new.size > 0;
-    if (this.#sweeping) setTimeout(() => this.#sweep(), SILENT_MS / 4).unref();
+    for (const socket of since(this.#new, long)) this.#leave(socket);
+    this.#sweeping = false;
+    if (this.#silent.size + this.#new.size > 0) this.#sweepLater();
+  }
+}
+
+const ignore = (): void => undefined;
+
+/** Those that have been there since `long` or longer. */
+function* since(waiting: ReadonlyMap<Socket, number>, long: number): Generator<Socket> {
+  for (const [socket, came] of waiting) {
+    if (came > long) return;
+    yield socket;
   }
 }

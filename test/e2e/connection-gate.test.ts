@@ -64,6 +64,20 @@ describe('connections that come at once', () => {
     agent.destroy();
   });
 
+  test('and want streams do not hold up a new one that wants something else', async () => {
+    const crowd = await Promise.all(Array.from({ length: 1_000 }, open));
+    const late = await open();
+    let answered = 0;
+    const all = Promise.all(crowd.map((socket) => text(socket).then(() => (answered += 1))));
+    // Without a token: it is refused at once.
+    for (const socket of crowd) socket.write(LIVE.replace('/health/live', '/v1/stream?device=a'));
+    late.write(LIVE);
+    expect(await text(late)).toMatch(/^HTTP\/1\.1 200/);
+    expect(answered).toBeLessThan(500);
+    await all;
+    expect(answered).toBe(1_000);
+  });
+
   test('and say nothing keep nobody out', async () => {
     const silent = await Promise.all(Array.from({ length: 300 }, open));
     const socket = await open();
