@@ -46,6 +46,12 @@ export interface Recorded {
   readonly opened: readonly Pick<Opened, 'user'>[];
 }
 
+/**
+ * Rows of one statement. A commit waits until what others have written before it is on disk too: behind the ends of 5,000
+ * streams that was a tenth of a second for every publish.
+ */
+const ROWS_AT_ONCE = 500;
+
 class Pending {
   opened: Opened[] = [];
   sent: Sent[] = [];
@@ -185,16 +191,14 @@ export class Ledger implements OnModuleInit {
   /** True when the database is away. What was not written waits for the next flush. */
   async #write(tenantId: TenantId, pending: Pending): Promise<boolean> {
     try {
-      const { opened } = pending;
-      if (opened.length > 0) await this.store.recordConnections(tenantId, opened);
-      pending.opened = [];
-      if (opened.length > 0) this.#recorded.next({ tenantId, opened });
-      if (pending.sent.length > 0) await this.store.recordSends(tenantId, pending.sent);
-      pending.sent = [];
+      await inParts(pending.opened, async (opened) => {
+        await this.store.recordConnections(tenantId, opened);
+        this.#recorded.next({ tenantId, opened });
+      });
+      await inParts(pending.sent, (sent) => this.store.recordSends(tenantId, sent));
       if (pending.moved.size > 0) await this.store.moveCursors(tenantId, [...pending.moved.values()]);
       pending.moved.clear();
-      if (pending.ended.length > 0) await this.store.endConnections(tenantId, pending.ended);
-      pending.ended = [];
+      await inParts(pending.ended, (ended) => this.store.endConnections(tenantId, ended));
       this.#failingSince = undefined;
       return false;
     } catch (error) {
@@ -242,5 +246,14 @@ export class Ledger implements OnModuleInit {
       this.#tenants.set(tenantId, pending);
     }
     return pending;
+  }
+}
+
+/** Takes from `rows` what was written. */
+async function inParts<Row>(rows: Row[], write: (some: readonly Row[]) => Promise<void>): Promise<void> {
+  while (rows.length > 0) {
+    const some = rows.slice(0, ROWS_AT_ONCE);
+    await write(some);
+    rows.splice(0, some.length);
   }
 }

@@ -301,8 +301,12 @@ export class Connection implements HubMember, SentSource {
   }
 
   #isStalled(now: number): boolean {
+    if (this.socket.writableLength === 0) {
+      this.#takenAt = now;
+      return false;
+    }
     const taken = this.socket.bytesWritten - this.socket.writableLength;
-    if (taken !== this.#taken || this.socket.writableLength === 0) {
+    if (taken !== this.#taken) {
       this.#taken = taken;
       this.#takenAt = now;
     }

@@ -17,6 +17,7 @@ import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../log/position.ts';
 import { ReadStore } from '../log/read.store.ts';
 import { Metrics } from '../metrics/metrics.ts';
+import { Slice } from '../slice.ts';
 import { Arrivals } from './arrivals.ts';
 import { Backlog } from './backlog.ts';
 import { Capacity } from './capacity.ts';
@@ -50,6 +51,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   #tailWeight = 0;
   #timers: NodeJS.Timeout[] = [];
   #committed: Subscription | undefined;
+  #ticking = false;
   #polling = false;
   #databaseAway = false;
 
@@ -74,7 +76,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.#committed = this.ingest.committed.subscribe((batch) => this.hubs.get(batch.tenantId)?.offer(batch));
     await this.nodes.started(this.config.NODE_NAME);
     this.#timers = [
-      setInterval(() => this.#tick(), TICK_MS),
+      setInterval(() => void this.#tick(), TICK_MS),
       setInterval(() => void this.poll(), this.config.LOG_POLL_MS),
     ];
     await this.poll();
@@ -264,14 +266,23 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       connection.end('unavailable', jittered(this.config.STREAM_RETRY_MS));
   }
 
-  #tick(): void {
-    const now = Date.now();
+  async #tick(): Promise<void> {
     this.#tailWeight = 0;
-    for (const hub of this.hubs.values()) {
-      this.#tailWeight += hub.tail.weight;
-      for (const connection of hub.connections) connection.tick(now);
-    }
+    for (const hub of this.hubs.values()) this.#tailWeight += hub.tail.weight;
     this.metrics.tailBytes.set(this.#tailWeight);
     this.counts.publish(this.metrics);
+    if (this.#ticking) return;
+    this.#ticking = true;
+    // To look at ten thousand streams takes as long as a publish may.
+    const slice = new Slice();
+    try {
+      for (const hub of this.hubs.values())
+        for (const connection of hub.connections) {
+          connection.tick(Date.now());
+          if (slice.isOver) await slice.next();
+        }
+    } finally {
+      this.#ticking = false;
+    }
   }
 }
