@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { table, type Result } from './report.ts';
 import { ALL } from './systems/all.ts';
+import { SYSTEMS } from './systems/system.ts';
 import { connect } from './workloads/connect.ts';
 import { broadcast, slow } from './workloads/crowd.ts';
 import { fanout } from './workloads/fanout.ts';
@@ -27,22 +28,30 @@ const { values, positionals } = parseArgs({
   },
 });
 
-const unknown = positionals.filter((name) => !WORKLOADS.some((workload) => workload.name === name));
-if (unknown.length > 0) {
-  console.error(
-    `There is no workload ${unknown.join(', ')}. Name some of: ${WORKLOADS.map(({ name }) => name).join(', ')}; none means all.`,
-  );
+function refuse(message: string): never {
+  console.error(message);
   process.exit(2);
 }
+
+const unknown = positionals.filter((name) => !WORKLOADS.some((workload) => workload.name === name));
+if (unknown.length > 0) {
+  const known = WORKLOADS.map(({ name }) => name).join(', ');
+  refuse(`There is no workload ${unknown.join(', ')}. Name some of: ${known}; none means all.`);
+}
+const rounds = Number(values.rounds);
+if (!Number.isInteger(rounds) || rounds < 1)
+  refuse(`--rounds is how often each system is measured, 1 or more, not ${values.rounds}.`);
+const only = values.only?.split(',');
+const strangers = only?.filter((name) => !SYSTEMS.some((system) => system === name)) ?? [];
+if (strangers.length > 0)
+  refuse(`There is no system ${strangers.join(', ')}. Name some of: ${SYSTEMS.join(', ')}; none means all.`);
 
 const chosen = WORKLOADS.filter(({ name }) => positionals.length === 0 || positionals.includes(name));
 const results: Result[] = [];
 for (const workload of chosen) {
   console.error(`${workload.name}: ${workload.does}`);
-  const systems = workload.systems
-    .filter((name) => values.only === undefined || values.only.split(',').includes(name))
-    .map((name) => ALL[name]);
-  const figures = await run(workload, systems, Number(values.rounds), (line) => console.error(`  ${line}`));
+  const systems = workload.systems.filter((name) => only?.includes(name) ?? true).map((name) => ALL[name]);
+  const figures = await run(workload, systems, rounds, (line) => console.error(`  ${line}`));
   results.push({ name: workload.name, does: workload.does, figures });
 }
 
