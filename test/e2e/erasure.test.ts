@@ -149,11 +149,15 @@ describe('the data of a user', () => {
       reader,
     );
     const broadcast = all.body.items.find(({ to }) => 'everyone' in to);
-    const devices = await get<Page<{ user: string }>>(
+    const devices = await get<Page<{ user: string; device: string; firstSentAt: string | null }>>(
       `${here.url}/v1/notifications/${broadcast?.id}/devices`,
       reader,
     );
-    expect(devices.body.items.map(({ user }) => user)).toEqual(['bob', 'bob']);
+    const sent = expect.any(String);
+    expect(devices.body.items).toMatchObject([
+      { user: 'bob', device: 'phone', firstSentAt: sent },
+      { user: 'bob', device: 'tablet', firstSentAt: sent },
+    ]);
   });
 
   test('leaves a record that tells who knows the user, and nobody else, whom it was about', async () => {
