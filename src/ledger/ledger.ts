@@ -46,10 +46,7 @@ export interface Recorded {
   readonly opened: readonly Pick<Opened, 'user'>[];
 }
 
-/**
- * Rows of one statement. A commit waits until what others have written before it is on disk too: behind the ends of 5,000
- * streams that was a tenth of a second for every publish.
- */
+/** Rows of one statement. A commit waits until what others have written before it is on disk too, such as 5,000 ends of streams. */
 const ROWS_AT_ONCE = 500;
 
 class Pending {

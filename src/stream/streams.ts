@@ -39,6 +39,9 @@ export interface StreamRequest extends Omit<Subscriber, 'connectionId' | 'opened
 /** Heartbeats, ends of tokens and dead sockets are looked after this often, by one timer for all. */
 const TICK_MS = 1_000;
 
+/** For how long a look may give way to other work, in ms: a stream that is looked at later than that outlives its token. */
+const TICK_STRETCH_MS = 250;
+
 /** How many rows a tail reads at once to close a hole; a larger hole is left to the connections. */
 const HOLE_ROWS = 5_000;
 
@@ -275,11 +278,12 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.#ticking = true;
     // To look at ten thousand streams takes as long as a publish may.
     const slice = new Slice();
+    const until = performance.now() + TICK_STRETCH_MS;
     try {
       for (const hub of this.hubs.values())
         for (const connection of hub.connections) {
           connection.tick(Date.now());
-          if (slice.isOver) await slice.next();
+          if (slice.isOver && performance.now() < until) await slice.next();
         }
     } finally {
       this.#ticking = false;
