@@ -11,11 +11,22 @@ import { fanout } from './workloads/fanout.ts';
 import { live } from './workloads/live.ts';
 import { batch, publish } from './workloads/publish.ts';
 import { reconnect } from './workloads/reconnect.ts';
+import { tenants } from './workloads/tenants.ts';
 import { run, type Workload } from './workloads/workload.ts';
 
 /* `npm run bench`: see docs/performance.md. */
 
-const WORKLOADS: readonly Workload[] = [fanout, live, connect, publish, batch, reconnect, broadcast, slow];
+const WORKLOADS: readonly Workload[] = [
+  fanout,
+  live,
+  connect,
+  publish,
+  batch,
+  reconnect,
+  broadcast,
+  slow,
+  tenants,
+];
 
 const RESULTS = resolve(import.meta.dirname, '../../bench-results');
 

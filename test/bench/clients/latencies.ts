@@ -1,4 +1,5 @@
 import { createHistogram } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { now } from './wire.ts';
 
 /** How long something took, in ms. */
@@ -47,4 +48,32 @@ export async function inClosedLoops<Worker>(
   await Promise.all(workers.map(loop));
   const { latencies } = recorder;
   return { ...latencies, perSecond: latencies.count / seconds };
+}
+
+/**
+ * Begins so many pieces of work, so many a second, whether those before are done or not. What is measured counts from when
+ * each was meant to begin, so that nothing is left out because something else was slow.
+ *
+ * @param work is told its number, from 0, and when it was meant to begin, in µs
+ */
+export async function inOpenLoop(
+  perSecond: number,
+  pieces: number,
+  work: (n: number, meant: number) => Promise<void>,
+): Promise<Latencies> {
+  const recorder = new LatencyRecorder();
+  const begin = async (n: number, meant: number): Promise<void> => {
+    await work(n, meant);
+    recorder.record(now() - meant);
+  };
+  const began = now();
+  const begun: Promise<void>[] = [];
+  for (let n = 0; n < pieces; n += 1) {
+    const meant = began + Math.round((n * 1_000_000) / perSecond);
+    const early = meant - now();
+    if (early > 0) await sleep(early / 1_000);
+    begun.push(begin(n, meant));
+  }
+  await Promise.all(begun);
+  return recorder.latencies;
 }
