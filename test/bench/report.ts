@@ -29,6 +29,7 @@ function rowsOf(workload: string, figure: Figure): string[][] {
   return lines.map((budget, n) => {
     const { than } = budget;
     const verdict = judge(figure, budget);
+    const measured = !Number.isNaN(verdict.value);
     const bounded = budget.most !== undefined || budget.least !== undefined;
     return [
       n === 0 ? workload : '',
@@ -36,11 +37,11 @@ function rowsOf(workload: string, figure: Figure): string[][] {
       n === 0 ? spread(rounds.tidings ?? []) : '',
       than ?? '',
       than === undefined ? '' : spread(rounds[than] ?? []),
-      than === undefined
+      than === undefined || !measured
         ? ''
         : `${format(verdict.value)} (${format(verdict.lowest)}-${format(verdict.highest)})`,
       bounded ? textOf(budget) : '',
-      bounded && !Number.isNaN(verdict.value) ? (verdict.met ? 'yes' : 'no') : '',
+      bounded && measured ? (verdict.met ? 'yes' : 'no') : '',
     ];
   });
 }
