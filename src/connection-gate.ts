@@ -153,10 +153,11 @@ class ConnectionGate {
   #turn(): void {
     this.#adapt();
     this.#left += this.#perTurn;
-    for (; this.#left >= 1 && this.#requests.length > 0; this.#left -= 1) {
+    for (; this.#left >= 1; this.#left -= 1) {
       const first = this.#requests.shift();
-      first?.begin();
-      if (first !== undefined) this.#leave(first.socket);
+      if (first === undefined) break;
+      first.begin();
+      this.#leave(first.socket);
     }
     this.#left %= 1;
     this.#turning = this.#requests.length > 0;

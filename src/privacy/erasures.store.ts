@@ -72,48 +72,56 @@ update erasures set heard = array_append(heard, $3)
 where tenant_id = $1 and erasure_id = $2 and done_at is null and $3 <> all(heard)`,
 };
 
+/** What has to be locked before the erasure itself. */
+interface Target {
+  readonly locks: readonly string[];
+  /** SQL of the tenant's id, which is known when that is done. */
+  readonly tenant: string;
+}
+const USER: Target = { locks: [], tenant: '$1' };
+/* Whoever orders the end of a tenant locks it first, and its erasure after that: in the other order both would wait for ever. */
+const TENANT: Target = {
+  locks: ['tenant as materialized (select tenant_id from tenants where tenant_id = $1 for update)'],
+  tenant: '(select tenant_id from tenant)',
+};
+
+const withAll = (queries: readonly string[]): string =>
+  queries.length === 0 ? '' : `with ${queries.join(',\n')}\n`;
+
 /*
  * Behind the stream's lock: what has a position up to here is committed, and what comes has a later one. The instant is
  * taken when every transaction is over that may have let in a stream, and before another one may.
  */
-const cut = (name: string, first: string, stream: string, more: string): Statement => ({
-  name,
-  text: `
-with ${first}stream as materialized (
-  select head from streams where tenant_id = ${stream} for update
-)${more}
-update erasures set position = coalesce((select head from stream), 0), erased_at = clock_timestamp(),
-  touched_at = clock_timestamp(), transaction = pg_current_xact_id()
+const cut = (name: string, { locks, tenant }: Target, ...more: string[]): Statement => {
+  const stream = `stream as materialized (select head from streams where tenant_id = ${tenant} for update)`;
+  return {
+    name,
+    text: `
+${withAll([...locks, stream, ...more])}update erasures set position = coalesce((select head from stream), 0),
+  erased_at = clock_timestamp(), touched_at = clock_timestamp(), transaction = pg_current_xact_id()
 where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is null
 returning position`,
-});
-const CUT_USER = cut('cut_user', '', '$1', '');
-/* Whoever orders the end of a tenant locks it first, and its erasure after that: in the other order both would wait for ever. */
-const LOCKED_TENANT = `tenant as materialized (
-  select tenant_id from tenants where tenant_id = $1 for update
-)`;
+  };
+};
+const CUT_USER = cut('cut_user', USER);
 /* Without its stream row nothing can be published to a tenant, and no stream opened. */
 const CUT_TENANT = cut(
   'cut_tenant',
-  `${LOCKED_TENANT}, `,
-  '(select tenant_id from tenant)',
-  `, ended as (
-  update tenants t set last_head = stream.head from stream where t.tenant_id = $1
-), gone as (
-  delete from streams s using stream where s.tenant_id = $1
-)`,
+  TENANT,
+  'ended as (update tenants t set last_head = stream.head from stream where t.tenant_id = $1)',
+  'gone as (delete from streams s using stream where s.tenant_id = $1)',
 );
 
-const done = (name: string, first: string, tenant: string): Statement => ({
+const done = (name: string, { locks, tenant }: Target): Statement => ({
   name,
   text: `
-${first}update erasures set done_at = clock_timestamp(), expires_at = clock_timestamp() + ${KEPT}, user_id = null,
-  transaction = pg_current_xact_id()
+${withAll(locks)}update erasures set done_at = clock_timestamp(), expires_at = clock_timestamp() + ${KEPT},
+  user_id = null, transaction = pg_current_xact_id()
 where tenant_id = ${tenant} and erasure_id = $2 and worker = $3 and position is not null and done_at is null
 returning ordered_by as "orderedBy", erased`,
 });
-const USER_DONE = done('user_erasure_done', '', '$1');
-const TENANT_DONE = done('tenant_erasure_done', `with ${LOCKED_TENANT}\n`, '(select tenant_id from tenant)');
+const USER_DONE = done('user_erasure_done', USER);
+const TENANT_DONE = done('tenant_erasure_done', TENANT);
 
 /* Of all tenants: which of them are served here is looked up in memory. */
 const COLUMNS = `tenant_id as "tenantId", erasure_id as id, digest, user_id as "user", worker, position,

@@ -9,7 +9,6 @@ import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { startServiceProcess, type ServiceProcess } from '../support/service-process.ts';
 import { serviceToken } from '../support/tokens.ts';
 
-/** The service is built and started. */
 let database: TestDatabase;
 let service: ServiceProcess;
 let port: number;

@@ -10,7 +10,6 @@ import { ExportStore } from '../../src/privacy/export.store.ts';
 import { LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
 import { explain, scannedWhole, type PlanNode } from '../support/plans.ts';
 
-/** Each statement is planned twice. */
 const DAY_MS = 86_400_000;
 const WORKER = '0190a000-0000-7000-8000-00000000000a';
 

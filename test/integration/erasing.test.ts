@@ -1,5 +1,6 @@
 import { expect, test } from '@jest/globals';
 import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
+import type { TenantId, UserId } from '../../src/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/log/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
@@ -9,6 +10,26 @@ import { LedgerBench, userId } from '../support/ledger.ts';
 const SLOW = '0190a000-0000-7000-8000-00000000000a';
 const OTHER = '0190a000-0000-7000-8000-00000000000b';
 
+/** An erasure that has just begun, of a user or of the whole tenant. */
+async function begin(
+  store: ErasuresStore,
+  run: RunOfTenant,
+  tenantId: TenantId,
+  user?: UserId,
+): Promise<Erasure> {
+  const begun = await store.begin(run, tenantId, user, '{}', SLOW);
+  return {
+    tenantId,
+    id: String(begun?.id),
+    digest: user === undefined ? WHOLE_TENANT : digestOf(tenantId, user),
+    user: user ?? null,
+    worker: SLOW,
+    position: null,
+    erasedAt: null,
+    done: false,
+  };
+}
+
 test('a process that was given up for dead does nothing more to an erasure that another has taken over', async () => {
   const bench = await LedgerBench.open();
   try {
@@ -17,17 +38,7 @@ test('a process that was given up for dead does nothing more to an erasure that 
     const user = userId('alice');
     const run: RunOfTenant = (...statement) => pool.rows(...statement);
     const store = new ErasuresStore(pool, engine);
-    const begun = await store.begin(run, tenantId, user, '{}', SLOW);
-    const erasure: Erasure = {
-      tenantId,
-      id: String(begun?.id),
-      digest: digestOf(tenantId, user),
-      user,
-      worker: SLOW,
-      position: null,
-      erasedAt: null,
-      done: false,
-    };
+    const erasure = await begin(store, run, tenantId, user);
     await bench.database.query(
       `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, $2, 'phone', 0)`,
       [tenantId, user],
@@ -62,17 +73,7 @@ test('a tenant whose end is ordered once more while it comes makes neither wait 
     await bench.database.query('insert into tenants (tenant_id) values ($1)', [tenantId]);
     const run: RunOfTenant = (...statement) => pool.rows(...statement);
     const store = new ErasuresStore(pool, engine);
-    const begun = await store.begin(run, tenantId, undefined, '{}', SLOW);
-    const erasure: Erasure = {
-      tenantId,
-      id: String(begun?.id),
-      digest: WHOLE_TENANT,
-      user: null,
-      worker: SLOW,
-      position: null,
-      erasedAt: null,
-      done: false,
-    };
+    const erasure = await begin(store, run, tenantId);
     /** Orders it again, as an administrator does, while that step wants the tenant. */
     const orderedDuring = async <Result>(step: () => Promise<Result>): Promise<Result> => {
       const order = await bench.hold('select from tenants where tenant_id = $1 for update', [tenantId]);
@@ -81,7 +82,7 @@ test('a tenant whose end is ordered once more while it comes makes neither wait 
       const again: RunOfTenant = async (tenant, { text }, values = []) =>
         (await order.query(text, [tenant, ...values])) as never;
       expect(await store.begin(again, tenantId, undefined, '{}', OTHER)).toEqual({
-        id: begun?.id,
+        id: erasure.id,
         joined: true,
       });
       await order.commit();

@@ -44,10 +44,16 @@ export interface TestDatabase extends DatabasePlace {
 const types = new pg.TypeOverrides();
 types.setTypeParser(pg.types.builtins.INT8, Number);
 
-/** Copies the template of this run under a name of its own. */
-export async function createDatabase(): Promise<TestDatabase> {
+/** The server of this run, by the login of the superuser. */
+export function testServer(): string {
   const server = process.env['TIDINGS_TEST_SERVER'];
   if (server === undefined) throw new Error('The global setup of the tests has not run.');
+  return server;
+}
+
+/** Copies the template of this run under a name of its own. */
+export async function createDatabase(): Promise<TestDatabase> {
+  const server = testServer();
   const name = `test_${randomBytes(8).toString('hex')}`;
   await administer(server, `create database ${name} template tidings_template owner tidings_owner`);
   const url = new URL(server);

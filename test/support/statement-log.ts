@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { testServer } from './database.ts';
 
 /** What the server counts statements with; of each it keeps the text, whoever ran it and in whichever database. */
 export const COUNTING = {
@@ -58,12 +59,6 @@ export async function statementsRunIn(databaseUrl: string): Promise<Map<string, 
 }
 
 const nameOf = (databaseUrl: string): string => new URL(databaseUrl).pathname.slice(1);
-
-function testServer(): string {
-  const server = process.env['TIDINGS_TEST_SERVER'];
-  if (server === undefined) throw new Error('The global setup of the tests has not run.');
-  return server;
-}
 
 async function askServer<Row extends pg.QueryResultRow>(
   url: string,
