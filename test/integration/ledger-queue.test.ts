@@ -83,6 +83,24 @@ async function failToFlush(ledger: Ledger, meanwhile: () => Promise<void> | unde
   await release();
 }
 
+test('what is more than one statement writes is written whole, also when the second fails at first', async () => {
+  const tenant = await bench.tenant();
+  const ledger = ledgerOn(node);
+  const users = Array.from({ length: 1_200 }, (_, n) => `user-${String(n).padStart(4, '0')}`);
+  for (const user of users) live(ledger, reader(tenant, user, 1_000));
+  // One of the second part: the first is in the database by then, and is not written again.
+  await bench.database.query(
+    `create function fail_once() returns trigger language plpgsql as $$ begin raise exception 'not yet'; end $$;
+     create trigger fail_once before insert on sends for each row when (new.user_id = 'user-0700') execute function fail_once()`,
+  );
+  await ledger.flush();
+  const sent = `select from sends where tenant_id = $1`;
+  expect(await bench.database.query(sent, [tenant])).toHaveLength(500);
+  await bench.database.query('drop function fail_once cascade');
+  await ledger.flush();
+  expect(await stored(tenant)).toEqual(users.map((user) => `${user} 1`));
+});
+
 test('what could not be written when it was forgotten is not written later', async () => {
   const tenant = await bench.tenant();
   const ledger = ledgerOn(node);
