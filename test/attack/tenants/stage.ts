@@ -103,6 +103,13 @@ export async function setStage(given: Record<string, string> = {}): Promise<Stag
       const { body } = await get<{ status: string }>(`${node.url}/v1/erasures/${erasure}`, operator);
       if (body.status !== 'done') throw new Error(`the erasure of nobody is ${body.status}`);
     });
+  await eventually(async () => {
+    const [counted] = await database.query<{ connections: number }>(
+      `select connections from connection_counts where tenant_id = 'globex'`,
+    );
+    if (counted?.connections !== Object.keys(globex.streams).length)
+      throw new Error(`${counted?.connections} streams of globex are counted`);
+  });
   const doomed = await call('POST', `${node.url}/v1/tenants`, acme.admin, { id: 'doomed' });
   if (doomed.status !== 201) throw new Error(`POST /v1/tenants was answered ${doomed.status}`);
   return {
