@@ -2,13 +2,17 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { picturesOf } from './pictures.ts';
 import { table, type Result } from './report.ts';
 import { ALL } from './systems/all.ts';
 import { SYSTEMS } from './systems/system.ts';
+import { backlog } from './workloads/backlog.ts';
 import { connect } from './workloads/connect.ts';
+import { connections } from './workloads/connections.ts';
 import { broadcast, slow } from './workloads/crowd.ts';
 import { fanout } from './workloads/fanout.ts';
 import { live } from './workloads/live.ts';
+import { mixed } from './workloads/mixed.ts';
 import { batch, publish } from './workloads/publish.ts';
 import { reconnect } from './workloads/reconnect.ts';
 import { tenants } from './workloads/tenants.ts';
@@ -25,7 +29,10 @@ const WORKLOADS: readonly Workload[] = [
   reconnect,
   broadcast,
   slow,
+  mixed,
+  connections,
   tenants,
+  backlog,
 ];
 
 const RESULTS = resolve(import.meta.dirname, '../../bench-results');
@@ -73,8 +80,9 @@ const report = {
   contracts: Object.fromEntries(Object.values(ALL).map(({ name, contract }) => [name, contract])),
   results,
 };
-await mkdir(RESULTS, { recursive: true });
-const file = join(RESULTS, `${report.at.replaceAll(':', '-')}.json`);
-await writeFile(file, JSON.stringify(report, null, 1));
+const folder = join(RESULTS, report.at.replaceAll(':', '-'));
+await mkdir(folder, { recursive: true });
+await writeFile(join(folder, 'figures.json'), JSON.stringify(report, null, 1));
+for (const { name, svg } of picturesOf(results)) await writeFile(join(folder, `${name}.svg`), svg);
 console.log(values.json ? JSON.stringify(report) : table(results));
-console.error(`All figures: ${file}`);
+console.error(`All figures, and pictures of what was measured at several sizes: ${folder}`);

@@ -4,9 +4,17 @@ import type { SystemName } from './systems/system.ts';
 export interface Figure {
   readonly name: string;
   readonly unit: string;
+  /** What it was measured at, where it is measured to see how it grows. */
+  readonly at?: Size;
   /** By system; the n-th of one was measured right beside the n-th of another. */
   readonly rounds: Partial<Record<SystemName, readonly number[]>>;
   readonly budgets: readonly Budget[];
+}
+
+/** How much there is of something, such as 10,000 connections. */
+export interface Size {
+  readonly value: number;
+  readonly of: string;
 }
 
 /** What Tidings may cost, or has to reach: beside another system, or by itself. */

@@ -1,6 +1,6 @@
 import { judge, median, type Budget, type Figure } from './figures.ts';
 import type { SystemName } from './systems/system.ts';
-import { format, type Workload } from './workloads/workload.ts';
+import { format, nameOf, type Workload } from './workloads/workload.ts';
 
 /** What a run found of one workload. */
 export interface Result extends Pick<Workload, 'name' | 'does'> {
@@ -20,7 +20,7 @@ export function table(results: readonly Result[]): string {
 
 /** A row for each budget, and one for each other system that has none. */
 function rowsOf(workload: string, figure: Figure): string[][] {
-  const { name, unit, rounds, budgets } = figure;
+  const { unit, rounds, budgets } = figure;
   const others = (Object.keys(rounds) as SystemName[]).filter(
     (system) => system !== 'tidings' && !budgets.some(({ than }) => than === system),
   );
@@ -33,7 +33,7 @@ function rowsOf(workload: string, figure: Figure): string[][] {
     const bounded = budget.most !== undefined || budget.least !== undefined;
     return [
       n === 0 ? workload : '',
-      n === 0 ? `${name}, ${unit}` : '',
+      n === 0 ? `${nameOf(figure)}, ${unit}` : '',
       n === 0 ? spread(rounds.tidings ?? []) : '',
       than ?? '',
       than === undefined ? '' : spread(rounds[than] ?? []),

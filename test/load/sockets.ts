@@ -8,9 +8,16 @@ export interface Subscription {
   readonly ready: string;
 }
 
-/** A stream of Tidings: it is open when it has all that there is. */
-export const subscriptionBy = (token: string): Subscription => ({
-  request: `GET /v1/stream HTTP/1.1\r\nhost: tidings\r\naccept: text/event-stream\r\nauthorization: Bearer ${token}\r\n\r\n`,
+/** A stream of Tidings: it is open when it has all that there is, behind the event of that id if one is named. */
+export const subscriptionBy = (token: string, lastEventId?: string): Subscription => ({
+  request: [
+    'GET /v1/stream HTTP/1.1',
+    'host: tidings',
+    'accept: text/event-stream',
+    `authorization: Bearer ${token}`,
+    ...(lastEventId === undefined ? [] : [`last-event-id: ${lastEventId}`]),
+    '\r\n',
+  ].join('\r\n'),
   ready: 'event: caught-up',
 });
 
@@ -18,22 +25,61 @@ export const subscriptionBy = (token: string): Subscription => ({
 export const usersOf = (tenant: string, count: number): Subscription[] =>
   Array.from({ length: count }, (_, n) => subscriptionBy(userToken({ tenant, user: `user-${n}` })));
 
-/** Many streams, with as little work for each as can be: thousands share this process. */
+/** Told all that comes on a stream; what came before it was open in one piece. */
+type Heard = (text: string, socket: Socket) => void;
+
+/**
+ * Opens a stream, with as little work as can be: thousands share a process.
+ *
+ * @param begun is given the socket at once
+ */
+export function openStream(
+  port: number,
+  { request, ready }: Subscription,
+  heard?: Heard,
+  begun?: (socket: Socket) => void,
+): Promise<Socket> {
+  const socket = connect(port, '127.0.0.1').setEncoding('latin1');
+  begun?.(socket);
+  return new Promise((resolve, reject) => {
+    let head = '';
+    const read = (text: string): void => {
+      head += text;
+      if (!head.includes(ready)) return;
+      socket.off('data', read).off('close', lost);
+      if (heard === undefined) socket.resume();
+      else {
+        socket.on('data', (more: string) => heard(more, socket));
+        heard(head, socket);
+      }
+      resolve(socket);
+    };
+    const lost = (): void => reject(new Error(`a stream ended before it was open: ${head}`));
+    socket
+      .on('data', read)
+      .on('close', lost)
+      // `close` follows.
+      .on('error', () => undefined)
+      .write(request);
+  });
+}
+
+/** Many streams. */
 export class Sockets {
   readonly #open = new Set<Socket>();
 
   constructor(
     private readonly port: number,
     private readonly subscriptions: readonly Subscription[],
-    /** Called with all that comes on a stream; what came before it was open in one piece. */
-    private readonly heard?: (text: string, socket: Socket) => void,
+    private readonly heard?: Heard,
   ) {}
 
   /** Opens all streams, so many at a time; resolves when each of them is open. */
   async openAll(atOnce = Infinity): Promise<void> {
     const waiting = this.subscriptions.values();
     const open = async (): Promise<void> => {
-      for (const subscription of waiting) await this.#opened(subscription);
+      for (const subscription of waiting)
+        await openStream(this.port, subscription, this.heard, (socket) => this.#open.add(socket));
     };
     await Promise.all(Array.from({ length: Math.min(atOnce, this.subscriptions.length) }, open));
   }
@@ -50,32 +96,5 @@ export class Sockets {
 
   resumeAll(): void {
     for (const socket of this.#open) socket.resume();
-  }
-
-  #opened({ request, ready }: Subscription): Promise<void> {
-    const socket = connect(this.port, '127.0.0.1').setEncoding('latin1');
-    this.#open.add(socket);
-    return new Promise((resolve, reject) => {
-      let head = '';
-      const read = (text: string): void => {
-        head += text;
-        if (!head.includes(ready)) return;
-        socket.off('data', read).off('close', lost);
-        const { heard } = this;
-        if (heard === undefined) socket.resume();
-        else {
-          socket.on('data', (more: string) => heard(more, socket));
-          heard(head, socket);
-        }
-        resolve();
-      };
-      const lost = (): void => reject(new Error(`a stream ended before it was open: ${head}`));
-      socket
-        .on('data', read)
-        .on('close', lost)
-        // `close` follows.
-        .on('error', () => undefined)
-        .write(request);
-    });
   }
 }

@@ -2,9 +2,9 @@ import { Callers } from '../../load/caller.ts';
 import { obey } from '../../load/rounds.ts';
 import { now, publishBatch, stamped } from './wire.ts';
 
-/* Publishes so many notifications to each of so many users of Tidings, a hundred per request. */
+/* Publishes so many notifications to each of so many users of Tidings, from the user `first` on, a hundred per request. */
 
-const [, , port = '', users = '', each = '', bytes = ''] = process.argv;
+const [, , port = '', users = '', each = '', bytes = '', first = '0'] = process.argv;
 const BATCH = 100;
 const AT_ONCE = 8;
 
@@ -12,7 +12,7 @@ await obey({
   async round() {
     const callers = new Callers(Number(port), AT_ONCE);
     const batches = Array.from({ length: Math.ceil((Number(users) * Number(each)) / BATCH) }, (_, b) =>
-      Array.from({ length: BATCH }, (__, n) => (b * BATCH + n) % Number(users)),
+      Array.from({ length: BATCH }, (__, n) => Number(first) + ((b * BATCH + n) % Number(users))),
     ).values();
     const publish = async (): Promise<void> => {
       for (const batch of batches) {

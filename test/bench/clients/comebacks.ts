@@ -3,7 +3,7 @@ import { Sockets } from '../../load/sockets.ts';
 import type { SystemName } from '../systems/system.ts';
 import { subscriptionsTo } from './wire.ts';
 
-/* So many users whose devices are known and who have gone; in a round they all come back at once. */
+/* So many users, from the user `first` on, whose devices are known and who have gone; in a round they all come back at once. */
 
 /** How long it took until all had all there is, and how many notifications that was. */
 export interface Comeback {
@@ -11,11 +11,11 @@ export interface Comeback {
   readonly notifications: number;
 }
 
-const [, , system = '', port = '', users = ''] = process.argv;
+const [, , system = '', port = '', users = '', first = '0'] = process.argv;
 let notifications = 0;
 const sockets = new Sockets(
   Number(port),
-  subscriptionsTo(system as SystemName, Number(users), 'user'),
+  subscriptionsTo(system as SystemName, Number(users), 'user', Number(first)),
   (text) => (notifications += text.split('"at":').length - 1),
 );
 

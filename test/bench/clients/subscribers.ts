@@ -4,14 +4,22 @@ import type { SystemName } from '../systems/system.ts';
 import { Stamps } from './stamps.ts';
 import { subscriptionsTo } from './wire.ts';
 
-/* So many users of a system, one stream each. A round lasts until so many messages have come, to all of them together. */
+/*
+ * So many users of a system, from the user `first` on, one stream each. A round lasts until so many messages have come, to all of
+ * them together.
+ */
 
-const [, , system = '', port = '', users = '', to = '', expected = ''] = process.argv;
+const [, , system = '', port = '', users = '', to = '', expected = '', first = '0'] = process.argv;
 
 const stamps = new Stamps();
 const sockets = new Sockets(
   Number(port),
-  subscriptionsTo(system as SystemName, Number(users), to === 'everyone' ? 'everyone' : 'user'),
+  subscriptionsTo(
+    system as SystemName,
+    Number(users),
+    to === 'everyone' ? 'everyone' : 'user',
+    Number(first),
+  ),
   stamps.heard,
 );
 

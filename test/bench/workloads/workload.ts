@@ -1,5 +1,13 @@
-import type { Budget, Figure } from '../figures.ts';
+import type { Budget, Figure, Size } from '../figures.ts';
 import type { Running, System, SystemName } from '../systems/system.ts';
+
+/** What is measured in each round. */
+interface Measured {
+  readonly name: string;
+  readonly unit: string;
+  readonly at?: Size;
+  readonly budgets: readonly Budget[];
+}
 
 /** One row of work that is done by several systems in turn, and what is measured of it. */
 export interface Workload {
@@ -7,17 +15,20 @@ export interface Workload {
   /** What is done, in a line. */
   readonly does: string;
   readonly systems: readonly SystemName[];
-  readonly figures: readonly {
-    readonly name: string;
-    readonly unit: string;
-    readonly budgets: readonly Budget[];
-  }[];
+  readonly figures: readonly Measured[];
   /** One round of one system, from its start to its stop: a figure for each of `figures`; undefined: it has no such. */
   measure(system: System, running: Running): Promise<readonly (number | undefined)[]>;
   /** What Tidings is told beside its defaults, and its PostgreSQL. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly parameters?: Readonly<Record<string, string>>;
 }
+
+/** The same figures at one size after the other. */
+export const atEach = (
+  of: string,
+  values: readonly number[],
+  figures: readonly Omit<Measured, 'at'>[],
+): Measured[] => values.flatMap((value) => figures.map((figure) => ({ ...figure, at: { value, of } })));
 
 export type Report = (line: string) => void;
 
@@ -38,7 +49,9 @@ export async function run(
       const running = await system.start(workload.settings, workload.parameters);
       const values = await measure(workload, system, running);
       const seconds = ((performance.now() - began) / 1_000).toFixed(0);
-      const said = figures.map(({ name, unit }, n) => `${name} ${format(values[n])} ${unit}`).join(', ');
+      const said = figures
+        .map((figure, n) => `${nameOf(figure)} ${format(values[n])} ${figure.unit}`)
+        .join(', ');
       report(`${workload.name} ${round}/${rounds} ${system.name}: ${said} (${seconds} s)`);
       figures.forEach((figure, n) => {
         const value = values[n];
@@ -55,6 +68,10 @@ async function measure(workload: Workload, system: System, running: Running) {
     await running.stop();
   }
 }
+
+/** With the size that it was measured at. */
+export const nameOf = ({ name, at }: Pick<Measured, 'name' | 'at'>): string =>
+  at === undefined ? name : `${name} at ${at.value.toLocaleString('en')} ${at.of}`;
 
 /** Three figures are more than any of this is exact to. */
 export const format = (value: number | undefined): string =>
