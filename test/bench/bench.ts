@@ -2,10 +2,11 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { locate } from './peers.ts';
 import { picturesOf } from './pictures.ts';
 import { table, type Result } from './report.ts';
 import { ALL } from './systems/all.ts';
-import { SYSTEMS } from './systems/system.ts';
+import { SYSTEMS, type SystemName } from './systems/system.ts';
 import { backlog } from './workloads/backlog.ts';
 import { connect } from './workloads/connect.ts';
 import { connections } from './workloads/connections.ts';
@@ -65,10 +66,30 @@ if (strangers.length > 0)
   refuse(`There is no system ${strangers.join(', ')}. Name some of: ${SYSTEMS.join(', ')}; none means all.`);
 
 const chosen = WORKLOADS.filter(({ name }) => positionals.length === 0 || positionals.includes(name));
+const wanted = ({ systems }: Workload): SystemName[] =>
+  systems.filter((name) => only?.includes(name) ?? true);
+
+/** Peers that nobody has, and peers that run already, so that nothing of their processes can be measured. */
+const [absent, elsewhere] = [new Set<SystemName>(), new Set<SystemName>()];
+for (const name of new Set(chosen.flatMap(wanted))) {
+  const { peer } = ALL[name];
+  if (peer === undefined) continue;
+  const where = locate(peer);
+  if ('wrong' in where) refuse(`${where.wrong}.`);
+  if ('url' in where) elsewhere.add(name);
+  if (!('missing' in where)) continue;
+  if (only !== undefined) refuse(`There is no ${name} here: ${where.missing}.`);
+  console.error(`${name} is left out. To have it measured, ${where.missing}.`);
+  absent.add(name);
+}
+
 const results: Result[] = [];
 for (const workload of chosen) {
   console.error(`${workload.name}: ${workload.does}`);
-  const systems = workload.systems.filter((name) => only?.includes(name) ?? true).map((name) => ALL[name]);
+  const there = wanted(workload).filter((name) => !absent.has(name));
+  const unmeasured = there.filter((name) => workload.needsProcess === true && elsewhere.has(name));
+  for (const name of unmeasured) console.error(`  ${name} is left out: its processes are elsewhere.`);
+  const systems = there.filter((name) => !unmeasured.includes(name)).map((name) => ALL[name]);
   const figures = await run(workload, systems, rounds, (line) => console.error(`  ${line}`));
   results.push({ name: workload.name, does: workload.does, figures });
 }

@@ -12,8 +12,8 @@ export class Caller {
   #answer = '';
   #waiting: { resolve: (status: number) => void; reject: (error: Error) => void } | undefined;
 
-  constructor(port: number) {
-    this.#socket = connect(port, '127.0.0.1').setNoDelay(true).setEncoding('latin1');
+  constructor(port: number, host = '127.0.0.1') {
+    this.#socket = connect(port, host).setNoDelay(true).setEncoding('latin1');
     this.#socket.on('data', (text: string) => this.#read(text));
     this.#socket.on('error', (error) => this.#waiting?.reject(error));
     this.#socket.on('close', () => this.#waiting?.reject(new Error('the connection was closed')));
@@ -50,8 +50,8 @@ export class Callers {
   readonly #idle: Caller[];
   readonly #waiting: ((caller: Caller) => void)[] = [];
 
-  constructor(port: number, connections: number) {
-    this.#all = Array.from({ length: connections }, () => new Caller(port));
+  constructor(port: number, connections: number, host?: string) {
+    this.#all = Array.from({ length: connections }, () => new Caller(port, host));
     this.#idle = [...this.#all];
   }
 
@@ -73,13 +73,13 @@ export class Callers {
   }
 }
 
-/** A POST as it is on the wire. */
+const USUAL = { host: 'localhost', 'content-type': 'application/json' };
+
+/** A POST as it is on the wire, of JSON to `localhost` unless the headers say otherwise. */
 export const post = (path: string, body: string, headers: Readonly<Record<string, string>> = {}): string =>
   [
     `POST ${path} HTTP/1.1`,
-    'host: localhost',
-    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
-    'content-type: application/json',
+    ...Object.entries({ ...USUAL, ...headers }).map(([name, value]) => `${name}: ${value}`),
     `content-length: ${Buffer.byteLength(body)}`,
     '',
     body,

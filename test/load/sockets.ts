@@ -8,6 +8,9 @@ export interface Subscription {
   readonly ready: string;
 }
 
+/** An answer that is no stream. */
+const REFUSED = /^HTTP\/1\.1 (?!200)\d{3}/;
+
 /** A stream of Tidings: it is open when it has all that there is, behind the event of that id if one is named. */
 export const subscriptionBy = (token: string, lastEventId?: string): Subscription => ({
   request: [
@@ -34,18 +37,20 @@ type Heard = (text: string, socket: Socket) => void;
  * @param begun is given the socket at once
  */
 export function openStream(
-  port: number,
+  { port, host = '127.0.0.1' }: { readonly port: number; readonly host?: string },
   { request, ready }: Subscription,
   heard?: Heard,
   begun?: (socket: Socket) => void,
 ): Promise<Socket> {
-  const socket = connect(port, '127.0.0.1').setEncoding('latin1');
+  const socket = connect(port, host).setEncoding('latin1');
   begun?.(socket);
   return new Promise((resolve, reject) => {
     let head = '';
     const read = (text: string): void => {
       head += text;
-      if (!head.includes(ready)) return;
+      // Whoever refuses a stream may keep the connection. `close` follows.
+      if (REFUSED.test(head)) socket.destroy();
+      if (socket.destroyed || !head.includes(ready)) return;
       socket.off('data', read).off('close', lost);
       if (heard === undefined) socket.resume();
       else {
@@ -69,9 +74,10 @@ export class Sockets {
   readonly #open = new Set<Socket>();
 
   constructor(
-    private readonly port: number,
+    readonly port: number,
     private readonly subscriptions: readonly Subscription[],
     private readonly heard?: Heard,
+    readonly host = '127.0.0.1',
   ) {}
 
   /** Opens all streams, so many at a time; resolves when each of them is open. */
@@ -79,7 +85,7 @@ export class Sockets {
     const waiting = this.subscriptions.values();
     const open = async (): Promise<void> => {
       for (const subscription of waiting)
-        await openStream(this.port, subscription, this.heard, (socket) => this.#open.add(socket));
+        await openStream(this, subscription, this.heard, (socket) => this.#open.add(socket));
     };
     await Promise.all(Array.from({ length: Math.min(atOnce, this.subscriptions.length) }, open));
   }

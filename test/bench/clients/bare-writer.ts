@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { obey } from '../../load/rounds.ts';
 import { inClosedLoops } from './latencies.ts';
-import { now, stamped } from './wire.ts';
+import { now, stamped } from './messages.ts';
 
 /*
  * What the database can take: so many connections, each of which inserts one batch after the other into the same table, with

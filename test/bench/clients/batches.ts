@@ -1,6 +1,7 @@
 import { Callers } from '../../load/caller.ts';
 import { obey } from '../../load/rounds.ts';
-import { now, publishBatch, stamped } from './wire.ts';
+import { publishBatch } from '../wires/tidings.ts';
+import { now, stamped } from './messages.ts';
 
 /* Publishes so many notifications to each of so many users of Tidings, from the user `first` on, a hundred per request. */
 

@@ -1,7 +1,8 @@
 import { Caller } from '../../load/caller.ts';
 import { obey } from '../../load/rounds.ts';
+import { guarded, publishBatch, tidings } from '../wires/tidings.ts';
 import { inClosedLoops } from './latencies.ts';
-import { guarded, now, publishBatch, publishTo, stamped } from './wire.ts';
+import { now, stamped } from './messages.ts';
 
 /*
  * So many clients, each of which sends its next request when the last was answered, for so many seconds. What is measured of
@@ -19,7 +20,7 @@ function request(n: number): string {
     case 'guarded':
       return guarded(data);
     default:
-      return publishTo('tidings', n % 1_000, data);
+      return tidings.publish(n % 1_000, data);
   }
 }
 

@@ -1,7 +1,7 @@
 import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
-import type { SystemName } from '../systems/system.ts';
-import { subscriptionsTo } from './wire.ts';
+import { wireOf } from '../wires/all.ts';
+import { subscriptionsTo } from '../wires/wire.ts';
 
 /* So many users, from the user `first` on, whose devices are known and who have gone; in a round they all come back at once. */
 
@@ -15,7 +15,7 @@ const [, , system = '', port = '', users = '', first = '0'] = process.argv;
 let notifications = 0;
 const sockets = new Sockets(
   Number(port),
-  subscriptionsTo(system as SystemName, Number(users), 'user', Number(first)),
+  subscriptionsTo(wireOf(system), Number(users), 'user', Number(first)),
   (text) => (notifications += text.split('"at":').length - 1),
 );
 

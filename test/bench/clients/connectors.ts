@@ -1,14 +1,17 @@
 import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
-import type { SystemName } from '../systems/system.ts';
-import { subscriptionsTo } from './wire.ts';
+import { wireOf } from '../wires/all.ts';
+import { subscriptionsTo } from '../wires/wire.ts';
 
 /* So many users of a system who all connect, some at a time. In each round they leave, if they are there, and connect. */
 
 const [, , system = '', port = '', users = '', atOnce = '', first = '0'] = process.argv;
+const wire = wireOf(system);
 const sockets = new Sockets(
   Number(port),
-  subscriptionsTo(system as SystemName, Number(users), 'everyone', Number(first)),
+  subscriptionsTo(wire, Number(users), 'everyone', Number(first)),
+  undefined,
+  wire.host,
 );
 
 await obey({

@@ -1,6 +1,6 @@
 import { createHistogram } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { now } from './wire.ts';
+import { now } from './messages.ts';
 
 /** How long something took, in ms. */
 export interface Latencies {

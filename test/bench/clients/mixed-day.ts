@@ -42,8 +42,10 @@ class Reader {
 
   async open(): Promise<void> {
     const events = new Events();
-    this.#socket = await openStream(Number(port), subscriptionBy(this.#token, this.#lastId), (text) =>
-      this.#read(events.whole(text)),
+    this.#socket = await openStream(
+      { port: Number(port) },
+      subscriptionBy(this.#token, this.#lastId),
+      (text) => this.#read(events.whole(text)),
     );
   }
 

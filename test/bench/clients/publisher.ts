@@ -1,8 +1,8 @@
 import { Callers } from '../../load/caller.ts';
 import { obey } from '../../load/rounds.ts';
-import type { SystemName } from '../systems/system.ts';
+import { wireOf } from '../wires/all.ts';
 import { inOpenLoop } from './latencies.ts';
-import { padded, publishTo, stamped } from './wire.ts';
+import { padded, stamped } from './messages.ts';
 
 /*
  * Publishes so many messages, so many a second, whether answers come or not: to everyone, or to so many users in turn, from
@@ -11,6 +11,7 @@ import { padded, publishTo, stamped } from './wire.ts';
 
 const [, , system = '', port = '', perSecond = '', messages = '', to = '', bytes = '', first = '0'] =
   process.argv;
+const wire = wireOf(system);
 /** Messages to everyone beside others that are measured say nothing of when they were sent. */
 const dataOf = to === 'unmeasured' ? padded : stamped;
 
@@ -20,12 +21,10 @@ const CONNECTIONS = 8;
 await obey({
   async round() {
     // Not kept from round to round: a server may close what lies idle.
-    const callers = new Callers(Number(port), CONNECTIONS);
+    const callers = new Callers(Number(port), CONNECTIONS, wire.host);
     const latencies = await inOpenLoop(Number(perSecond), Number(messages), async (n, meant) => {
       const recipient = Number.isNaN(Number(to)) ? 'everyone' : Number(first) + (n % Number(to));
-      const status = await callers.send(
-        publishTo(system as SystemName, recipient, dataOf(meant, Number(bytes))),
-      );
+      const status = await callers.send(wire.publish(recipient, dataOf(meant, Number(bytes))));
       if (status >= 300) throw new Error(`a publish was answered ${status}`);
     });
     callers.close();

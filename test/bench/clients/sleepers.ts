@@ -1,14 +1,14 @@
 import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
-import type { SystemName } from '../systems/system.ts';
-import { subscriptionsTo } from './wire.ts';
+import { wireOf } from '../wires/all.ts';
+import { subscriptionsTo } from '../wires/wire.ts';
 
 /* So many users who connect, and read nothing from then on. */
 
 const [, , system = '', port = '', users = '', first = '0'] = process.argv;
 const sockets = new Sockets(
   Number(port),
-  subscriptionsTo(system as SystemName, Number(users), 'everyone', Number(first)),
+  subscriptionsTo(wireOf(system), Number(users), 'everyone', Number(first)),
 );
 
 await obey({

@@ -1,8 +1,11 @@
 import type { Socket } from 'node:net';
 import { LatencyRecorder, type Latencies } from './latencies.ts';
-import { now } from './wire.ts';
+import { now } from './messages.ts';
 
 const STAMP = /"at":(\d+)/g;
+
+/* Go cuts what is written at once into chunks of 2,048 bytes, wherever that is: https://go.dev/src/net/http/server.go */
+const CUT = /\r\n[\da-f]+\r\n/g;
 
 /** Cuts what comes on a stream into events. */
 export class Events {
@@ -42,7 +45,7 @@ export class Stamps {
   /** Takes whole events. */
   read(events: string): void {
     const at = now();
-    for (const [, stamp] of events.matchAll(STAMP)) {
+    for (const [, stamp] of events.replaceAll(CUT, '').matchAll(STAMP)) {
       this.#recorder.record(at - Number(stamp));
       this.#left -= 1;
     }

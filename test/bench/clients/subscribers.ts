@@ -1,8 +1,8 @@
 import { obey } from '../../load/rounds.ts';
 import { Sockets } from '../../load/sockets.ts';
-import type { SystemName } from '../systems/system.ts';
+import { wireOf } from '../wires/all.ts';
+import { subscriptionsTo } from '../wires/wire.ts';
 import { Stamps } from './stamps.ts';
-import { subscriptionsTo } from './wire.ts';
 
 /*
  * So many users of a system, from the user `first` on, one stream each. A round lasts until so many messages have come, to all of
@@ -11,16 +11,13 @@ import { subscriptionsTo } from './wire.ts';
 
 const [, , system = '', port = '', users = '', to = '', expected = '', first = '0'] = process.argv;
 
+const wire = wireOf(system);
 const stamps = new Stamps();
 const sockets = new Sockets(
   Number(port),
-  subscriptionsTo(
-    system as SystemName,
-    Number(users),
-    to === 'everyone' ? 'everyone' : 'user',
-    Number(first),
-  ),
+  subscriptionsTo(wire, Number(users), to === 'everyone' ? 'everyone' : 'user', Number(first)),
   stamps.heard,
+  wire.host,
 );
 
 await obey({

@@ -3,8 +3,8 @@ import { obey } from '../../load/rounds.ts';
 import { Sockets, subscriptionBy } from '../../load/sockets.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
 import { inOpenLoop } from './latencies.ts';
+import { stamped } from './messages.ts';
 import { Stamps } from './stamps.ts';
-import { stamped } from './wire.ts';
 
 /*
  * So many users of Tidings with one stream each, spread over so many tenants, each of which has a service that publishes to

@@ -1,3 +1,5 @@
+import { centrifugo } from './centrifugo.ts';
+import { mercure } from './mercure.ts';
 import { nchan } from './nchan.ts';
 import { startNodeProgram } from './node-program.ts';
 import type { System, SystemName } from './system.ts';
@@ -6,6 +8,8 @@ import { startTidings, tidings } from './tidings.ts';
 export const ALL: Readonly<Record<SystemName, System>> = {
   tidings,
   nchan,
+  mercure,
+  centrifugo,
   tutorial: {
     name: 'tutorial',
     contract: 'answers when the message was handed to an EventEmitter; no token; nothing is stored',

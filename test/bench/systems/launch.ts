@@ -8,9 +8,18 @@ import type { Running } from './system.ts';
 /** Most that a yardstick takes to listen, in ms. */
 const START_MS = 20_000;
 
-/** Starts a server of another make, in a process of its own, and waits until it listens on `port`. */
-export async function launch(program: string, args: readonly string[], port: number): Promise<Running> {
-  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+/**
+ * Starts a server of another make, in a process of its own, and waits until it listens on `port`.
+ *
+ * @param env all of its environment
+ */
+export async function launch(
+  program: string,
+  args: readonly string[],
+  port: number,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<Running> {
+  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], env });
   let said = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
   const failed = new Promise<never>((_, reject) => {
@@ -19,7 +28,12 @@ export async function launch(program: string, args: readonly string[], port: num
   });
   // Once it has been stopped, that it ends is what was asked for.
   failed.catch(() => undefined);
-  await Promise.race([failed, untilItListens(port)]);
+  try {
+    await Promise.race([failed, untilItListens(port)]);
+  } catch (error) {
+    await end(child);
+    throw error;
+  }
   const pid = child.pid ?? Number.NaN;
   return {
     port,
@@ -47,7 +61,7 @@ function listens(port: number): Promise<boolean> {
 }
 
 async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const ended = once(child, 'exit');
   child.kill('SIGTERM');
   const killed = setTimeout(() => child.kill('SIGKILL'), 5_000);

@@ -1,9 +1,6 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ownPort } from '../../support/own-port.ts';
-import { launch } from './launch.ts';
+import { launchConfigured } from './configured.ts';
 import type { System } from './system.ts';
 
 /** Where Debian and its relatives put it. */
@@ -17,21 +14,11 @@ export const nchan: System = {
   async start() {
     if (!existsSync(MODULE))
       throw new Error('nchan is not installed; on Debian: apt-get install nginx libnginx-mod-nchan');
-    const home = await mkdtemp(join(tmpdir(), 'tidings-bench-nchan-'));
-    const port = await ownPort();
-    await writeFile(join(home, 'nginx.conf'), configuration(home, port));
-    const server = await launch(
-      PROGRAM,
-      ['-p', home, '-c', 'nginx.conf', '-e', join(home, 'error.log')],
-      port,
-    );
-    return {
-      ...server,
-      async stop() {
-        await server.stop();
-        await rm(home, { recursive: true, force: true });
-      },
-    };
+    return await launchConfigured(PROGRAM, (home, port) => ({
+      file: 'nginx.conf',
+      text: configuration(home, port),
+      args: ['-p', home, '-c', 'nginx.conf', '-e', join(home, 'error.log')],
+    }));
   },
 };
 

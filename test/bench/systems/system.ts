@@ -1,4 +1,6 @@
-/** A server under measure, while it runs. */
+import type { Peer } from '../peers.ts';
+
+/** A server under measure, while it runs. What cannot be measured of it is NaN, and so is what follows from that. */
 export interface Running {
   readonly port: number;
   /** Its database, by the login of the superuser, if it has one. */
@@ -25,11 +27,22 @@ export interface System {
   readonly name: SystemName;
   /** What is true when a publish has been answered, and who may do what: figures mean little without it. */
   readonly contract: string;
+  /** What it takes to have one, if it may be missing. */
+  readonly peer?: Peer;
   start(
     settings?: Readonly<Record<string, string>>,
     parameters?: Readonly<Record<string, string>>,
   ): Promise<Running>;
 }
 
-export const SYSTEMS = ['tidings', 'nchan', 'tutorial', 'limit', 'guarded', 'client'] as const;
+export const SYSTEMS = [
+  'tidings',
+  'nchan',
+  'mercure',
+  'centrifugo',
+  'tutorial',
+  'limit',
+  'guarded',
+  'client',
+] as const;
 export type SystemName = (typeof SYSTEMS)[number];

@@ -16,7 +16,8 @@ const KIB = 1_024;
 export const connect: Workload = {
   name: 'connect',
   does: `${CONNECTIONS} clients connect, ${AT_ONCE} at a time, stay, leave, and connect again; ${WARM} others did so before`,
-  systems: ['tidings', 'nchan', 'tutorial', 'limit'],
+  systems: ['tidings', 'nchan', 'mercure', 'centrifugo', 'tutorial', 'limit'],
+  needsProcess: true,
   settings: { NODE_OPTIONS: '--inspect=127.0.0.1:0' },
   figures: [
     { name: 'CPU per connect', unit: 'µs', budgets: [{ most: 300 }] },

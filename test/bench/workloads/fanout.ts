@@ -10,7 +10,7 @@ const BYTES = 240;
 export const fanout: Workload = {
   name: 'fanout',
   does: `${MESSAGES} messages of ${BYTES} bytes to everyone, ${PER_SECOND}/s, ${CONNECTIONS} connections`,
-  systems: ['tidings', 'nchan', 'tutorial', 'limit'],
+  systems: ['tidings', 'nchan', 'mercure', 'centrifugo', 'tutorial', 'limit'],
   figures: [
     {
       name: 'CPU per delivery',

@@ -11,7 +11,7 @@ const BYTES = 240;
 export const live: Workload = {
   name: 'live',
   does: `${PER_SECOND} notifications of ${BYTES} bytes a second to single users among ${CONNECTIONS} connections, for ${SECONDS} s`,
-  systems: ['tidings', 'nchan', 'tutorial'],
+  systems: ['tidings', 'nchan', 'mercure', 'centrifugo', 'tutorial'],
   figures: [
     { name: 'p50, sent to received', unit: 'ms', budgets: [{ most: 4 }] },
     { name: 'p99, sent to received', unit: 'ms', budgets: [{ most: 20 }] },

@@ -1,7 +1,7 @@
 import { positionOfTime } from '../../../src/log/position.ts';
 import { Caller } from '../../load/caller.ts';
 import type { Throughput } from '../clients/latencies.ts';
-import { publishTo } from '../clients/wire.ts';
+import { tidings } from '../wires/tidings.ts';
 import { cpuFor, withPrograms } from './load.ts';
 import type { Workload } from './workload.ts';
 
@@ -47,7 +47,7 @@ export const publish: Workload = {
 /** The first notification makes the partition that the bare client writes to. */
 async function makeRoom(port: number): Promise<void> {
   const caller = new Caller(port);
-  const status = await caller.send(publishTo('tidings', 0, '1'));
+  const status = await caller.send(tidings.publish(0, '1'));
   caller.close();
   if (status !== 201) throw new Error(`a publish was answered ${status}`);
 }

@@ -15,6 +15,8 @@ export interface Workload {
   /** What is done, in a line. */
   readonly does: string;
   readonly systems: readonly SystemName[];
+  /** Nothing of it can be measured of a server whose processes are elsewhere. */
+  readonly needsProcess?: boolean;
   readonly figures: readonly Measured[];
   /** One round of one system, from its start to its stop: a figure for each of `figures`; undefined: it has no such. */
   measure(system: System, running: Running): Promise<readonly (number | undefined)[]>;
@@ -63,7 +65,8 @@ export async function run(
 
 async function measure(workload: Workload, system: System, running: Running) {
   try {
-    return await workload.measure(system, running);
+    const values = await workload.measure(system, running);
+    return values.map((value) => (Number.isNaN(value) ? undefined : value));
   } finally {
     await running.stop();
   }
