@@ -12,6 +12,7 @@ import { connect } from './workloads/connect.ts';
 import { connections } from './workloads/connections.ts';
 import { broadcast, slow } from './workloads/crowd.ts';
 import { fanout } from './workloads/fanout.ts';
+import { history } from './workloads/history.ts';
 import { live } from './workloads/live.ts';
 import { mixed } from './workloads/mixed.ts';
 import { batch, publish } from './workloads/publish.ts';
@@ -34,6 +35,7 @@ const WORKLOADS: readonly Workload[] = [
   connections,
   tenants,
   backlog,
+  history,
 ];
 
 const RESULTS = resolve(import.meta.dirname, '../../bench-results');

@@ -6,6 +6,7 @@ import { now } from './messages.ts';
 export interface Latencies {
   readonly count: number;
   readonly p50: number;
+  readonly p95: number;
   readonly p99: number;
   readonly max: number;
 }
@@ -22,7 +23,7 @@ export class LatencyRecorder {
   get latencies(): Latencies {
     const { count, max } = this.#histogram;
     const ms = (part: number) => this.#histogram.percentile(part) / 1_000;
-    return { count, p50: ms(50), p99: ms(99), max: max / 1_000 };
+    return { count, p50: ms(50), p95: ms(95), p99: ms(99), max: max / 1_000 };
   }
 }
 
