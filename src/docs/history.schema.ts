@@ -55,7 +55,10 @@ export const historyItemSchema = z
         more: z.boolean().meta({ description: 'There are at least so many.' }),
       })
       .optional()
-      .meta({ description: 'Devices of a notification to a topic or everyone; exact to 10,000.' }),
+      .meta({
+        description:
+          'Devices of a notification to a topic or everyone; exact to 10,000. In a list, one to a topic is counted less far than by its id, and says so with `more`.',
+      }),
   })
   .meta({ id: 'HistoryItem', description: 'A notification and what became of it.' });
 

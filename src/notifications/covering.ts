@@ -1,8 +1,12 @@
 import { LEVEL_WIDTHS } from '../ledger/intervals.ts';
+import { POSITIONS_PER_MS } from '../log/position.ts';
 
 /* Pieces of SQL that the questions to the ledger share. `$1` is the tenant. */
 
 const LEVELS = LEVEL_WIDTHS.map((width, level) => `(${level}::smallint, ${width}::bigint)`).join(', ');
+
+/** The first class that may be wider than what is kept by default: a range of ends that could cover a position excludes nothing. */
+const WIDE = LEVEL_WIDTHS.findIndex((width) => width > 30 * 86_400_000 * POSITIONS_PER_MS);
 
 /** The tenant's head, for `covering`. */
 export const STREAM = `(select head from streams where tenant_id = $1) as stream`;
@@ -14,9 +18,29 @@ export const STREAM = `(select head from streams where tenant_id = $1) as stream
  *
  * @param x SQL of a bigint
  * @param columns of `i`, the interval
- * @param target a further condition on `i`, which begins with `and`
  */
-export const covering = (table: 'sends' | 'acks', x: string, columns: string, target = ''): string => `(
+export const covering = (table: 'sends' | 'acks', x: string, columns: string): string =>
+  `(${narrow(table, x, columns, '', LEVEL_WIDTHS.length)})`;
+
+/**
+ * The same of what was sent to one user, whose wide intervals are few: they are looked for at once, and not in each class and
+ * each partition between `x` and the head.
+ *
+ * @param user SQL of a text
+ */
+export const coveringOfUser = (x: string, columns: string, user: string): string => {
+  const target = `and i.user_id = ${user}`;
+  return `(
+  ${narrow('sends', x, columns, target, WIDE)}
+  union all
+  (select ${columns} from sends i
+  where i.tenant_id = $1 ${target} and i.level >= ${WIDE}
+    and i.to_position >= ${x} and i.to_position <= stream.head and i.from_position < ${x}
+  offset 0))`;
+};
+
+/** @param target a further condition on `i`, which begins with `and` */
+const narrow = (table: string, x: string, columns: string, target: string, classes: number): string => `
   select i.* from (values ${LEVELS}) as l (level, width)
   cross join lateral (
     select ${columns} from ${table} i
@@ -24,7 +48,7 @@ export const covering = (table: 'sends' | 'acks', x: string, columns: string, ta
       and i.to_position >= ${x} and i.to_position < least(${x} + l.width, stream.head + 1) and i.from_position < ${x}
     offset 0
   ) i
-  where l.level = 0 or l.width / 4 < stream.head)`;
+  where l.level < ${classes} and (l.level = 0 or l.width / 4 < stream.head)`;
 
 /**
  * The acknowledgement of a device that may cover position `x`, if its `from_position` is below: those of a device do

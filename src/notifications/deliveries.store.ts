@@ -3,7 +3,7 @@ import type { Statement } from '../database/pool.ts';
 import { HistoryPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import type { Position } from '../log/position.ts';
-import { ackOf, covering, hadTopic, STREAM } from './covering.ts';
+import { ackOf, coveringOfUser, hadTopic, STREAM } from './covering.ts';
 import { receiptsOf, type Confirmation, type LogEntry, type Receipt } from './delivery-status.ts';
 
 const SENT_TO_USERS: Statement = {
@@ -13,7 +13,7 @@ select p.position, p.user_id as "user", i.device_id as device, count(*)::int as 
   min(i.at) as "firstSentAt", max(i.at) as "lastSentAt"
 from ${STREAM}
 cross join unnest($2::text[], $3::bigint[]) as p (user_id, position)
-cross join lateral ${covering('sends', 'p.position', 'i.device_id, i.connection_id, i.at', 'and i.user_id = p.user_id')} i
+cross join lateral ${coveringOfUser('p.position', 'i.device_id, i.connection_id, i.at', 'p.user_id')} i
 where $4::text is null or ${hadTopic('i.connection_id', '$4')}
 group by 1, 2, 3`,
 };

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import type { TenantId } from '../identifiers.ts';
 import { asPosition, positionOfTime, START, timeOfPosition, type Position } from '../log/position.ts';
-import { CountsStore, type Counted } from './counts.store.ts';
+import { CountsStore, type Counted, type Look } from './counts.store.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import { statusOf, summaryOf, type LogEntry, type Receipt, type Status } from './delivery-status.ts';
 import type { HistoryItem } from './history-item.ts';
@@ -15,10 +15,11 @@ const END = asPosition(Number.MAX_SAFE_INTEGER);
  * cursor. Bounds are numbers of rows and not times, so that the same question has the same pages.
  */
 const MOST_SCANNED = 5_000;
-const MOST_JUDGED = 100;
+const MOST_JUDGED = 50;
 const MOST_BYTES = 2 * 1024 * 1024;
-const MOST_INTERVALS = 10_000;
-const GLANCED_AT_ONCE = 20;
+/** Of broadcasts; what is being counted then is counted on. */
+const MOST_INTERVALS = 6_000;
+const GLANCED_AT_ONCE = 10;
 /** Rows of the log that are looked at first for a type; then four times as many. */
 const FIRST_SCANNED = 200;
 
@@ -34,8 +35,8 @@ interface Judged {
   readonly items: readonly HistoryItem[];
   /** Intervals of the ledger that were counted. */
   readonly intervals: number;
-  /** The last entry that was looked at, if there are more. */
-  readonly stoppedAt: Position | undefined;
+  /** Where the page goes on, if it did not get to the end of the entries. */
+  readonly next: Position | undefined;
 }
 
 /** Pages of history: entries of the log, joined with what the ledger says of them. */
@@ -61,10 +62,8 @@ export class HistoryService {
     const items: HistoryItem[] = [];
     const spent = { scanned: 0, judged: 0, intervals: 0, bytes: 0 };
     const within = () =>
-      spent.scanned < MOST_SCANNED &&
-      spent.judged < MOST_JUDGED &&
-      spent.intervals < MOST_INTERVALS &&
-      spent.bytes < MOST_BYTES;
+      spent.scanned < MOST_SCANNED && spent.judged < MOST_JUDGED && spent.bytes < MOST_BYTES;
+    let stopped = false;
     let next: Position | undefined = asPosition(
       Math.min(before ?? END, until === undefined ? END : boundOf(until)),
     );
@@ -74,41 +73,51 @@ export class HistoryService {
       const rows = status === undefined ? wanted : MOST_JUDGED;
       scan = type === undefined ? rows : Math.min(scan * 4, MOST_SCANNED - spent.scanned);
       const found: Scan = await this.log.scan(tenantId, selection, next, { scan, rows, bytes: MOST_BYTES });
-      const judged: Judged = await this.#judge(tenantId, found.entries, status, wanted);
+      const most = { items: wanted, intervals: MOST_INTERVALS - spent.intervals };
+      const judged: Judged = await this.#judge(tenantId, found.entries, next, status, most);
       items.push(...judged.items);
-      next = judged.stoppedAt ?? found.reached;
+      stopped = judged.next !== undefined;
+      next = judged.next ?? found.reached;
       spent.scanned += found.scanned;
       spent.judged += found.entries.length;
       spent.intervals += judged.intervals;
       spent.bytes += judged.items.reduce((sum, { entry }) => sum + entry.data.length, 0);
-    } while (next !== undefined && items.length < limit && within());
+    } while (next !== undefined && !stopped && items.length < limit && within());
     return { items, next };
   }
 
   /** What became of one entry. */
   async item(tenantId: TenantId, entry: LogEntry): Promise<HistoryItem> {
-    if (isBroadcast(entry)) return broadcastItem(entry, await this.#count(tenantId, entry, 'long'));
+    if (isBroadcast(entry)) return broadcastItem(entry, await this.#count(tenantId, entry, ['look', 'long']));
     const receipts = await this.deliveries.ofUsers(tenantId, [entry]);
     return userItem(entry, receipts.get(entry.position) ?? []);
   }
 
-  /** Finds what became of entries, in their order, until `wanted` of the status that is asked for are found. */
+  /**
+   * Finds what became of entries below `before`, in their order, until `most.items` of the status that is asked for are found,
+   * or `most.intervals` were counted.
+   */
   async #judge(
     tenantId: TenantId,
     entries: readonly LogEntry[],
+    before: Position,
     status: Status | undefined,
-    wanted: number,
+    most: { readonly items: number; readonly intervals: number },
   ): Promise<Judged> {
     const receipts = await this.deliveries.ofUsers(tenantId, entries);
     const glances = new Map<Position, Counted>();
     const items: HistoryItem[] = [];
     let intervals = 0;
-    let last: Position | undefined;
+    let next = before;
     for (const [index, entry] of entries.entries()) {
-      if (items.length >= wanted || intervals >= MOST_INTERVALS) return { items, intervals, stoppedAt: last };
+      if (items.length >= most.items) return { items, intervals, next };
       if (isBroadcast(entry) && !glances.has(entry.position)) {
+        if (intervals >= most.intervals) return { items, intervals, next };
         const group = entries.slice(index).filter(isBroadcast).slice(0, GLANCED_AT_ONCE);
-        for (const glance of await this.broadcasts.counts(tenantId, group, 'glance')) glances.set(...glance);
+        for (const glance of await this.broadcasts.counts(tenantId, group, 'glance')) {
+          glances.set(...glance);
+          intervals += glance[1].intervals;
+        }
       }
       const glance = glances.get(entry.position);
       let item =
@@ -117,29 +126,30 @@ export class HistoryService {
           : broadcastItem(entry, glance);
       // What is certain to have another status need not be counted.
       if (glance?.open === true && (!glance.certain || matches(item, status))) {
-        const counted = await this.#count(tenantId, entry, 'look');
+        if (intervals >= most.intervals) return { items, intervals, next };
+        const looks = 'topic' in entry.to ? (['short'] as const) : (['look', 'long'] as const);
+        const counted = await this.#count(tenantId, entry, looks);
         intervals += counted.intervals;
         item = broadcastItem(entry, counted);
       }
       if (matches(item, status)) items.push(item);
-      last = entry.position;
+      next = entry.position;
     }
-    return { items, intervals, stoppedAt: undefined };
+    return { items, intervals, next: undefined };
   }
 
   /**
-   * Counts one broadcast. A topic of few in a tenant of very many devices is counted to the end only when it is asked
-   * for by its id; in a list its counts are then a floor, with `more`.
+   * Counts one broadcast, by the first look that shows all or by the last. A topic in a tenant of very many devices is
+   * counted to the end only when it is asked for by its id; in a list its counts are then a floor, with `more`.
    */
-  async #count(tenantId: TenantId, entry: LogEntry, topicLook: 'look' | 'long'): Promise<Counted> {
-    const look = async (length: 'look' | 'long') => {
-      const counted = (await this.broadcasts.counts(tenantId, [entry], length)).get(entry.position);
-      return counted ?? NOTHING;
-    };
-    const first = await look('look');
-    if (!first.open || ('topic' in entry.to && topicLook === 'look')) return first;
-    const second = await look('long');
-    return { ...second, intervals: first.intervals + second.intervals };
+  async #count(tenantId: TenantId, entry: LogEntry, looks: readonly Look[]): Promise<Counted> {
+    let found = NOTHING;
+    for (const look of looks) {
+      const counted = (await this.broadcasts.counts(tenantId, [entry], look)).get(entry.position) ?? NOTHING;
+      found = { ...counted, intervals: found.intervals + counted.intervals };
+      if (!found.open) break;
+    }
+    return found;
   }
 }
 

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { Statement } from '../database/pool.ts';
 import { HistoryPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
-import { ackOf, covering, STREAM } from './covering.ts';
+import { ackOf, covering, coveringOfUser, STREAM } from './covering.ts';
 import type { LogEntry } from './delivery-status.ts';
 import type { Deliveries } from './timeline.ts';
 
@@ -22,10 +22,7 @@ left join lateral (
 
 const SENT_COLUMNS = 'i.user_id, i.device_id, i.connection_id, i.at, i.replayed';
 const SENT = sent('timeline_sent', covering('sends', '$2::bigint', SENT_COLUMNS));
-const SENT_TO_USER = sent(
-  'timeline_sent_to_user',
-  covering('sends', '$2::bigint', SENT_COLUMNS, 'and i.user_id = $5'),
-);
+const SENT_TO_USER = sent('timeline_sent_to_user', coveringOfUser('$2::bigint', SENT_COLUMNS, '$5'));
 
 const CONFIRMED: Statement = {
   name: 'timeline_confirmed',
