@@ -38,6 +38,9 @@ export function connectionsTo(options: PoolOptions): pg.Pool {
     lock_timeout: options.lockTimeoutMs,
     // A snapshot held open keeps the hot stream rows from being pruned: 40 s of it cost three quarters of the appends.
     idle_in_transaction_session_timeout: 30_000,
+    // Kept for good: a new one has to make itself known and plan its statements, 50 ms on a busy server, and would be
+    // needed just when there is a crowd.
+    idleTimeoutMillis: 0,
     keepAlive: true,
     types,
   });
