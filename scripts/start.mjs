@@ -1,13 +1,17 @@
 /* `npm start`: builds what changed, runs the service on the pinned Node, and ends as it ended. */
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { resolve } from 'node:path';
 import { build, project } from './build.mjs';
 import { pinnedNode } from './pinned-node.mjs';
 
 build();
+// As the Dockerfile has them: stack traces name the sources, and new objects get 2 x 16 MiB at most. V8 would take 2 x 64 in
+// a crowd, a third of what the process keeps with 10,000 streams, for the same work.
+const flags = JSON.parse(readFileSync(resolve(project, 'scripts/node-flags.json'), 'utf8'));
 const main = resolve(project, 'dist/src/main.js');
-const service = spawn(pinnedNode(project), ['--enable-source-maps', main], {
+const service = spawn(pinnedNode(project), [...flags, main], {
   cwd: project,
   stdio: 'inherit',
 });

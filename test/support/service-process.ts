@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -11,6 +12,8 @@ import { ownPort } from './own-port.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 const PROJECT = resolve(import.meta.dirname, '../..');
+
+const NODE_FLAGS = JSON.parse(readFileSync(join(PROJECT, 'scripts/node-flags.json'), 'utf8')) as string[];
 
 /** A start takes a second or two; beside other tests on a small machine it takes longer. */
 const START_PATIENCE_MS = 60_000;
@@ -71,7 +74,7 @@ export class ServiceProcess {
       SHUTDOWN_SPREAD_SECONDS: '1',
       ...settings,
     };
-    const child = spawn(process.execPath, ['--enable-source-maps', join(PROJECT, 'dist/src/main.js')], {
+    const child = spawn(process.execPath, [...NODE_FLAGS, join(PROJECT, 'dist/src/main.js')], {
       cwd: tmpdir(),
       env,
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -3,7 +3,7 @@ import { Sockets } from '../../load/sockets.ts';
 import { wireOf } from '../wires/all.ts';
 import { subscriptionsTo } from '../wires/wire.ts';
 
-/* So many users of a system who all connect, some at a time. In each round they leave, if they are there, and connect. */
+/* So many users of a system who all connect, some at a time. In one round they connect, in the next they leave. */
 
 const [, , system = '', port = '', users = '', atOnce = '', first = '0'] = process.argv;
 const wire = wireOf(system);
@@ -14,11 +14,12 @@ const sockets = new Sockets(
   wire.host,
 );
 
+let connected = false;
+
 await obey({
   async round() {
-    sockets.cutAll();
-    const began = performance.now();
-    await sockets.openAll(Number(atOnce));
-    return performance.now() - began;
+    connected = !connected;
+    if (connected) await sockets.openAll(Number(atOnce));
+    else sockets.cutAll();
   },
 });

@@ -6,7 +6,7 @@ const CONNECTIONS = 10_000;
 /** Of them at a time: as fast as they get in, without a queue that would be measured instead. */
 const AT_ONCE = 100;
 /** Connected and left before anything is measured: what a server needs once is no matter of connections. */
-const WARM = 1_000;
+const WARM = 5_000;
 /** How long those who have left are forgotten, in ms. */
 const REST_MS = 3_000;
 
@@ -44,6 +44,8 @@ export const connect: Workload = {
       const first = await cpuFor(running, () => clients.round());
       const grown = (await running.memory()) - memory;
       const kept = await running.heap?.();
+      await clients.round();
+      await sleep(REST_MS);
       const again = await cpuFor(running, () => clients.round());
       return [
         first.cpu.service / CONNECTIONS,
