@@ -81,8 +81,8 @@ function judge(flood: string, turns: readonly Turn[]): { lines: string[]; excess
     for (const part of [0.5, 0.99]) {
       const of = (round: keyof Turn) => turns.map((turn) => percentile(turn[round][kind], part));
       const [quiet, control, flooded] = [of('quiet'), of('control'), of('flooded')];
-      const to = (others: readonly number[]) =>
-        median(flooded.map((ms, n) => ms / (others[n] ?? Number.NaN)));
+      const to = (beside: readonly number[]) =>
+        median(flooded.map((ms, n) => ms / (beside[n] ?? Number.NaN)));
       const [ms, ratio] = [median(flooded), to(control)];
       const shown = [quiet, control, flooded].map((values) => median(values).toFixed(1)).join(' / ');
       const line = `${flood}: ${kind} p${part * 100} ${shown} ms without, elsewhere, here: x${ratio.toFixed(2)} (x${to(quiet).toFixed(2)} of without)`;

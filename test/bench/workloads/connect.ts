@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Program } from '../../load/program.ts';
 import { cpuFor, withPrograms } from './load.ts';
 import type { Workload } from './workload.ts';
 
@@ -6,7 +7,7 @@ const CONNECTIONS = 10_000;
 /** Of them at a time: as fast as they get in, without a queue that would be measured instead. */
 const AT_ONCE = 100;
 /** Connected and left before anything is measured: what a server needs once is no matter of connections. */
-const WARM = 5_000;
+const WARM = 1_000;
 /** How long those who have left are forgotten, in ms. */
 const REST_MS = 3_000;
 
@@ -15,7 +16,7 @@ const KIB = 1_024;
 /** What it costs to connect, and to stay. */
 export const connect: Workload = {
   name: 'connect',
-  does: `${CONNECTIONS} clients connect, ${AT_ONCE} at a time, stay, leave, and connect again; ${WARM} others did so before`,
+  does: `${CONNECTIONS} clients connect, ${AT_ONCE} at a time, stay and leave, twice; then as many others`,
   systems: ['tidings', 'nchan', 'mercure', 'centrifugo', 'tutorial', 'limit'],
   needsProcess: true,
   settings: { NODE_OPTIONS: '--inspect=127.0.0.1:0' },
@@ -35,18 +36,36 @@ export const connect: Workload = {
   measure: ({ name }, running) =>
     withPrograms(async (start) => {
       const { port } = running;
-      const warm = await start('connectors', [name, port, WARM, AT_ONCE]);
-      await warm.round();
-      await warm.end();
-      const clients = await start('connectors', [name, port, CONNECTIONS, AT_ONCE]);
-      await sleep(REST_MS);
-      const [heap, memory] = [await running.heap?.(), await running.memory()];
-      const first = await cpuFor(running, () => clients.round());
+      const come = async (users: number, first: number): Promise<Program> => {
+        const clients = await start('connectors', [name, port, users, AT_ONCE, first]);
+        await clients.round();
+        return clients;
+      };
+      const leave = async (clients: Program): Promise<void> => {
+        await clients.round();
+        await sleep(REST_MS);
+      };
+      await leave(await come(WARM, CONNECTIONS));
+
+      const memory = await running.memory();
+      const clients = await come(CONNECTIONS, 0);
       const grown = (await running.memory()) - memory;
-      const kept = await running.heap?.();
+      await leave(clients);
+
       await clients.round();
-      await sleep(REST_MS);
-      const again = await cpuFor(running, () => clients.round());
+      await leave(clients);
+
+      // By now what is done for each has been compiled.
+      const others = await start('connectors', [name, port, CONNECTIONS, AT_ONCE, 2 * CONNECTIONS]);
+      const first = await cpuFor(running, () => others.round());
+      await leave(others);
+      const again = await cpuFor(running, () => others.round());
+      await leave(others);
+
+      // At last: what asks for it collects first, and leaves a heap that is as small as it never is, with nothing compiled.
+      const heap = await running.heap?.();
+      await clients.round();
+      const kept = await running.heap?.();
       return [
         first.cpu.service / CONNECTIONS,
         // Where there is no token there is none to be known.
