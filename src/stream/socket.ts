@@ -61,10 +61,7 @@ export const STREAM_HEADERS = {
   connection: 'close',
 };
 
-/**
- * Answers 200 with an event stream and gives the socket for its events, corked: what comes first leaves with the head of the
- * answer, once it is uncorked or ended. Undefined when the client has gone.
- */
+/** Answers 200 with an event stream and gives the socket for its events; undefined when the client has gone. */
 export function openEventStream(reply: FastifyReply, retryMs: number): Socket | undefined {
   reply.hijack();
   const socket = takeSocket(reply.raw);
@@ -73,8 +70,6 @@ export function openEventStream(reply: FastifyReply, retryMs: number): Socket | 
   const lines = Object.entries(headers).flatMap(([name, value]) =>
     value === undefined ? [] : [`${name}: ${String(value)}\r\n`],
   );
-  // A system call less for each of the thousands who come back at once.
-  socket?.cork();
   socket?.write(`HTTP/1.1 200 OK\r\n${lines.join('')}\r\n${greeting(retryMs)}`);
   return socket;
 }

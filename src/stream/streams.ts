@@ -86,9 +86,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   }
 
   /**
-   * Serves a stream on a socket that was taken from HTTP, corked behind the head of the answer. What is in the way and will
-   * pass (a limit, shutdown, the database) is said with `bye`: a status other than 200 would make an EventSource give up for
-   * ever.
+   * Serves a stream on a socket that was taken from HTTP and greeted. What is in the way and will pass (a limit,
+   * shutdown, the database) is said with `bye`: a status other than 200 would make an EventSource give up for ever.
    */
   async open(request: StreamRequest, socket: Socket): Promise<void> {
     await this.#opening.track(request.tenantId, this.#admit(request, socket));
@@ -239,6 +238,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.ledger.opened(subscriber, subscriber.openedAt, start);
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
+    // One write with what follows at once, often the end of the backlog.
+    socket.cork();
     socket.write(
       syncFrame({
         connectionId: subscriber.connectionId,
@@ -251,7 +252,6 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     );
     // The first tick reads on, unless the token is about to end.
     connection.tick(Date.now());
-    // One write with the head of the answer and what follows at once, often the end of the backlog.
     socket.uncork();
     this.replacements.opened(connection);
   }
