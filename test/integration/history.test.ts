@@ -357,11 +357,25 @@ describe('the times of a device', () => {
     const id = await notification(2);
     for (const width of [0, 1, 3, 12, 50, 200, 900, 4_000, 15_000, 70_000, 100_000])
       await sent(2 - width / 2, 2 + width / 2);
-    await sent(-100_000, 110_000, { device: 'laptop' });
+    // Of weeks, and of months.
+    for (const from of [-100_000, -2_000_000, -5_000_000, -20_000_000])
+      await sent(from, 110_000, { device: 'laptop' });
     expect(devicesOf(await find(id)).map(({ device: name, sends }) => [name, sends])).toEqual([
-      ['laptop', 1],
+      ['laptop', 4],
       ['phone', 11],
     ]);
+  });
+
+  test('are not those of an interval that ends before it, or begins after it', async () => {
+    const id = await notification(1_000);
+    for (const [from, to] of [
+      [-5_000_000, 999],
+      [1_001, 2_000],
+    ] as const)
+      await sent(from, to);
+    // As wide as those that are looked for at once.
+    await database.query(`update sends set level = 14 where tenant_id = $1`, [tenant]);
+    expect(devicesOf(await find(id))).toEqual([]);
   });
 });
 
@@ -413,16 +427,17 @@ describe('a notification to a topic', () => {
       await sentToMany(n, n * 10, [topic]);
       await sentToMany(n, n, ['news', 'other']);
     }
-    // One stream that was there all the time.
-    await sent(0, 9, {
-      user: 'both',
-      connectionId: await connection({ user: 'both', topics: ['news', topic] }),
-    });
+    // Two streams that were there all the time.
+    for (const [user, topics] of [
+      ['both', ['news', topic]],
+      ['one', [topic]],
+    ] as const)
+      await sent(0, 9, { user, connectionId: await connection({ user, topics: [...topics] }) });
     const { items } = await all();
     expect(items.map((item) => [item.entry.type, countsOf(item)?.sent])).toEqual([
-      ['n.3', 31],
+      ['n.3', 32],
       ['n.2', 3],
-      ['n.1', 11],
+      ['n.1', 12],
     ]);
   });
 
