@@ -11,10 +11,11 @@ import { Program } from '../load/program.ts';
  * `npm run test:fairness`.
  *
  * The flood, the service, PostgreSQL and the neighbour share the processors; where there are two of them, that alone doubles
- * the p99. So the flood of the control round goes to another service with a PostgreSQL of its own: what the neighbour notices
- * then is the machine, and what it notices beyond is the wall between tenants. That must not be twice as much, neither at the
- * p50 nor at the p99, and a live publish stays below BEARABLE_MS. Before floods were held back the p50 was five times as long,
- * or the p99 250 ms.
+ * the p99. So the flood of the control round goes to another service with a PostgreSQL of its own. The p50 must not double,
+ * beside either round; the p99 not beside the control, and it stays below BEARABLE_MS. The control allows for the machine, and
+ * with it for the processor time that serving the flood takes: beside a round without a flood the p99 of 5,000 clients that
+ * come back is three times as long here, which is printed and not asserted. Before floods were held back the p50 was five
+ * times as long, or the p99 250 ms.
  */
 
 /** Of the neighbour: publishes a second, and how long a round takes. */
@@ -83,11 +84,12 @@ function judge(flood: string, turns: readonly Turn[]): { lines: string[]; excess
       const [quiet, control, flooded] = [of('quiet'), of('control'), of('flooded')];
       const to = (beside: readonly number[]) =>
         median(flooded.map((ms, n) => ms / (beside[n] ?? Number.NaN)));
-      const [ms, ratio] = [median(flooded), to(control)];
+      const [ms, ratio, ofQuiet] = [median(flooded), to(control), to(quiet)];
       const shown = [quiet, control, flooded].map((values) => median(values).toFixed(1)).join(' / ');
-      const line = `${flood}: ${kind} p${part * 100} ${shown} ms without, elsewhere, here: x${ratio.toFixed(2)} (x${to(quiet).toFixed(2)} of without)`;
+      const line = `${flood}: ${kind} p${part * 100} ${shown} ms without, elsewhere, here: x${ratio.toFixed(2)} (x${ofQuiet.toFixed(2)} of without)`;
       lines.push(line);
-      if (!(ratio <= 2 && ms <= BEARABLE_MS)) excess.push(line);
+      const most = part === 0.5 ? Math.max(ratio, ofQuiet) : ratio;
+      if (!(most <= 2 && ms <= BEARABLE_MS)) excess.push(line);
     }
   return { lines, excess };
 }
