@@ -13,6 +13,10 @@ export interface Partition extends Range {
 /** The time now as a position, in SQL. Stable within a statement, so an index can be searched for it. */
 export const NOW_AS_POSITION = `floor(extract(epoch from statement_timestamp()) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}`;
 
+/** The time inside a position, in SQL. */
+export const sqlTimeOf = (position: string): string =>
+  `to_timestamp((${position} / ${POSITIONS_PER_MS} + ${EPOCH_MS}) / 1000.0)`;
+
 /** Any number will do, as long as every node takes the same one. */
 const PARTITION_LOCK = 7_469_002;
 

@@ -1,5 +1,5 @@
 import type { Pool, Statement } from '../database/pool.ts';
-import { EPOCH_MS, POSITIONS_PER_MS } from '../log/position.ts';
+import { sqlTimeOf } from '../log/partitions.store.ts';
 
 /** How many rows of one tenant went in a statement. */
 export interface Swept {
@@ -45,10 +45,6 @@ const STREAM_ORDERS = ended('stream_orders', '0');
 const STREAM_TICKETS = ended('stream_tickets', '0');
 const ERASURES = ended('erasures', '0');
 
-/** The time inside a position, in SQL. */
-const timeOf = (position: string) =>
-  `to_timestamp((${position} / ${POSITIONS_PER_MS} + ${EPOCH_MS}) / 1000.0)`;
-
 /*
  * A device that is idle and at or past the floor still has a claim on what follows its cursor. One that was seen since
  * the time of the floor may stand in the history of something that is kept, and history finds it through this row.
@@ -62,7 +58,7 @@ with page as materialized (
   select d.* from page cross join lateral (
     select tenant_id, user_id, device_id from devices
     where tenant_id = page.tenant_id and cursor < page.floor
-      and last_seen_at < least(now() - make_interval(days => $3), ${timeOf('page.floor')})
+      and last_seen_at < least(now() - make_interval(days => $3), ${sqlTimeOf('page.floor')})
     limit $4 for update skip locked) d
 ), gone as (
   delete from devices d using idle

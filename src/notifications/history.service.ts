@@ -63,7 +63,6 @@ export class HistoryService {
     const spent = { scanned: 0, judged: 0, intervals: 0, bytes: 0 };
     const within = () =>
       spent.scanned < MOST_SCANNED && spent.judged < MOST_JUDGED && spent.bytes < MOST_BYTES;
-    let stopped = false;
     let next: Position | undefined = asPosition(
       Math.min(before ?? END, until === undefined ? END : boundOf(until)),
     );
@@ -76,13 +75,13 @@ export class HistoryService {
       const most = { items: wanted, intervals: MOST_INTERVALS - spent.intervals };
       const judged: Judged = await this.#judge(tenantId, found.entries, next, status, most);
       items.push(...judged.items);
-      stopped = judged.next !== undefined;
-      next = judged.next ?? found.reached;
+      if (judged.next !== undefined) return { items, next: judged.next };
+      next = found.reached;
       spent.scanned += found.scanned;
       spent.judged += found.entries.length;
       spent.intervals += judged.intervals;
       spent.bytes += judged.items.reduce((sum, { entry }) => sum + entry.data.length, 0);
-    } while (next !== undefined && !stopped && items.length < limit && within());
+    } while (next !== undefined && items.length < limit && within());
     return { items, next };
   }
 

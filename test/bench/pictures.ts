@@ -1,6 +1,7 @@
 import { init, type EChartsOption } from 'echarts';
 import { median, type Figure } from './figures.ts';
 import type { Result } from './report.ts';
+import { format } from './workloads/workload.ts';
 
 /** A drawing of how a figure grows. */
 export interface Picture {
@@ -65,4 +66,4 @@ function draw(title: string, figures: readonly Figure[]): string {
 }
 
 const label = (value: unknown): string =>
-  Array.isArray(value) && typeof value[1] === 'number' ? String(Number(value[1].toPrecision(3))) : '';
+  Array.isArray(value) && typeof value[1] === 'number' ? format(value[1]) : '';

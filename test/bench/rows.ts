@@ -7,13 +7,8 @@ import {
   rangeCovering,
   type Range,
 } from '../../src/log/partition-range.ts';
-import {
-  asPosition,
-  EPOCH_MS,
-  positionOfTime,
-  POSITIONS_PER_MS,
-  type Position,
-} from '../../src/log/position.ts';
+import { sqlTimeOf } from '../../src/log/partitions.store.ts';
+import { asPosition, positionOfTime, POSITIONS_PER_MS, type Position } from '../../src/log/position.ts';
 
 /*
  * A log that was written over weeks, and what the ledger knows of it, by statements over sets: published one by one, ten
@@ -96,7 +91,7 @@ select $1, position, uuidv7(),
     else (array['order.shipped', 'order.paid', 'message.received', 'task.assigned', 'report.ready'])[1 + (hashint8(n) & 1023) % 5]
   end,
   '{"text":"' || rpad(n::text, ${BYTES - 11}, 'x') || '"}', ${BYTES}, 'bench',
-  case when n % 10 = 3 and not late and n % step > 1 then ${timeOf('position')} + interval '1 hour' end
+  case when n % 10 = 3 and not late and n % step > 1 then ${sqlTimeOf('position')} + interval '1 hour' end
 from (
   select n, $2::bigint + n * $3::bigint as position, n > $8 - ${COMERS * MISSED} as late,
     ($8 - ${COMERS * MISSED}) / ${COMERS * MISSED} as step, $6::bigint, $7::bigint
@@ -125,19 +120,19 @@ with device as (
   ) place
 ), known as (
   insert into devices (tenant_id, user_id, device_id, cursor, topics, last_seen_at, ordinal)
-  select $1, user_id, device_id, case when confirms then upto else $2::bigint end, topics, ${timeOf('upto')}, ordinal
+  select $1, user_id, device_id, case when confirms then upto else $2::bigint end, topics, ${sqlTimeOf('upto')}, ordinal
   from visit where nth = ${VISITS}
 ), connected as (
   insert into connections (tenant_id, connection_id, user_id, device_id, node, topics, since, until, position, reason)
-  select $1, connection_id, user_id, device_id, 'bench', topics, ${timeOf('upto')}, ${timeOf('upto')} + interval '10 minutes', upto, 'client'
+  select $1, connection_id, user_id, device_id, 'bench', topics, ${sqlTimeOf('upto')}, ${sqlTimeOf('upto')} + interval '10 minutes', upto, 'client'
   from visit
 ), sent as (
   insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
-  select $1, user_id, device_id, connection_id, after, upto, width_bucket(upto - after - 1, $7::bigint[]), ${timeOf('upto')}, true
+  select $1, user_id, device_id, connection_id, after, upto, width_bucket(upto - after - 1, $7::bigint[]), ${sqlTimeOf('upto')}, true
   from visit
 )
 insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, at, by_resume, topics)
-select $1, user_id, device_id, after, upto, width_bucket(upto - after - 1, $7::bigint[]), ${timeOf('upto')}, false, topics
+select $1, user_id, device_id, after, upto, width_bucket(upto - after - 1, $7::bigint[]), ${sqlTimeOf('upto')}, false, topics
 from visit where confirms`;
 
 const COMERS_DEVICES = `
@@ -199,9 +194,4 @@ async function inSteps(
   step: (from: number, to: number) => Promise<void>,
 ): Promise<void> {
   for (let from = first; from <= last; from += atOnce) await step(from, Math.min(last, from + atOnce - 1));
-}
-
-/** The time inside a position, in SQL. */
-function timeOf(position: string): string {
-  return `to_timestamp((${position} / ${POSITIONS_PER_MS} + ${EPOCH_MS}) / 1000.0)`;
 }

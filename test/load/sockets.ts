@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { userToken } from '../support/tokens.ts';
+import { atOnce } from './at-once.ts';
 
 /** What a stream is asked for with, and what it has said when it is open. */
 export interface Subscription {
@@ -81,13 +82,10 @@ export class Sockets {
   ) {}
 
   /** Opens all streams, so many at a time; resolves when each of them is open. */
-  async openAll(atOnce = Infinity): Promise<void> {
-    const waiting = this.subscriptions.values();
-    const open = async (): Promise<void> => {
-      for (const subscription of waiting)
-        await openStream(this, subscription, this.heard, (socket) => this.#open.add(socket));
-    };
-    await Promise.all(Array.from({ length: Math.min(atOnce, this.subscriptions.length) }, open));
+  async openAll(most = Infinity): Promise<void> {
+    await atOnce(most, this.subscriptions, (subscription) =>
+      openStream(this, subscription, this.heard, (socket) => this.#open.add(socket)),
+    );
   }
 
   /** Cuts them all at once. */

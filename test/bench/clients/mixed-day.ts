@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { atOnce } from '../../load/at-once.ts';
 import { Callers, post } from '../../load/caller.ts';
 import { obey } from '../../load/rounds.ts';
 import { openStream, subscriptionBy } from '../../load/sockets.ts';
@@ -80,14 +81,6 @@ const readers = Array.from({ length: Number(users) }, (_, n) => new Reader(n));
 let published = 0;
 let next = 0;
 
-async function openAll(): Promise<void> {
-  const waiting = readers.values();
-  const open = async (): Promise<void> => {
-    for (const reader of waiting) await reader.open();
-  };
-  await Promise.all(Array.from({ length: 100 }, open));
-}
-
 async function publish(callers: Callers, n: number, meant: number): Promise<void> {
   const data = `{"at":${meant},"event":${PAYLOADS[(n * 31) % PAYLOADS.length]}}`;
   const body = JSON.stringify(recipientsOf(n).to);
@@ -106,7 +99,7 @@ async function comeBackInTurn(): Promise<void> {
 }
 
 await obey({
-  prepare: openAll,
+  prepare: () => atOnce(100, readers, (reader) => reader.open()),
   async round(): Promise<Day> {
     const callers = new Callers(Number(port), CONNECTIONS);
     const first = published;
