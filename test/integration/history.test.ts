@@ -512,6 +512,16 @@ describe('a notification to everyone', () => {
     }
   });
 
+  test('ends a page also when it was counted a little at a time', async () => {
+    for (let n = 0; n < 80; n += 1) {
+      await notification(n, { user: null, type: `n.${n}` });
+      await sentToMany(n, 99);
+    }
+    const { items, pages } = await all({}, 100);
+    expect(types(items)).toEqual(Array.from({ length: 80 }, (_, n) => `n.${79 - n}`));
+    expect(pages).toEqual([70, 10]);
+  });
+
   test('lists its devices in pages, each once, in the order of their ids', async () => {
     const id = await notification(2, { user: null });
     const users = Array.from({ length: 25 }, (_, n) => `u-${String(n).padStart(2, '0')}`);
