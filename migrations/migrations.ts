@@ -4,6 +4,7 @@ import { RowLevelSecurity1700000000003 } from './0003-row-level-security.ts';
 import { Limits1700000000004 } from './0004-limits.ts';
 import { Privacy1700000000005 } from './0005-privacy.ts';
 import { StreamLimits1700000000006 } from './0006-stream-limits.ts';
+import { ErasuresInMemory1700000000007 } from './0007-erasures-in-memory.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -13,4 +14,5 @@ export const migrations = [
   Limits1700000000004,
   Privacy1700000000005,
   StreamLimits1700000000006,
+  ErasuresInMemory1700000000007,
 ];

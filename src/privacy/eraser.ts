@@ -94,6 +94,10 @@ export class Eraser implements OnModuleInit, OnModuleDestroy {
       }
       const upTo = erasure.position ?? (await this.#settle(erasure));
       await this.#erase(erasure, upTo);
+      if (!(await this.store.emptied(erasure, this.id))) throw new Left();
+      await this.changes.now();
+      // What was published while nobody came in went into the tails, from where a stream that comes back would get it.
+      await this.#untilForgotten(erasure);
       await this.#finish(erasure);
     } catch (error) {
       if (error instanceof Left) return;
@@ -108,16 +112,26 @@ export class Eraser implements OnModuleInit, OnModuleDestroy {
    */
   async #settle(erasure: Erasure): Promise<Position> {
     let before = await this.grace.underWay();
-    for (;;) {
-      const unheard = await this.store.touch(erasure, this.id);
-      if (unheard === undefined || this.#stopping) throw new Left();
+    await this.#untilForgotten(erasure, async () => {
       before = await this.grace.still(before);
-      if (unheard.length === 0 && before.length === 0) break;
-      await sleep(LOOK_MS);
-    }
+      return before.length === 0;
+    });
     const upTo = await this.store.cut(erasure, this.id);
     if (upTo === undefined) throw new Left();
     return upTo;
+  }
+
+  /** Waits until every node has nothing of it in memory, and `also` holds. */
+  async #untilForgotten(
+    erasure: Erasure,
+    also: () => Promise<boolean> = () => Promise.resolve(true),
+  ): Promise<void> {
+    for (;;) {
+      const unheard = await this.store.touch(erasure, this.id);
+      if (unheard === undefined || this.#stopping) throw new Left();
+      if ((await also()) && unheard.length === 0) return;
+      await sleep(LOOK_MS);
+    }
   }
 
   async #erase(erasure: Erasure, upTo: Position): Promise<void> {

@@ -13,11 +13,16 @@ const AGAIN_MS = 1_000;
 
 const EVERYTHING = asPosition(Number.MAX_SAFE_INTEGER);
 
-/** Takes out of this node's memory what is erased, and says so in the row. Nothing is deleted before every node has. */
+const stageOf = ({ id, emptied }: Erasure): string => `${id} ${emptied}`;
+
+/**
+ * Takes out of this node's memory what is erased, and says so in the row: before anything is deleted, so that nothing is
+ * written behind that, and once more when all is, for what was published meanwhile.
+ */
 @Injectable()
 export class ErasureListener implements OnModuleInit, OnModuleDestroy {
   readonly #logger = new Logger(ErasureListener.name);
-  /** Running erasures by id: what this node does about them, or has done. */
+  /** Running erasures, before and after their rows were gone: what this node does about them, or has done. */
   readonly #heard = new Map<string, Promise<void>>();
   #subscription: Subscription | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -35,10 +40,9 @@ export class ErasureListener implements OnModuleInit, OnModuleDestroy {
       else this.#hear(erasure);
     });
     this.#timer = setInterval(() => {
-      const running = [...this.erasures.running];
-      for (const erasure of running) this.#hear(erasure);
-      for (const id of this.#heard.keys())
-        if (!running.some((erasure) => erasure.id === id)) this.#heard.delete(id);
+      const running = new Map([...this.erasures.running].map((erasure) => [stageOf(erasure), erasure]));
+      for (const erasure of running.values()) this.#hear(erasure);
+      for (const stage of this.#heard.keys()) if (!running.has(stage)) this.#heard.delete(stage);
     }, AGAIN_MS);
   }
 
@@ -48,29 +52,26 @@ export class ErasureListener implements OnModuleInit, OnModuleDestroy {
   }
 
   #hear(erasure: Erasure): void {
-    if (this.#heard.has(erasure.id)) return;
+    const stage = stageOf(erasure);
+    if (this.#heard.has(stage)) return;
     const heard = this.#forget(erasure).catch((error: unknown) => {
-      this.#heard.delete(erasure.id);
+      this.#heard.delete(stage);
       this.#logger.warn(`an erasure waits for this node: ${messageOf(error)}`);
     });
-    this.#heard.set(erasure.id, heard);
+    this.#heard.set(stage, heard);
   }
 
   /** Until it is done nobody of them comes in, so nothing is spared. */
   async #forget(erasure: Erasure): Promise<void> {
-    const { tenantId } = erasure;
+    const { tenantId, position } = erasure;
     const who = whoOf(erasure);
-    await this.forgetting.forget({ tenantId, who, openedUntil: Infinity, upTo: EVERYTHING });
+    await this.forgetting.forget({ tenantId, who, openedUntil: Infinity, upTo: position ?? EVERYTHING });
     await this.store.heard(erasure, this.config.NODE_NAME);
   }
 
-  /**
-   * What was published while it ran went into the tail; and a node that was cut off hears of it only now. Whoever has come
-   * since, and what was published since, stays.
-   */
+  /** A node that was cut off hears of it only now. Whoever has come since, and what was published since, stays. */
   async #forgetAgain(erasure: Erasure): Promise<void> {
-    const { tenantId, id, erasedAt, position } = erasure;
-    this.#heard.delete(id);
+    const { tenantId, erasedAt, position } = erasure;
     if (erasedAt === null || position === null) return;
     await this.forgetting.forget({ tenantId, who: whoOf(erasure), openedUntil: erasedAt, upTo: position });
   }

@@ -16,6 +16,8 @@ export interface Erasure {
   readonly position: Position | null;
   /** What streams did that were let in up to then goes, in ms since 1970. Null as above. */
   readonly erasedAt: number | null;
+  /** The rows are gone, and what nodes have in memory goes once more: up to the position, now that nothing can be read anew. */
+  readonly emptied: boolean;
   readonly done: boolean;
 }
 

@@ -65,11 +65,12 @@ returning array(
 ) as unheard`,
 };
 
+/* Whoever says so when the rows are gone, and has not heard of that, has to say so again. */
 const HEARD: Statement = {
   name: 'heard_of_erasure',
   text: `
 update erasures set heard = array_append(heard, $3)
-where tenant_id = $1 and erasure_id = $2 and done_at is null and $3 <> all(heard)`,
+where tenant_id = $1 and erasure_id = $2 and done_at is null and $3 <> all(heard) and emptied = $4`,
 };
 
 /** What has to be locked before the erasure itself. */
@@ -112,6 +113,16 @@ const CUT_TENANT = cut(
   'gone as (delete from streams s using stream where s.tenant_id = $1)',
 );
 
+/* Also by a process that goes on behind another one, to which the nodes have said it already. */
+const EMPTIED: Statement = {
+  name: 'erasure_emptied',
+  text: `
+update erasures set heard = case when emptied then heard else '{}' end, emptied = true,
+  touched_at = clock_timestamp(), transaction = pg_current_xact_id()
+where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is not null and done_at is null
+returning 1`,
+};
+
 const done = (name: string, { locks, tenant }: Target): Statement => ({
   name,
   text: `
@@ -124,7 +135,7 @@ const USER_DONE = done('user_erasure_done', USER);
 const TENANT_DONE = done('tenant_erasure_done', TENANT);
 
 /* Of all tenants: which of them are served here is looked up in memory. */
-const COLUMNS = `tenant_id as "tenantId", erasure_id as id, digest, user_id as "user", worker, position,
+const COLUMNS = `tenant_id as "tenantId", erasure_id as id, digest, user_id as "user", worker, position, emptied,
   (extract(epoch from erased_at) * 1000)::float8 as "erasedAt", done_at is not null as done`;
 const LOAD: Statement = { name: 'load_erasures', text: `select ${COLUMNS} from erasures` };
 const SINCE: Statement = {
@@ -178,15 +189,17 @@ export class ErasuresStore {
     return (await this.history.rows(tenantId, CLAIM, [id, worker])).length > 0;
   }
 
-  /** The nodes that have not heard of it, if this process is still the one that works on it. */
+  /**
+   * The nodes that have not heard of it, or, once the rows are gone, not of that. Undefined: another process works on it.
+   */
   async touch({ tenantId, id }: Erasure, worker: string): Promise<readonly string[] | undefined> {
     const [row] = await this.history.rows<{ unheard: string[] }>(tenantId, TOUCH, [id, worker]);
     return row?.unheard;
   }
 
-  /** This node has nothing of it in memory any more. */
-  async heard({ tenantId, id }: Erasure, node: string): Promise<void> {
-    await this.history.rows(tenantId, HEARD, [id, node]);
+  /** This node has nothing of it in memory any more, at this stage of it. */
+  async heard({ tenantId, id, emptied }: Erasure, node: string): Promise<void> {
+    await this.history.rows(tenantId, HEARD, [id, node, emptied]);
   }
 
   /** Settles what goes and what stays. Undefined: it is settled already, or for another process to do. */
@@ -194,6 +207,11 @@ export class ErasuresStore {
     const statement = digest.length === 0 ? CUT_TENANT : CUT_USER;
     const [row] = await this.history.rows<{ position: Position }>(tenantId, statement, [id, worker]);
     return row?.position;
+  }
+
+  /** The rows are gone. False: another process works on it. */
+  async emptied({ tenantId, id }: Erasure, worker: string): Promise<boolean> {
+    return (await this.history.rows(tenantId, EMPTIED, [id, worker])).length > 0;
   }
 
   /** In the transaction of `run`: who ordered it, and what is gone. Undefined: another process was faster. */

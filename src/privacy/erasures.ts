@@ -19,7 +19,7 @@ export class Erasures implements ChangeSource {
     changes.register(this);
   }
 
-  /** Each when it begins, when it is settled what goes, and when it is done; each of it once or more. */
+  /** Each when it begins, when it is settled what goes, when that is gone, and when it is done; each of it once or more. */
   get heard(): Observable<Erasure> {
     return this.#heard;
   }

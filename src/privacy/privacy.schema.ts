@@ -9,7 +9,7 @@ export const erasureSchema = z
     id: z.uuid(),
     status: z.enum(['closing', 'erasing', 'done']).meta({
       description:
-        '`closing`: streams are ended on every node, and what was under way is waited for. `erasing`: rows go.',
+        '`closing`: streams are ended on every node, and what was under way is waited for. `erasing`: rows go, and what nodes still have in memory.',
     }),
     createdAt: time,
     doneAt: time.nullable(),

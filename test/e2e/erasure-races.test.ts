@@ -139,12 +139,8 @@ describe('with two nodes, nothing is left of a user', () => {
     const stream = await StreamClient.open(there.url, token(tenant));
     await untilHeld(here.database, 'with comer');
     const erasing = eraseWhole(here.url, tenant, USER);
-    await eventually(async () => {
-      const rows = await here.database.query(`select from erasures where tenant_id = $1 and heard <> '{}'`, [
-        tenant,
-      ]);
-      expect(rows).toHaveLength(1);
-    });
+    // The other has not heard before nobody is on the way in to it.
+    await untilWaiting(here.database, tenant, 1);
     await release();
     await erasing;
     await stream.closed;

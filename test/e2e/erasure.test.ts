@@ -43,6 +43,10 @@ async function openLive(service: Service, token: string, lastEventId?: string): 
   return stream;
 }
 
+/** A stream of somebody else on each node: what a node has in memory of a tenant goes with the last one. */
+const keepTails = (tenant: string) =>
+  Promise.all([here, there].map((node) => openLive(node, tokenOf(tenant, 'bob'))));
+
 /** Resolves when what these streams did is in the ledger, with their ends, and no node counts any of them. */
 const untilRecorded = (tenant: string, connections: number) =>
   eventually(async () => {
@@ -273,6 +277,7 @@ describe('a user who is erased', () => {
   test('keeps what is published afterwards, and nothing of what was before', async () => {
     const tenant = 'going-on';
     const stored: number[] = [];
+    const others = await keepTails(tenant);
     const stop = new AbortController();
     const publishing = Promise.all(
       [here, there].map(async ({ url }) => {
@@ -301,13 +306,17 @@ describe('a user who is erased', () => {
     expect(expected.length).toBeGreaterThan(20);
     expect(kept.map((row) => row.position)).toEqual(expected);
 
-    const back = await openLive(here, tokenOf(tenant, USER));
-    expect(back.notifications.map((each) => Number(each.position))).toEqual(expected);
-    await back.cut();
+    for (const node of [here, there]) {
+      const back = await openLive(node, tokenOf(tenant, USER), '0');
+      expect(back.notifications.map((each) => Number(each.position))).toEqual(expected);
+      await back.cut();
+    }
+    for (const stream of others) await stream.cut();
   });
 
   test('comes back as somebody new: an old position is exact, and without one everything that is kept comes', async () => {
     const tenant = 'coming-back';
+    const others = await keepTails(tenant);
     const old = await openLive(here, tokenOf(tenant, USER));
     await send(tenant, { user: USER }, 'mine');
     const toAll = await send(tenant, { everyone: true }, 'to all');
@@ -335,8 +344,7 @@ describe('a user who is erased', () => {
     expect(resumed.notifications.map(({ data }) => data)).toEqual(['news']);
     expect(anew.notifications.map(({ data }) => data).at(-1)).toBe('news');
     expect(anew.notifications.some(({ data }) => String(data).startsWith('mine'))).toBe(false);
-    await resumed.cut();
-    await anew.cut();
+    for (const stream of [resumed, anew, ...others]) await stream.cut();
   });
 
   test('does not open a stream, renew one or get a ticket meanwhile, and then does', async () => {

@@ -84,6 +84,7 @@ test('what is erased and what is exported is found by ranges of keys that name t
         worker: WORKER,
         position: null,
         erasedAt: null,
+        emptied: false,
         done: false,
       };
       await store.find(tenantId, erasure.id);
@@ -93,6 +94,7 @@ test('what is erased and what is exported is found by ranges of keys that name t
       expect(await store.cut(erasure, WORKER)).toBeGreaterThan(0);
       for (const step of new ErasingStore(pool).steps(erasure, WORKER, upTo))
         expect(await step(undefined)).toBeDefined();
+      expect(await store.emptied(erasure, WORKER)).toBe(true);
       expect(await store.finish(run, erasure, WORKER)).toBeDefined();
       expect(await store.finish(run, erasure, WORKER)).toBeUndefined();
     }
@@ -145,7 +147,7 @@ test('the answer to a key costs a look into the log, however much the user has i
       user,
       worker: WORKER,
     };
-    const erasure: Erasure = { ...common, position: null, erasedAt: null, done: false };
+    const erasure: Erasure = { ...common, position: null, erasedAt: null, emptied: false, done: false };
     const [answers] = new ErasingStore(pools.tenant).steps(erasure, WORKER, asPosition(day));
     pools.ran.length = 0;
     expect(await answers?.(undefined)).toEqual({ gone: 299, next: undefined });
@@ -176,10 +178,11 @@ test('a process that is not at work on an erasure (any more) erases nothing', as
     const begun = await store.begin(run, tenantId, user, '{}', WORKER);
     const digest = digestOf(tenantId, user);
     const common = { tenantId, id: String(begun?.id), digest, user, worker: WORKER };
-    const erasure: Erasure = { ...common, position: null, erasedAt: null, done: false };
+    const erasure: Erasure = { ...common, position: null, erasedAt: null, emptied: false, done: false };
     const other = randomUUID();
     expect(await store.claim(erasure, other)).toBe(false);
     expect(await store.touch(erasure, other)).toBeUndefined();
+    expect(await store.emptied(erasure, other)).toBe(false);
     expect(await store.cut(erasure, other)).toBeUndefined();
     for (const step of new ErasingStore(pool).steps(erasure, other, asPosition(100)))
       expect(await step(undefined)).toBeUndefined();

@@ -26,6 +26,7 @@ async function begin(
     worker: SLOW,
     position: null,
     erasedAt: null,
+    emptied: false,
     done: false,
   };
 }
