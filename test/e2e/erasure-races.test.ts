@@ -77,26 +77,17 @@ async function left(database: TestDatabase, tenant: string): Promise<Record<stri
   return Object.fromEntries(rows.filter(([, count]) => count > 0));
 }
 
-/** Resolves when the erasure has been heard of by so many nodes, and yet goes no further. */
+/** Resolves when so many nodes, and no more, have nothing of it in memory, and it goes no further. */
 async function untilWaiting(database: TestDatabase, tenant: string, nodes: number): Promise<void> {
   await eventually(
     async () => {
-      const [row] = await database.query<{ heard: string[] }>(
-        'select heard from erasures where tenant_id = $1 and position is null',
+      const [row] = await database.query<{ heard: string[]; touched: boolean }>(
+        `select heard, touched_at > created_at + interval '2 seconds' as touched from erasures
+         where tenant_id = $1 and position is null`,
         [tenant],
       );
-      expect(row?.heard).toHaveLength(nodes);
-    },
-    { within: PATIENCE_MS },
-  );
-  // It looks every 50 ms: by now it has seen what it waits for.
-  await eventually(
-    async () => {
-      const [row] = await database.query<{ touched: boolean }>(
-        `select touched_at > created_at + interval '1 second' and position is null as touched from erasures where tenant_id = $1`,
-        [tenant],
-      );
-      expect(row?.touched).toBe(true);
+      // Every node has had two seconds to hear of it.
+      expect([row?.heard.length, row?.touched]).toEqual([nodes, true]);
     },
     { within: PATIENCE_MS },
   );
