@@ -55,9 +55,10 @@ const CHANGES_TIMEOUT_MS = 2_000;
       provide: HistoryPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new HistoryPool(
-          poolOptions(config, serviceUrl(config), 'history', config.DATABASE_HISTORY_CONNECTIONS),
-        ),
+        new HistoryPool({
+          ...poolOptions(config, serviceUrl(config), 'history', config.DATABASE_HISTORY_CONNECTIONS),
+          genericPlans: true,
+        }),
     },
     {
       provide: EnginePool,
