@@ -13,12 +13,14 @@ const COUNTED_DEVICES = 10_000;
  * Intervals of each kind that are looked at for one broadcast, those of the narrowest width first. A glance is enough
  * for most. One interval is mostly one device, so that a look shows when there are more devices than are counted.
  * Where several streams of a device, or devices without the topic, use it up before that, a long look is left; it may
- * take a tenth of a second. A topic costs five times as much for each interval, whose stream may not have had it: in a list
- * it gets a short look.
+ * take a tenth of a second. Of a topic each stream is looked at too, which may not have had it: in a list it gets a short look.
  */
-const LOOKS = { glance: 100, short: 2_500, look: 1.25 * COUNTED_DEVICES, long: 4 * COUNTED_DEVICES } as const;
+const LOOKS = { glance: 100, short: 600, look: 1.25 * COUNTED_DEVICES, long: 4 * COUNTED_DEVICES } as const;
 
 export type Look = keyof typeof LOOKS;
+
+/** What the look at a stream costs, in intervals. */
+const STREAM_COST = 2;
 
 /** How many rows of `rows` there are for each position. */
 const counted = (rows: string): string =>
@@ -75,8 +77,8 @@ interface Row {
 
 export interface Counted {
   readonly counts: Counts;
-  /** Intervals that were looked at. */
-  readonly intervals: number;
+  /** What it took, in intervals that were looked at. */
+  readonly cost: number;
   /** A longer look could find more devices, and there are not yet more than are counted. */
   readonly open: boolean;
   /** Whether it was sent and delivered at all would not change by a longer look. */
@@ -101,11 +103,18 @@ export class CountsStore {
       entries.map(({ expiresAt }) => expiresAt?.toISOString() ?? null),
       limit,
     ]);
-    return new Map(rows.map((row) => [row.position, countedOf(row, limit)]));
+    const topics = new Set(entries.flatMap(({ to, position }) => ('topic' in to ? [position] : [])));
+    return new Map(
+      rows.map((row) => {
+        const streams = topics.has(row.position) ? row.covered : 0;
+        const cost = row.covered + row.confirmed + streams * STREAM_COST;
+        return [row.position, { ...countedOf(row, limit), cost }];
+      }),
+    );
   }
 }
 
-function countedOf({ sent, delivered, covered, confirmed }: Row, limit: number): Counted {
+function countedOf({ sent, delivered, covered, confirmed }: Row, limit: number): Omit<Counted, 'cost'> {
   const cut = { sent: covered >= limit, delivered: confirmed >= limit };
   return {
     counts: {
@@ -113,7 +122,6 @@ function countedOf({ sent, delivered, covered, confirmed }: Row, limit: number):
       delivered: Math.min(delivered, COUNTED_DEVICES),
       more: cut.sent || cut.delivered || sent > COUNTED_DEVICES || delivered > COUNTED_DEVICES,
     },
-    intervals: covered + confirmed,
     open: (cut.sent && sent <= COUNTED_DEVICES) || (cut.delivered && delivered <= COUNTED_DEVICES),
     certain: delivered > 0 || (!cut.delivered && (sent > 0 || !cut.sent)),
   };

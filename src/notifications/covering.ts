@@ -5,8 +5,8 @@ import { POSITIONS_PER_MS } from '../log/position.ts';
 
 const LEVELS = LEVEL_WIDTHS.map((width, level) => `(${level}::smallint, ${width}::bigint)`).join(', ');
 
-/** The first class that may be wider than what is kept by default: a range of ends that could cover a position excludes nothing. */
-const WIDE = LEVEL_WIDTHS.findIndex((width) => width > 30 * 86_400_000 * POSITIONS_PER_MS);
+/** The first class that may be wider than several partitions: each of them would be looked at once more for every such class. */
+const WIDE = LEVEL_WIDTHS.findIndex((width) => width > 4 * 86_400_000 * POSITIONS_PER_MS);
 
 /** The tenant's head, for `covering`. */
 export const STREAM = `(select head from streams where tenant_id = $1) as stream`;

@@ -17,9 +17,9 @@ const END = asPosition(Number.MAX_SAFE_INTEGER);
 const MOST_SCANNED = 5_000;
 const MOST_JUDGED = 50;
 const MOST_BYTES = 2 * 1024 * 1024;
-/** Of broadcasts; what is being counted then is counted on. */
-const MOST_INTERVALS = 6_000;
-const GLANCED_AT_ONCE = 10;
+/** Of broadcasts, as their cost adds up; what is being counted then is counted on. */
+const MOST_COUNTED = 4_500;
+const GLANCED_AT_ONCE = 6;
 /** Rows of the log that are looked at first for a type; then four times as many. */
 const FIRST_SCANNED = 200;
 
@@ -31,10 +31,19 @@ export interface HistoryPage {
   readonly next: Position | undefined;
 }
 
+/** What a page has cost so far. */
+interface Spent {
+  scanned: number;
+  judged: number;
+  bytes: number;
+  /** Of broadcasts, as their cost adds up. */
+  counted: number;
+  /** A topic had more of them than a list looks at: there are too many devices for others to have fewer. */
+  vast: boolean;
+}
+
 interface Judged {
   readonly items: readonly HistoryItem[];
-  /** Intervals of the ledger that were counted. */
-  readonly intervals: number;
   /** Where the page goes on, if it did not get to the end of the entries. */
   readonly next: Position | undefined;
 }
@@ -60,7 +69,7 @@ export class HistoryService {
     if (user !== undefined && topic !== undefined) return { items: [], next: undefined };
     const selection: Selection = { user, topic, type, first: since === undefined ? START : boundOf(since) };
     const items: HistoryItem[] = [];
-    const spent = { scanned: 0, judged: 0, intervals: 0, bytes: 0 };
+    const spent: Spent = { scanned: 0, judged: 0, bytes: 0, counted: 0, vast: false };
     const within = () =>
       spent.scanned < MOST_SCANNED && spent.judged < MOST_JUDGED && spent.bytes < MOST_BYTES;
     let next: Position | undefined = asPosition(
@@ -72,14 +81,18 @@ export class HistoryService {
       const rows = status === undefined ? wanted : MOST_JUDGED;
       scan = type === undefined ? rows : Math.min(scan * 4, MOST_SCANNED - spent.scanned);
       const found: Scan = await this.log.scan(tenantId, selection, next, { scan, rows, bytes: MOST_BYTES });
-      const most = { items: wanted, intervals: MOST_INTERVALS - spent.intervals };
-      const judged: Judged = await this.#judge(tenantId, found.entries, next, status, most);
+      const judged: Judged = await this.#judge(
+        tenantId,
+        found.entries,
+        next,
+        { status, items: wanted },
+        spent,
+      );
       items.push(...judged.items);
       if (judged.next !== undefined) return { items, next: judged.next };
       next = found.reached;
       spent.scanned += found.scanned;
       spent.judged += found.entries.length;
-      spent.intervals += judged.intervals;
       spent.bytes += judged.items.reduce((sum, { entry }) => sum + entry.data.length, 0);
     } while (next !== undefined && items.length < limit && within());
     return { items, next };
@@ -93,29 +106,29 @@ export class HistoryService {
   }
 
   /**
-   * Finds what became of entries below `before`, in their order, until `most.items` of the status that is asked for are found,
-   * or `most.intervals` were counted.
+   * Finds what became of entries below `before`, in their order, until as many as are `wanted` are found, or
+   * MOST_COUNTED were counted.
    */
   async #judge(
     tenantId: TenantId,
     entries: readonly LogEntry[],
     before: Position,
-    status: Status | undefined,
-    most: { readonly items: number; readonly intervals: number },
+    wanted: { readonly status: Status | undefined; readonly items: number },
+    spent: Spent,
   ): Promise<Judged> {
+    const { status } = wanted;
     const receipts = await this.deliveries.ofUsers(tenantId, entries);
     const glances = new Map<Position, Counted>();
     const items: HistoryItem[] = [];
-    let intervals = 0;
     let next = before;
     for (const [index, entry] of entries.entries()) {
-      if (items.length >= most.items) return { items, intervals, next };
+      if (items.length >= wanted.items) return { items, next };
       if (isBroadcast(entry) && !glances.has(entry.position)) {
-        if (intervals >= most.intervals) return { items, intervals, next };
+        if (spent.counted >= MOST_COUNTED) return { items, next };
         const group = entries.slice(index).filter(isBroadcast).slice(0, GLANCED_AT_ONCE);
         for (const glance of await this.broadcasts.counts(tenantId, group, 'glance')) {
           glances.set(...glance);
-          intervals += glance[1].intervals;
+          spent.counted += glance[1].cost;
         }
       }
       const glance = glances.get(entry.position);
@@ -124,17 +137,19 @@ export class HistoryService {
           ? userItem(entry, receipts.get(entry.position) ?? [])
           : broadcastItem(entry, glance);
       // What is certain to have another status need not be counted.
-      if (glance?.open === true && (!glance.certain || matches(item, status))) {
-        if (intervals >= most.intervals) return { items, intervals, next };
-        const looks = 'topic' in entry.to ? (['short'] as const) : (['look', 'long'] as const);
-        const counted = await this.#count(tenantId, entry, looks);
-        intervals += counted.intervals;
+      const isOpen = glance?.open === true && (!glance.certain || matches(item, status));
+      const isTopic = 'topic' in entry.to;
+      if (isOpen && !(isTopic && spent.vast)) {
+        if (spent.counted >= MOST_COUNTED) return { items, next };
+        const counted = await this.#count(tenantId, entry, isTopic ? ['short'] : ['look', 'long']);
+        spent.counted += counted.cost;
+        spent.vast ||= isTopic && counted.open;
         item = broadcastItem(entry, counted);
       }
       if (matches(item, status)) items.push(item);
       next = entry.position;
     }
-    return { items, intervals, next: undefined };
+    return { items, next: undefined };
   }
 
   /**
@@ -145,7 +160,7 @@ export class HistoryService {
     let found = NOTHING;
     for (const look of looks) {
       const counted = (await this.broadcasts.counts(tenantId, [entry], look)).get(entry.position) ?? NOTHING;
-      found = { ...counted, intervals: found.intervals + counted.intervals };
+      found = { ...counted, cost: found.cost + counted.cost };
       if (!found.open) break;
     }
     return found;
@@ -155,7 +170,7 @@ export class HistoryService {
 /** Of a tenant whose stream row is gone. */
 const NOTHING: Counted = {
   counts: { sent: 0, delivered: 0, more: false },
-  intervals: 0,
+  cost: 0,
   open: false,
   certain: true,
 };

@@ -418,7 +418,29 @@ describe('a notification to a topic', () => {
     await sentToMany(2, 3_000, [topic]);
     expect(countsOf(await find(id))).toEqual({ sent: 3_000, delivered: 0, more: false });
     const [listed] = (await all()).items;
-    expect(listed && countsOf(listed)).toEqual({ sent: 2_500, delivered: 0, more: true });
+    expect(listed && countsOf(listed)).toEqual({ sent: 600, delivered: 0, more: true });
+  });
+
+  test('gets a glance in a list when another one had too many devices for that, and is exact if that is enough', async () => {
+    for (const [n, many] of [900, 900, 99].toReversed().entries()) {
+      await notification(n, { topic, type: `n.${n}` });
+      await sentToMany(n, many, [topic]);
+    }
+    expect((await all()).items.map(countsOf)).toEqual([
+      { sent: 600, delivered: 0, more: true },
+      { sent: 100, delivered: 0, more: true },
+      { sent: 99, delivered: 0, more: false },
+    ]);
+  });
+
+  test('ends a page sooner than one to everyone: each stream is looked at too', async () => {
+    for (let n = 0; n < 10; n += 1) {
+      await notification(n, { topic, type: `n.${n}` });
+      await sentToMany(n, 500, [topic]);
+    }
+    const { items, pages } = await all();
+    expect(items.map(countsOf)).toEqual(Array(10).fill({ sent: 500, delivered: 0, more: false }));
+    expect(pages).toEqual([2, 2, 2, 3, 1]);
   });
 
   test('counts each of those that share a page by its own streams', async () => {
@@ -507,7 +529,7 @@ describe('a notification to everyone', () => {
       const { items, pages } = await all({ status });
       expect([types(items), pages]).toEqual([
         ['n.4', 'n.3', 'n.2', 'n.1', 'n.0'],
-        [3, 2],
+        [2, 2, 1],
       ]);
     }
   });
@@ -519,7 +541,7 @@ describe('a notification to everyone', () => {
     }
     const { items, pages } = await all({}, 100);
     expect(types(items)).toEqual(Array.from({ length: 80 }, (_, n) => `n.${79 - n}`));
-    expect(pages).toEqual([70, 10]);
+    expect(pages).toEqual([48, 32]);
   });
 
   test('lists its devices in pages, each once, in the order of their ids', async () => {
