@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
@@ -46,8 +47,14 @@ export interface Recorded {
   readonly opened: readonly Pick<Opened, 'user'>[];
 }
 
-/** Rows of one statement. A commit waits until what others have written before it is on disk too, such as 5,000 ends of streams. */
-const ROWS_AT_ONCE = 500;
+/** Rows of one statement, and the pause between two, in ms. A commit waits until what others wrote before it is on disk too. */
+interface Parts {
+  readonly atOnce: number;
+  readonly pauseMs: number;
+}
+const PARTS: Parts = { atOnce: 500, pauseMs: 0 };
+/** Thousands of streams end in the same moment: one statement after the other keeps a processor that publishes wait for. */
+const PARTS_OF_ENDS: Parts = { atOnce: 100, pauseMs: 2 };
 
 class Pending {
   opened: Opened[] = [];
@@ -188,14 +195,14 @@ export class Ledger implements OnModuleInit {
   /** True when the database is away. What was not written waits for the next flush. */
   async #write(tenantId: TenantId, pending: Pending): Promise<boolean> {
     try {
-      await inParts(pending.opened, async (opened) => {
+      await inParts(pending.opened, PARTS, async (opened) => {
         await this.store.recordConnections(tenantId, opened);
         this.#recorded.next({ tenantId, opened });
       });
-      await inParts(pending.sent, (sent) => this.store.recordSends(tenantId, sent));
+      await inParts(pending.sent, PARTS, (sent) => this.store.recordSends(tenantId, sent));
       if (pending.moved.size > 0) await this.store.moveCursors(tenantId, [...pending.moved.values()]);
       pending.moved.clear();
-      await inParts(pending.ended, (ended) => this.store.endConnections(tenantId, ended));
+      await inParts(pending.ended, PARTS_OF_ENDS, (ended) => this.store.endConnections(tenantId, ended));
       this.#failingSince = undefined;
       return false;
     } catch (error) {
@@ -247,10 +254,15 @@ export class Ledger implements OnModuleInit {
 }
 
 /** Takes from `rows` what was written. */
-async function inParts<Row>(rows: Row[], write: (some: readonly Row[]) => Promise<void>): Promise<void> {
+async function inParts<Row>(
+  rows: Row[],
+  { atOnce, pauseMs }: Parts,
+  write: (some: readonly Row[]) => Promise<void>,
+): Promise<void> {
   while (rows.length > 0) {
-    const some = rows.slice(0, ROWS_AT_ONCE);
+    const some = rows.slice(0, atOnce);
     await write(some);
     rows.splice(0, some.length);
+    if (pauseMs > 0 && rows.length > 0) await sleep(pauseMs);
   }
 }
