@@ -19,8 +19,8 @@ const LOOKS = { glance: 100, short: 600, look: 1.25 * COUNTED_DEVICES, long: 4 *
 
 export type Look = keyof typeof LOOKS;
 
-/** What the look at a stream costs, in intervals. */
-const STREAM_COST = 2;
+/** What an interval of what was sent costs, in intervals: of a topic its stream is looked at too. */
+const SENT_COSTS = { everyone: 1, topic: 3 } as const;
 
 /** How many rows of `rows` there are for each position. */
 const counted = (rows: string): string =>
@@ -103,18 +103,13 @@ export class CountsStore {
       entries.map(({ expiresAt }) => expiresAt?.toISOString() ?? null),
       limit,
     ]);
-    const topics = new Set(entries.flatMap(({ to, position }) => ('topic' in to ? [position] : [])));
-    return new Map(
-      rows.map((row) => {
-        const streams = topics.has(row.position) ? row.covered : 0;
-        const cost = row.covered + row.confirmed + streams * STREAM_COST;
-        return [row.position, { ...countedOf(row, limit), cost }];
-      }),
-    );
+    const topics = new Set(entries.filter(({ to }) => 'topic' in to).map(({ position }) => position));
+    const costOf = ({ position }: Row) => (topics.has(position) ? SENT_COSTS.topic : SENT_COSTS.everyone);
+    return new Map(rows.map((row) => [row.position, countedOf(row, limit, costOf(row))]));
   }
 }
 
-function countedOf({ sent, delivered, covered, confirmed }: Row, limit: number): Omit<Counted, 'cost'> {
+function countedOf({ sent, delivered, covered, confirmed }: Row, limit: number, sentCosts: number): Counted {
   const cut = { sent: covered >= limit, delivered: confirmed >= limit };
   return {
     counts: {
@@ -122,6 +117,7 @@ function countedOf({ sent, delivered, covered, confirmed }: Row, limit: number):
       delivered: Math.min(delivered, COUNTED_DEVICES),
       more: cut.sent || cut.delivered || sent > COUNTED_DEVICES || delivered > COUNTED_DEVICES,
     },
+    cost: covered * sentCosts + confirmed,
     open: (cut.sent && sent <= COUNTED_DEVICES) || (cut.delivered && delivered <= COUNTED_DEVICES),
     certain: delivered > 0 || (!cut.delivered && (sent > 0 || !cut.sent)),
   };
