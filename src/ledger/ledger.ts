@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
@@ -8,6 +7,7 @@ import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { LedgerStore, type OfStream } from './ledger.store.ts';
+import { inParts, PARTS, PARTS_OF_ENDS } from './parts.ts';
 
 /** Everything addressed to the connection in (from, to] was written to its socket by `at` (ms, database clock). */
 export interface SentInterval {
@@ -46,15 +46,6 @@ export interface Recorded {
   readonly tenantId: TenantId;
   readonly opened: readonly Pick<Opened, 'user'>[];
 }
-
-/** Rows of one statement, and the pause between two, in ms. A commit waits until what others wrote before it is on disk too. */
-interface Parts {
-  readonly atOnce: number;
-  readonly pauseMs: number;
-}
-const PARTS: Parts = { atOnce: 500, pauseMs: 0 };
-/** Thousands of streams end in the same moment: one statement after the other keeps a processor that publishes wait for. */
-const PARTS_OF_ENDS: Parts = { atOnce: 100, pauseMs: 2 };
 
 class Pending {
   opened: Opened[] = [];
@@ -250,19 +241,5 @@ export class Ledger implements OnModuleInit {
       this.#tenants.set(tenantId, pending);
     }
     return pending;
-  }
-}
-
-/** Takes from `rows` what was written. */
-async function inParts<Row>(
-  rows: Row[],
-  { atOnce, pauseMs }: Parts,
-  write: (some: readonly Row[]) => Promise<void>,
-): Promise<void> {
-  while (rows.length > 0) {
-    const some = rows.slice(0, atOnce);
-    await write(some);
-    rows.splice(0, some.length);
-    if (pauseMs > 0 && rows.length > 0) await sleep(pauseMs);
   }
 }
