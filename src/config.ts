@@ -237,7 +237,7 @@ export const settingsSchema = z.object({
   BACKLOG_PAGE_BYTES: integer(64 * 1024, 1_024, 16 * MIB).describe(
     'Most bytes of `data` that one stream gets from one read of the log (one notification always fits).',
   ),
-  BACKLOG_READERS: integer(500, 1, 5_000).describe('Most streams served by one read of the log.'),
+  BACKLOG_READERS: integer(300, 1, 5_000).describe('Most streams served by one read of the log.'),
   LOG_POLL_MS: integer(1_000, 50, 3_000).describe(
     'How often the heads of the tenants with open streams are compared with the database.',
   ),

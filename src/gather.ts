@@ -3,8 +3,12 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 /** Then others get their turn: an asker may have a millisecond's work with its answer. */
 const ANSWERS_AT_ONCE = 8;
 
-/** A round of so many is one of a crowd, which is taken to go on for a while, in ms. */
-const CROWD = 8;
+/**
+ * So many who come within so many ms are a crowd, which is taken to go on for a while. The size of a round does not tell:
+ * where calls are fast, thousands come in hundreds of small rounds.
+ */
+const CROWD = 32;
+const CROWD_WITHIN_MS = 100;
 const CROWD_LASTS_MS = 1_000;
 
 export interface GatherOptions {
@@ -25,7 +29,9 @@ export class Gather<Ask, Answer> {
   #waiting: { ask: Ask; resolve: (answer: Answer) => void; reject: (error: unknown) => void }[] = [];
   #serving = false;
   #pending = 0;
-  #crowdUntil = 0;
+  /** How many have come since then, of those who may make a crowd. */
+  #coming = { since: -Infinity, asks: 0 };
+  #crowdUntil = -Infinity;
 
   /** `serve` answers every ask, in their order. */
   constructor(
@@ -43,8 +49,14 @@ export class Gather<Ask, Answer> {
     return Math.max(0, this.#crowdUntil - performance.now());
   }
 
+  /** For how many ms more it matters that somebody has asked. */
+  get remembersFor(): number {
+    return Math.max(this.crowdedFor, this.#coming.since + CROWD_WITHIN_MS - performance.now(), 0);
+  }
+
   async ask(ask: Ask): Promise<Answer> {
     this.#pending += 1;
+    if (this.options.collectsMs !== undefined) this.#count();
     try {
       return await new Promise<Answer>((resolve, reject) => {
         this.#waiting.push({ ask, resolve, reject });
@@ -63,7 +75,6 @@ export class Gather<Ask, Answer> {
       const { atOnce, collectsMs = 0 } = this.options;
       if (this.crowdedFor > 0) await this.#collect(collectsMs);
       const round = this.#waiting.splice(0, atOnce);
-      if (collectsMs > 0 && round.length >= CROWD) this.#crowdUntil = performance.now() + CROWD_LASTS_MS;
       try {
         const answers = await this.serve(round.map(({ ask }) => ask));
         for (const [index, { resolve, reject }] of round.entries()) {
@@ -80,6 +91,13 @@ export class Gather<Ask, Answer> {
     this.#serving = false;
   }
 
+  #count(): void {
+    const now = performance.now();
+    if (now >= this.#coming.since + CROWD_WITHIN_MS) this.#coming = { since: now, asks: 0 };
+    this.#coming.asks += 1;
+    if (this.#coming.asks >= CROWD) this.#crowdUntil = now + CROWD_LASTS_MS;
+  }
+
   async #collect(forMs: number): Promise<void> {
     const until = performance.now() + forMs;
     for (let before = 0; this.#waiting.length > before && performance.now() < until;) {
@@ -90,7 +108,7 @@ export class Gather<Ask, Answer> {
   }
 }
 
-/** A Gather for each key, such as a tenant, that exists while somebody asks for it, or a crowd may come back. */
+/** A Gather for each key, such as a tenant, that exists while somebody asks for it, or a crowd may come. */
 export class GatherByKey<Key, Ask, Answer> {
   readonly #gathers = new Map<Key, Gather<Ask, Answer>>();
 
@@ -120,8 +138,8 @@ export class GatherByKey<Key, Ask, Answer> {
   #drop(key: Key, gather: Gather<Ask, Answer>): void {
     // Only its own: by the time that the last is answered another may have begun.
     if (gather.pending > 0 || this.#gathers.get(key) !== gather) return;
-    const { crowdedFor } = gather;
-    if (crowdedFor === 0) this.#gathers.delete(key);
-    else setTimeout(() => this.#drop(key, gather), crowdedFor).unref();
+    const { remembersFor } = gather;
+    if (remembersFor === 0) this.#gathers.delete(key);
+    else setTimeout(() => this.#drop(key, gather), remembersFor).unref();
   }
 }

@@ -12,7 +12,7 @@ import { AppendStore } from '../log/append.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
 
 /** Most arrivals that one statement settles. Thousands come back within seconds; then each may wait for others, in ms. */
-const TOGETHER = { atOnce: 1_000, collectsMs: 250 };
+const TOGETHER = { atOnce: 300, collectsMs: 500 };
 
 /** Finds the cursors of devices that open streams; those of one tenant that come together share a statement. */
 @Injectable()

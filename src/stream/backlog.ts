@@ -8,7 +8,7 @@ import { Metrics } from '../metrics/metrics.ts';
 import { addressOfTopic, Entry, EVERYONE } from './tail.ts';
 
 /** Streams come in the rounds of their arrivals, a few in a turn of the event loop; then they are read for together, in ms. */
-const COLLECTS_MS = 100;
+const COLLECTS_MS = 500;
 
 /** A stream that has to read the log. */
 export interface BacklogReader extends Reader {

@@ -48,12 +48,12 @@ test('a round holds no more than it may', async () => {
 });
 
 describe('once a crowd has come', () => {
-  const CROWD = [1, 2, 3, 4, 5, 6, 7, 8];
+  const CROWD = Array.from({ length: 32 }, (_, n) => n);
 
   async function crowd() {
-    const { gather, rounds } = byHand({ atOnce: 10, collectsMs: 1_000 });
+    const { gather, rounds } = byHand({ atOnce: 40, collectsMs: 1_000 });
     const all = Promise.all(CROWD.map((ask) => gather.ask(ask)));
-    await setImmediate();
+    await eventually(() => expect(rounds.map(({ asks }) => asks)).toEqual([CROWD]));
     rounds[0]?.answer();
     await all;
     return { gather, rounds };
@@ -61,19 +61,19 @@ describe('once a crowd has come', () => {
 
   test('those who come within a moment share a round', async () => {
     const { gather, rounds } = await crowd();
-    const ninth = gather.ask(9);
+    const one = gather.ask(101);
     await sleep(20);
-    const tenth = gather.ask(10);
-    await eventually(() => expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [9, 10]]));
+    const other = gather.ask(102);
+    await eventually(() => expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [101, 102]]));
     rounds[1]?.answer();
-    expect(await Promise.all([ninth, tenth])).toEqual(['answer to 9', 'answer to 10']);
+    expect(await Promise.all([one, other])).toEqual(['answer to 101', 'answer to 102']);
   });
 
   test('a round that is full waits for nobody', async () => {
     const { gather, rounds } = await crowd();
-    const asked = Array.from({ length: 10 }, (_, n) => gather.ask(n));
+    const asked = Array.from({ length: 40 }, (_, n) => gather.ask(n));
     await setImmediate();
-    expect(rounds.map(({ asks }) => asks.length)).toEqual([8, 10]);
+    expect(rounds.map(({ asks }) => asks.length)).toEqual([32, 40]);
     rounds[1]?.answer();
     await Promise.all(asked);
   });
@@ -81,12 +81,29 @@ describe('once a crowd has come', () => {
   test('and stayed away for a while, a lone asker waits for nobody again', async () => {
     const { gather, rounds } = await crowd();
     await sleep(gather.crowdedFor + 1);
-    const lone = gather.ask(9);
+    const lone = gather.ask(101);
     await setImmediate();
-    expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [9]]);
+    expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [101]]);
     rounds[1]?.answer();
     await lone;
   });
+});
+
+test('a crowd is known by how many come, however small its rounds are', async () => {
+  const rounds: number[] = [];
+  const gathers = new GatherByKey<string, number, number>(
+    (_, asks) => {
+      rounds.push(asks.length);
+      return Promise.resolve(asks);
+    },
+    { atOnce: 100, collectsMs: 1_000 },
+  );
+  // Between two of them nobody asks any more.
+  for (let n = 0; n < 32; n += 1) await gathers.ask('a', n);
+  const one = gathers.ask('a', 32);
+  await sleep(20);
+  await Promise.all([one, gathers.ask('a', 33)]);
+  expect(rounds).toEqual([...Array.from({ length: 31 }, () => 1), 1, 2]);
 });
 
 test('a round that fails is the failure of its askers alone', async () => {
