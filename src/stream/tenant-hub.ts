@@ -14,6 +14,15 @@ export interface HubMember {
   readOn(): Promise<void>;
 }
 
+/** What waits for the connections of one address. */
+interface Run {
+  readonly entries: readonly [Entry, ...Entry[]];
+  readonly committedAt: number;
+}
+
+/** More connections than these, and what is for them waits for its turn while others are served: 16 take less than a millisecond. */
+const FEW = 16;
+
 /** What a hub needs of the node that it is on. */
 export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
 
@@ -25,7 +34,11 @@ export class TenantHub<Member extends HubMember> {
   readonly connections = new Set<Member>();
   /** Of most addresses, those of users, there is one: a set for each would be a twentieth of what a stream keeps. */
   readonly #recipients = new Map<Address, Member | Set<Member>>();
-  readonly #queue: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
+  readonly #arrived: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
+  /** The first is under way. */
+  readonly #wide: Run[] = [];
+  /** Of what arrived up to here, only what is in `#wide` is still to be offered. */
+  #sorted: Position;
   #dispatching = false;
   #healing: Promise<void> | undefined;
 
@@ -36,6 +49,7 @@ export class TenantHub<Member extends HubMember> {
   ) {
     this.tail = new Tail(head);
     this.settled = head;
+    this.#sorted = head;
   }
 
   join(connection: Member): void {
@@ -73,7 +87,7 @@ export class TenantHub<Member extends HubMember> {
       return;
     }
     this.node.trim(this.tail);
-    this.#queue.push({ entries, head: batch.head, committedAt: batch.committedAt });
+    this.#arrived.push({ entries, head: batch.head, committedAt: batch.committedAt });
     void this.#dispatch();
   }
 
@@ -142,29 +156,78 @@ export class TenantHub<Member extends HubMember> {
       connection.fallBehind(this.settled);
       void connection.readOn();
     }
-    this.#queue.length = 0;
+    this.#arrived.length = 0;
+    this.#wide.length = 0;
+    this.#sorted = head;
     this.settled = head;
   }
 
+  /** A broadcast to thousands must not hold up single users, nor other tenants: it goes in slices, and they go between. */
   async #dispatch(): Promise<void> {
     if (this.#dispatching) return;
     this.#dispatching = true;
-    // A broadcast to thousands must not hold up single users, nor other tenants.
     const slice = new Slice();
-    for (let batch = this.#queue.shift(); batch !== undefined; batch = this.#queue.shift()) {
-      for (const entries of runsOf(batch.entries)) {
-        const connections = this.#recipients.get(entries[0].address);
-        if (connections === undefined) continue;
-        // Whoever becomes live while this waits is visited too, and knows by its position what it has.
-        for (const connection of each(connections)) {
-          connection.deliver(entries);
-          if (slice.isOver) await slice.next();
-        }
-        this.node.metrics.commitToSocketSeconds.observe((performance.now() - batch.committedAt) / 1_000);
-      }
-      this.settled = asPosition(Math.max(this.settled, batch.head));
+    while (this.#arrived.length > 0 || this.#wide.length > 0) {
+      await this.#serveFew(slice);
+      await this.#serveMany(slice);
     }
     this.#dispatching = false;
+  }
+
+  /** Offers what is for a few connections, and puts the rest behind what waits. */
+  async #serveFew(slice: Slice): Promise<void> {
+    for (let batch = this.#arrived.shift(); batch !== undefined; batch = this.#arrived.shift()) {
+      for (const entries of runsOf(batch.entries)) {
+        const run = { entries, committedAt: batch.committedAt };
+        if (!this.#overtake(run)) this.#wide.push(run);
+        if (slice.isOver) await slice.next();
+      }
+      this.#sorted = asPosition(Math.max(this.#sorted, batch.head));
+      this.#settle();
+    }
+  }
+
+  /** False when a run has to wait for its turn. Whoever is served out of turn is first given what is before it. */
+  #overtake(run: Run): boolean {
+    const known = this.#recipients.get(run.entries[0].address);
+    if (known === undefined) return true;
+    if (known instanceof Set && known.size > FEW) return false;
+    for (const connection of each(known)) {
+      const unsettled =
+        this.#wide.length === 0 ? run.entries : this.tail.after(this.settled, connection.addresses);
+      // The tail was trimmed beyond what waits.
+      if (unsettled === undefined) return false;
+      connection.deliver(unsettled);
+    }
+    this.#observe(run);
+    return true;
+  }
+
+  /** Offers the first of what waits. */
+  async #serveMany(slice: Slice): Promise<void> {
+    const [run] = this.#wide;
+    if (run === undefined) return;
+    // Whoever becomes live while this waits is visited too, and knows by its position what it has.
+    for (const connection of this.recipients(run.entries[0].address)) {
+      connection.deliver(run.entries);
+      if (!slice.isOver) continue;
+      await slice.next();
+      await this.#serveFew(slice);
+    }
+    this.#observe(run);
+    // Unless the hub has started anew meanwhile.
+    if (this.#wide[0] === run) this.#wide.shift();
+    this.#settle();
+  }
+
+  #settle(): void {
+    const [next] = this.#wide;
+    const offered = Math.min(this.#sorted, next === undefined ? Infinity : next.entries[0].position - 1);
+    this.settled = asPosition(Math.max(this.settled, offered));
+  }
+
+  #observe({ committedAt }: Run): void {
+    this.node.metrics.commitToSocketSeconds.observe((performance.now() - committedAt) / 1_000);
   }
 }
 

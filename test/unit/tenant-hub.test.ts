@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import { tenantIdSchema, topicSchema, userIdSchema } from '../../src/identifiers.ts';
 import type { Notification, Recipient } from '../../src/log/notification.ts';
 import { asPosition } from '../../src/log/position.ts';
@@ -21,8 +21,10 @@ class Member implements HubMember {
     private readonly takes = 0,
   ) {}
   deliver(entries: readonly Entry[]): void {
-    this.got.push(...entries.map(({ position }) => position));
-    this.runs.push(entries.length);
+    const unseen = entries.filter(({ position }) => position > (this.got.at(-1) ?? 0));
+    if (unseen.length === 0) return;
+    this.got.push(...unseen.map(({ position }) => position));
+    this.runs.push(unseen.length);
     for (const began = performance.now(); performance.now() - began < this.takes;);
   }
   fallBehind(): void {}
@@ -52,16 +54,19 @@ const notification = (position: number, to: Recipient): Notification => ({
 test('a stream that gets other addresses between two turns of a dispatch misses nothing of those that it keeps', async () => {
   const hub = new TenantHub<Member>(acme, asPosition(0), node);
   const own = addressOfUser(alice);
-  // It takes so long that the turn ends behind the first tab of the user.
-  const first = new Member([own, EVERYONE], 20);
+  // It takes so long that the turn ends behind the first of them.
+  const first = new Member([EVERYONE], 20);
   const second = new Member([own, EVERYONE]);
-  for (const member of [first, second]) hub.join(member);
+  const others = Array.from({ length: 20 }, () => new Member([EVERYONE]));
+  for (const member of [first, ...others, second]) hub.join(member);
   hub.offer({
     previous: asPosition(0),
     head: asPosition(2),
-    notifications: [notification(1, { topic: news }), notification(2, { user: alice })],
+    notifications: [notification(1, { topic: news }), notification(2, { everyone: true })],
     committedAt: 0,
   });
+  // What is for many begins when this turn is over.
+  await Promise.resolve();
   expect([first.got, second.got]).toEqual([[2], []]);
 
   hub.leave(first);
@@ -74,7 +79,7 @@ test('a stream that gets other addresses between two turns of a dispatch misses 
 
 test('a broadcast that takes long leaves the event loop to others in between', async () => {
   const hub = new TenantHub<Member>(acme, asPosition(0), node);
-  const crowd = Array.from({ length: 10 }, () => new Member([EVERYONE], 5));
+  const crowd = Array.from({ length: 20 }, () => new Member([EVERYONE], 5));
   for (const member of crowd) hub.join(member);
   hub.offer({
     previous: asPosition(0),
@@ -84,8 +89,63 @@ test('a broadcast that takes long leaves the event loop to others in between', a
   });
   const reached = () => crowd.filter(({ got }) => got.length > 0).length;
   const turns: number[] = [];
-  for (turns.push(reached()); reached() < crowd.length; turns.push(reached())) await setImmediate();
-  expect(turns).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+  while (reached() < crowd.length) {
+    await setImmediate();
+    turns.push(reached());
+  }
+  expect(turns).toEqual(crowd.map((_, n) => n + 1));
+});
+
+describe('while a broadcast is under way', () => {
+  const own = addressOfUser(alice);
+
+  /** Alice is the last of so many that a broadcast, at position 1, comes to. `notifications` come when it has reached the first. */
+  function begun(notifications: Notification[], trim: HubNode['trim'] = () => undefined) {
+    const hub = new TenantHub<Member>(acme, asPosition(0), { ...node, trim });
+    const crowd = Array.from({ length: 20 }, () => new Member([EVERYONE], 2));
+    const member = new Member([own, EVERYONE]);
+    for (const joining of [...crowd, member]) hub.join(joining);
+    hub.offer({
+      previous: asPosition(0),
+      head: asPosition(1),
+      notifications: [notification(1, { everyone: true })],
+      committedAt: 0,
+    });
+    hub.offer({
+      previous: asPosition(1),
+      head: asPosition(1 + notifications.length),
+      notifications,
+      committedAt: 0,
+    });
+    const reached = () => crowd.filter(({ got }) => got.length > 0).length;
+    return { hub, crowd, member, reached };
+  }
+
+  test('a single user is served out of turn, with the broadcast before', async () => {
+    const { hub, crowd, member, reached } = begun([
+      notification(2, { user: alice }),
+      notification(3, { everyone: true }),
+      notification(4, { user: alice }),
+    ]);
+    while (member.got.length === 0) await setImmediate();
+    expect(reached()).toBeLessThan(5);
+    expect([member.got, Number(hub.settled)]).toEqual([[1, 2, 3, 4], 0]);
+    while (hub.settled < 4) await setImmediate();
+    expect(member.got).toEqual([1, 2, 3, 4]);
+    for (const { got } of crowd) expect(got).toEqual([1, 3]);
+  });
+
+  test('a single user waits for it where the tail does not go back as far', async () => {
+    const { hub, member } = begun([notification(2, { user: alice })], (tail) => tail.trim(0));
+    while (hub.settled < 2) await setImmediate();
+    expect(member.got).toEqual([1, 2]);
+  });
+
+  test('nothing of it is settled before the last of them has it', async () => {
+    const { hub, crowd, reached } = begun([notification(2, { user: alice })]);
+    while (hub.settled < 1) await setImmediate();
+    expect([reached(), Number(hub.settled)]).toEqual([crowd.length, 2]);
+  });
 });
 
 test('what follows one another at one address comes at once, and nothing overtakes anything', () => {
