@@ -3,38 +3,12 @@ import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { isUnavailable } from '../database/pool.ts';
 import { messageOf } from '../errors.ts';
-import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
+import type { TenantId } from '../identifiers.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { LedgerStore, type OfStream } from './ledger.store.ts';
+import { OpenIntervals, type Reader, type SentInterval, type SentSource } from './open-intervals.ts';
 import { inParts, PARTS, PARTS_OF_ENDS } from './parts.ts';
-
-/** Everything addressed to the connection in (from, to] was written to its socket by `at` (ms, database clock). */
-export interface SentInterval {
-  readonly from: Position;
-  to: Position;
-  at: number;
-  /** From the backlog, not as it was published. */
-  readonly replayed: boolean;
-}
-
-/** Whose stream it is, as the ledger knows it. */
-export interface Reader {
-  readonly connectionId: string;
-  readonly tenantId: TenantId;
-  readonly user: UserId;
-  readonly device: DeviceId;
-  readonly topics: readonly Topic[];
-  readonly autoAck: boolean;
-  /** When the database let the stream in, by its clock and not estimated, in ms since 1970. */
-  readonly openedAt: number;
-}
-
-/** A connection that was written to: the ledger collects its interval at the next flush. */
-export interface SentSource {
-  readonly subscriber: Reader;
-  takeInterval(): SentInterval | undefined;
-}
 
 type Opened = Parameters<LedgerStore['recordConnections']>[1][number];
 type Sent = Parameters<LedgerStore['recordSends']>[1][number];
@@ -81,11 +55,12 @@ const LONGEST_WAIT_MS = 12 * 3_600_000;
 @Injectable()
 export class Ledger implements OnModuleInit {
   readonly #recorded = new Subject<Recorded>();
-  readonly #dirty = new Set<SentSource>();
+  readonly #open: OpenIntervals;
   readonly #tenants = new Map<TenantId, Pending>();
   readonly #logger = new Logger(Ledger.name);
   #timer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> | undefined;
+  #closing = false;
   /** Since when it cannot be written, by `performance.now()`. */
   #failingSince: number | undefined;
 
@@ -93,7 +68,9 @@ export class Ledger implements OnModuleInit {
     private readonly store: LedgerStore,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
-  ) {}
+  ) {
+    this.#open = new OpenIntervals(config.LEDGER_ROWS_PER_SECOND);
+  }
 
   onModuleInit(): void {
     this.#timer = setInterval(() => void this.flush(), this.config.LEDGER_FLUSH_MS);
@@ -119,7 +96,7 @@ export class Ledger implements OnModuleInit {
 
   /** The connection has begun an interval. */
   written(source: SentSource): void {
-    this.#dirty.add(source);
+    this.#open.add(source);
   }
 
   /** A finished interval. */
@@ -159,15 +136,12 @@ export class Ledger implements OnModuleInit {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#flushing;
+    this.#closing = true;
     await this.flush();
   }
 
   async #flush(): Promise<void> {
-    for (const source of this.#dirty) {
-      const interval = source.takeInterval();
-      if (interval !== undefined) this.sent(source.subscriber, interval);
-    }
-    this.#dirty.clear();
+    for (const [reader, interval] of this.#open.collect(this.#closing)) this.sent(reader, interval);
     const started = performance.now();
     if (started - (this.#failingSince ?? started) > LONGEST_WAIT_MS) this.#forgetAll();
     const batches = [...this.#tenants];

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import type { SentInterval, SentSource } from '../ledger/ledger.ts';
+import type { SentInterval, SentSource } from '../ledger/open-intervals.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import type { Page } from './backlog.ts';
 import {
