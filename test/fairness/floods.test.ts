@@ -14,7 +14,7 @@ import { Program } from '../load/program.ts';
  * the p99. So the flood of the control round goes to another service with a PostgreSQL of its own. The p50 must not double,
  * beside either round; the p99 not beside the control, and it stays below BEARABLE_MS. The control allows for the machine, and
  * with it for the processor time that serving the flood takes: beside a round without a flood the p99 of 5,000 clients that
- * come back is two to three and a half times as long here, which is printed and not asserted. Before floods were held back the p50 was five
+ * come back is two to four times as long here, which is printed and not asserted. Before floods were held back the p50 was five
  * times as long, or the p99 250 ms.
  */
 
