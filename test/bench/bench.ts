@@ -6,6 +6,7 @@ import { locate } from './peers.ts';
 import { picturesOf } from './pictures.ts';
 import { table, type Result } from './report.ts';
 import { ALL } from './systems/all.ts';
+import { stallsOf, textOf } from './stalls.ts';
 import { SYSTEMS, type SystemName } from './systems/system.ts';
 import { backlog } from './workloads/backlog.ts';
 import { connect } from './workloads/connect.ts';
@@ -39,6 +40,9 @@ const WORKLOADS: readonly Workload[] = [
 ];
 
 const RESULTS = resolve(import.meta.dirname, '../../bench-results');
+
+/** Long enough for a machine that stalls once a second to show it. */
+const STALLS_SECONDS = 10;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -85,6 +89,8 @@ for (const name of new Set(chosen.flatMap(wanted))) {
   absent.add(name);
 }
 
+const stalls = stallsOf(STALLS_SECONDS);
+console.error(textOf(stalls));
 const results: Result[] = [];
 for (const workload of chosen) {
   console.error(`${workload.name}: ${workload.does}`);
@@ -99,7 +105,7 @@ for (const workload of chosen) {
 const [cpu] = cpus();
 const report = {
   at: new Date().toISOString(),
-  machine: { cpu: cpu?.model, cpus: cpus().length, memory: totalmem(), node: process.version },
+  machine: { cpu: cpu?.model, cpus: cpus().length, memory: totalmem(), node: process.version, stalls },
   contracts: Object.fromEntries(Object.values(ALL).map(({ name, contract }) => [name, contract])),
   results,
 };
