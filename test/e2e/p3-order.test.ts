@@ -1,8 +1,12 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import type { Socket } from 'node:net';
+import { Sockets, usersOf } from '../load/sockets.ts';
 import { post, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+
+const END = '"type":"end"';
 
 let service: Service;
 /** A second node on the same database: what it stores reaches streams of the first only through the log. */
@@ -23,7 +27,12 @@ afterAll(async () => {
 });
 
 /** Publishes `count` notifications, a few at a time, for all that a reader listens to. */
-async function publishMany(tenant: string, client: string, count: number): Promise<string[]> {
+async function publishMany(
+  tenant: string,
+  client: string,
+  count: number,
+  nodes: readonly [Service, Service] = [service, other],
+): Promise<string[]> {
   const ids: string[] = [];
   const token = serviceToken({ tenant, client });
   for (let i = 0; i < count;) {
@@ -32,7 +41,7 @@ async function publishMany(tenant: string, client: string, count: number): Promi
       type: 't',
       data: { client, n: i + j, filling: 'x'.repeat(((i + j) % 5) * 500) },
     }));
-    const node = i % 2 === 0 ? service : other;
+    const node = nodes[i % 2 === 0 ? 0 : 1];
     const { status, body } = await post<{ notifications: StoredAnswer[] }>(
       `${node.url}/v1/notifications/batch`,
       token,
@@ -150,4 +159,57 @@ test('what another node stored reaches a live stream in order, also when it is m
     expectStrictOrder(live);
   }
   await live.cut();
+});
+
+test('while broadcasts to a hundred streams are under way, everybody gets everything in order', async () => {
+  const tenant = 'crowd';
+  const node = await startService({ NODE_NAME: 'third' }, { database: service.database });
+  const ended = Promise.withResolvers<undefined>();
+  const heard = new Map<Socket, string[]>();
+  let left = 100;
+  const crowd = new Sockets(Number(new URL(node.url).port), usersOf(tenant, left), (text, socket) => {
+    const all = heard.get(socket) ?? [];
+    heard.set(socket, all);
+    const last = all.at(-1) ?? '';
+    all.push(text);
+    if (last.includes(END) || !`${last}${text}`.includes(END)) return;
+    left -= 1;
+    if (left === 0) ended.resolve(undefined);
+  });
+  await crowd.openAll(20);
+  const readers = await Promise.all(
+    [['news'], ['news'], []].map(
+      async (topics) => await StreamClient.open(node.url, userToken({ tenant, user: 'reader', topics })),
+    ),
+  );
+  for (const reader of readers) await reader.untilEvent('caught-up');
+
+  const expected = await Promise.all(
+    ['a', 'b', 'c', 'd'].map(async (client) => await publishMany(tenant, client, 300, [node, other])),
+  );
+  await post(`${node.url}/v1/notifications`, serviceToken({ tenant }), {
+    to: { everyone: true },
+    type: 'end',
+    data: null,
+  });
+  await ended.promise;
+  const [both, again, own] = readers as [StreamClient, StreamClient, StreamClient];
+  await both.untilNotifications(expected.flat().length + 1, 20_000);
+  const ids = (stream: StreamClient) => stream.notifications.map(({ id }) => id);
+  expect(ids(both).slice(0, -1).toSorted()).toEqual(expected.flat().toSorted());
+  await again.untilNotifications(ids(both).length, 20_000);
+  expect(ids(again)).toEqual(ids(both));
+  const kindOf = ({ data }: { data?: unknown }) => ((data as { n: number } | null)?.n ?? 2) % 4;
+  const without = (kinds: readonly number[]) =>
+    both.notifications.filter((got) => !kinds.includes(kindOf(got))).map(({ id }) => id);
+  await own.untilNotifications(without([1]).length, 20_000);
+  expect(ids(own)).toEqual(without([1]));
+  for (const reader of readers) expectStrictOrder(reader);
+  for (const texts of heard.values())
+    expect([...texts.join('').matchAll(/"id":"([\da-f-]{36})"/g)].map(([, id]) => id)).toEqual(
+      without([0, 1]),
+    );
+  crowd.cutAll();
+  for (const reader of readers) await reader.cut();
+  await node.close();
 });
