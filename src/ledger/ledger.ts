@@ -60,7 +60,6 @@ export class Ledger implements OnModuleInit {
   readonly #logger = new Logger(Ledger.name);
   #timer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> | undefined;
-  #closing = false;
   /** Since when it cannot be written, by `performance.now()`. */
   #failingSince: number | undefined;
 
@@ -136,12 +135,11 @@ export class Ledger implements OnModuleInit {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#flushing;
-    this.#closing = true;
     await this.flush();
   }
 
   async #flush(): Promise<void> {
-    for (const [reader, interval] of this.#open.collect(this.#closing)) this.sent(reader, interval);
+    for (const [reader, interval] of this.#open.collect()) this.sent(reader, interval);
     const started = performance.now();
     if (started - (this.#failingSince ?? started) > LONGEST_WAIT_MS) this.#forgetAll();
     const batches = [...this.#tenants];

@@ -44,10 +44,10 @@ export class OpenIntervals {
     this.#sources.add(source);
   }
 
-  /** None before it is time, unless it is the last time. */
-  *collect(isLast: boolean): Generator<readonly [Reader, SentInterval]> {
+  /** None before it is time. A stream that ends hands its interval over by itself. */
+  *collect(): Generator<readonly [Reader, SentInterval]> {
     const now = performance.now();
-    if (now < this.#dueAt && !isLast) return;
+    if (now < this.#dueAt) return;
     this.#dueAt = now + (1_000 * this.#sources.size) / this.perSecond;
     for (const source of this.#sources) {
       const interval = source.takeInterval();

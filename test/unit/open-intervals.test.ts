@@ -45,8 +45,8 @@ function written(to: OpenIntervals, count: number) {
   return (position: number) => streams.forEach((stream) => stream.write(position));
 }
 
-const collected = (intervals: OpenIntervals, isLast = false) =>
-  [...intervals.collect(isLast)].map(([, { from, to }]) => `${from}-${to}`);
+const collected = (intervals: OpenIntervals) =>
+  [...intervals.collect()].map(([, { from, to }]) => `${from}-${to}`);
 
 test('few streams have their intervals collected every time', () => {
   const intervals = new OpenIntervals(100);
@@ -75,14 +75,4 @@ test('after many were collected they grow for as long as that many rows take', (
     now += 100;
   }
   expect(new Set(collected(intervals))).toEqual(new Set(['1-6']));
-});
-
-test('the last time is not put off', () => {
-  const intervals = new OpenIntervals(1);
-  const write = written(intervals, 50);
-  write(1);
-  expect(collected(intervals)).toHaveLength(50);
-  write(2);
-  expect(collected(intervals)).toEqual([]);
-  expect(collected(intervals, true)).toHaveLength(50);
 });
