@@ -8,6 +8,8 @@ import { Tail, userOf, type Address, type Entry } from './tail.ts';
 /** A connection as its hub sees it. */
 export interface HubMember {
   readonly addresses: readonly Address[];
+  /** It has everything up to here. */
+  readonly position: Position;
   /** Takes of these entries, which are in the order of the log, those that it has not seen, while it is live. */
   deliver(entries: readonly Entry[]): void;
   fallBehind(position: Position): void;
@@ -193,14 +195,18 @@ export class TenantHub<Member extends HubMember> {
     if (known === undefined) return true;
     if (known instanceof Set && known.size > FEW) return false;
     for (const connection of each(known)) {
-      const unsettled =
-        this.#wide.length === 0 ? run.entries : this.tail.after(this.settled, connection.addresses);
+      const missing = this.#wide.length === 0 ? run.entries : this.#missing(connection);
       // The tail was trimmed beyond what waits.
-      if (unsettled === undefined) return false;
-      connection.deliver(unsettled);
+      if (missing === undefined) return false;
+      connection.deliver(missing);
     }
     this.#observe(run);
     return true;
+  }
+
+  /** What a connection has not been offered, of all that is in the tail. */
+  #missing({ position, addresses }: Member): readonly Entry[] | undefined {
+    return this.tail.after(asPosition(Math.max(this.settled, position)), addresses);
   }
 
   /** Offers the first of what waits. */

@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { describe, expect, test } from '@jest/globals';
 import { tenantIdSchema, topicSchema, userIdSchema } from '../../src/identifiers.ts';
 import type { Notification, Recipient } from '../../src/log/notification.ts';
-import { asPosition } from '../../src/log/position.ts';
+import { asPosition, type Position } from '../../src/log/position.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
 import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from '../../src/stream/tail.ts';
 import { TenantHub, type HubMember, type HubNode } from '../../src/stream/tenant-hub.ts';
@@ -20,8 +20,11 @@ class Member implements HubMember {
     public addresses: readonly Address[],
     private readonly takes = 0,
   ) {}
+  get position(): Position {
+    return asPosition(this.got.at(-1) ?? 0);
+  }
   deliver(entries: readonly Entry[]): void {
-    const unseen = entries.filter(({ position }) => position > (this.got.at(-1) ?? 0));
+    const unseen = entries.filter(({ position }) => position > this.position);
     if (unseen.length === 0) return;
     this.got.push(...unseen.map(({ position }) => position));
     this.runs.push(unseen.length);
