@@ -43,8 +43,8 @@ export async function startTidings(
       return inspector === undefined ? undefined : await heapOf(inspector);
     },
     statements: () => ask(STATEMENTS),
-    // The ledger is written 250 ms after what it records.
-    settle: () => sleep(1_000),
+    // What was sent is in the ledger after LEDGER_FLUSH_MS, and later by as long as LEDGER_ROWS_PER_SECOND takes for all streams: here 15,000.
+    settle: () => sleep(4_000),
     async stop() {
       await service.end();
       await admin.end();
