@@ -61,15 +61,23 @@ export const STREAM_HEADERS = {
   connection: 'close',
 };
 
+const headerLines = (headers: Readonly<Record<string, string | number | string[] | undefined>>): string => {
+  let lines = '';
+  for (const [name, value] of Object.entries(headers))
+    if (value !== undefined) lines += `${name}: ${String(value)}\r\n`;
+  return lines;
+};
+
+const STREAM_HEADER_LINES = headerLines(STREAM_HEADERS);
+
 /** Answers 200 with an event stream and gives the socket for its events; undefined when the client has gone. */
 export function openEventStream(reply: FastifyReply, retryMs: number): Socket | undefined {
   reply.hijack();
   const socket = takeSocket(reply.raw);
+  if (socket === undefined) return undefined;
   // Hooks have put CORS and the request id on the reply, checked for CR and LF; they go out here or never.
-  const headers = { ...reply.getHeaders(), ...STREAM_HEADERS, date: new Date().toUTCString() };
-  const lines = Object.entries(headers).flatMap(([name, value]) =>
-    value === undefined ? [] : [`${name}: ${String(value)}\r\n`],
-  );
-  socket?.write(`HTTP/1.1 200 OK\r\n${lines.join('')}\r\n${greeting(retryMs)}`);
+  const others = headerLines(reply.getHeaders());
+  const date = new Date().toUTCString();
+  socket.write(`HTTP/1.1 200 OK\r\n${STREAM_HEADER_LINES}date: ${date}\r\n${others}\r\n${greeting(retryMs)}`);
   return socket;
 }

@@ -276,6 +276,9 @@ test('a network that swallows everything is noticed in bounded time, and its end
   expect(performance.now() - started).toBeLessThan(2 * 2_500 + 5_000);
   unavailable(await post(`${service.url}/v1/acks`, ann, { upTo: before.position }));
   const newcomer = await open(ann);
+  // Head and greeting do not wait for what the database has to say.
+  await newcomer.until(() => newcomer.retries.length > 0, 'greeting');
+  expect(newcomer.named('bye')).toEqual([]);
   await newcomer.closed;
   expect(newcomer.named('bye')).toMatchObject([{ reason: 'unavailable' }]);
   expect((await health()).body).toMatchObject({ status: 'ready', database: { reachable: false } });
