@@ -1,10 +1,9 @@
-import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { locate } from './peers.ts';
-import { picturesOf } from './pictures.ts';
 import { table, type Result } from './report.ts';
+import { RESULTS, save, type Run } from './runs.ts';
 import { ALL } from './systems/all.ts';
 import { stallsOf, textOf } from './stalls.ts';
 import { SYSTEMS, type SystemName } from './systems/system.ts';
@@ -38,8 +37,6 @@ const WORKLOADS: readonly Workload[] = [
   backlog,
   history,
 ];
-
-const RESULTS = resolve(import.meta.dirname, '../../bench-results');
 
 /** Long enough for a machine that stalls once a second to show it. */
 const STALLS_SECONDS = 10;
@@ -89,9 +86,18 @@ for (const name of new Set(chosen.flatMap(wanted))) {
   absent.add(name);
 }
 
+const [cpu] = cpus();
 const stalls = stallsOf(STALLS_SECONDS);
 console.error(textOf(stalls));
+const at = new Date().toISOString();
+const folder = join(RESULTS, at.replaceAll(':', '-'));
 const results: Result[] = [];
+const measured: Run = {
+  at,
+  machine: { cpu: cpu?.model, cpus: cpus().length, memory: totalmem(), node: process.version, stalls },
+  contracts: Object.fromEntries(Object.values(ALL).map(({ name, contract }) => [name, contract])),
+  results,
+};
 for (const workload of chosen) {
   console.error(`${workload.name}: ${workload.does}`);
   const there = wanted(workload).filter((name) => !absent.has(name));
@@ -100,18 +106,8 @@ for (const workload of chosen) {
   const systems = there.filter((name) => !unmeasured.includes(name)).map((name) => ALL[name]);
   const figures = await run(workload, systems, rounds, (line) => console.error(`  ${line}`));
   results.push({ name: workload.name, does: workload.does, figures });
+  // What comes next may take long, or be stopped.
+  await save(measured, folder);
 }
-
-const [cpu] = cpus();
-const report = {
-  at: new Date().toISOString(),
-  machine: { cpu: cpu?.model, cpus: cpus().length, memory: totalmem(), node: process.version, stalls },
-  contracts: Object.fromEntries(Object.values(ALL).map(({ name, contract }) => [name, contract])),
-  results,
-};
-const folder = join(RESULTS, report.at.replaceAll(':', '-'));
-await mkdir(folder, { recursive: true });
-await writeFile(join(folder, 'figures.json'), JSON.stringify(report, null, 1));
-for (const { name, svg } of picturesOf(results)) await writeFile(join(folder, `${name}.svg`), svg);
-console.log(values.json ? JSON.stringify(report) : table(results));
+console.log(values.json ? JSON.stringify(measured) : table(results));
 console.error(`All figures, and pictures of what was measured at several sizes: ${folder}`);
