@@ -211,7 +211,9 @@ export const settingsSchema = z.object({
   MAX_CONNECTIONS_PER_TENANT: limit('connections', 10_000),
   MAX_CONNECTIONS_PER_USER: limit('connectionsPerUser', 50),
   MAX_DEVICES_PER_USER: limit('devicesPerUser', 100),
-  HEARTBEAT_SECONDS: integer(15, 1, 300).describe('Pause between heartbeats of a stream.'),
+  HEARTBEAT_SECONDS: integer(15, 1, 300).describe(
+    'For how long a stream may be silent: then comes a heartbeat.',
+  ),
   STREAM_RETRY_MS: integer(3_000, 100, 60_000).describe(
     'Middle of the jittered `retry:` that a stream announces, in ms.',
   ),

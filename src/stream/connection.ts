@@ -44,6 +44,8 @@ export class Connection implements HubMember, SentSource {
   #page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position } | undefined;
   #interval: SentInterval | undefined;
   #secondsToHeartbeat: number;
+  /** A notification was written since the last look. */
+  #wrote = false;
   #taken = 0;
   #takenAt: number;
 
@@ -134,8 +136,8 @@ export class Connection implements HubMember, SentSource {
       this.socket.destroy();
       return;
     }
-    this.#secondsToHeartbeat -= 1;
-    if (this.#secondsToHeartbeat <= 0) this.#beat();
+    if (this.#wrote) this.#putOffHeartbeat();
+    else if ((this.#secondsToHeartbeat -= 1) <= 0) this.#beat();
     if (!this.live) void this.readOn();
   }
 
@@ -264,6 +266,7 @@ export class Connection implements HubMember, SentSource {
       return;
     }
     this.socket.write(entry.frame);
+    this.#wrote = true;
     this.#lastId = entry.position;
     this.node.counts.delivered(replayed, entry.frame.length);
     if (this.#interval !== undefined && this.#interval.replayed !== replayed) this.#endInterval();
@@ -284,6 +287,16 @@ export class Connection implements HubMember, SentSource {
   #endInterval(): void {
     const interval = this.takeInterval();
     if (interval !== undefined) this.node.ledger.sent(this.subscriber, interval);
+  }
+
+  /**
+   * A notification shows as much as a heartbeat. By another time for each stream: what was one broadcast would be as many
+   * heartbeats at once a little later.
+   */
+  #putOffHeartbeat(): void {
+    this.#wrote = false;
+    const seconds = Math.floor((this.node.config.HEARTBEAT_SECONDS * (1 + Math.random())) / 2);
+    this.#secondsToHeartbeat = Math.max(this.#secondsToHeartbeat, seconds);
   }
 
   #beat(): void {

@@ -140,6 +140,22 @@ describe('while nothing is addressed to a client', () => {
     await stream.cut();
   });
 
+  test('it gets none while notifications come, and one when they have ceased', async () => {
+    const stream = await open('busy', { query: { device: 'heartbeat' } });
+    await to('busy');
+    await stream.untilNotifications(1);
+    const before = stream.comments.length;
+    const began = performance.now();
+    while (performance.now() - began < 3_500) {
+      const count = stream.notifications.length;
+      await to('busy');
+      await stream.untilNotifications(count + 1);
+    }
+    expect(stream.comments).toHaveLength(before);
+    await stream.until(() => stream.comments.length > before, 'a heartbeat', 4_000);
+    await stream.cut();
+  });
+
   test('its last id follows the log, and a resume from it misses nothing', async () => {
     const tenant = 'followed';
     const token = userToken({ tenant, user: 'reader' });
