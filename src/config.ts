@@ -245,7 +245,7 @@ export const settingsSchema = z.object({
   ),
 
   LEDGER_FLUSH_MS: integer(250, 10, 10_000).describe('How often what was sent is written to the ledger.'),
-  LEDGER_ROWS_PER_SECOND: integer(5_000, 100, 1_000_000).describe(
+  LEDGER_ROWS_PER_SECOND: integer(2_000, 100, 1_000_000).describe(
     'About how many `sent` intervals a second a node writes to the ledger. Where more streams than that are written to, each gets fewer and longer ones, and history says `sent` some seconds later.',
   ),
   LEDGER_QUEUE_LIMIT: integer(200_000, 100, 10_000_000).describe(

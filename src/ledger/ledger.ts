@@ -140,11 +140,16 @@ export class Ledger implements OnModuleInit {
 
   async #flush(): Promise<void> {
     for (const [reader, interval] of this.#open.collect()) this.sent(reader, interval);
-    const started = performance.now();
-    if (started - (this.#failingSince ?? started) > LONGEST_WAIT_MS) this.#forgetAll();
+    const now = performance.now();
+    if (now - (this.#failingSince ?? now) > LONGEST_WAIT_MS) this.#forgetAll();
     const batches = [...this.#tenants];
     this.#tenants.clear();
-    if (batches.length === 0) return;
+    if (batches.length > 0) await this.#writeAll(batches);
+    this.#limit();
+  }
+
+  async #writeAll(batches: readonly (readonly [TenantId, Pending])[]): Promise<void> {
+    const started = performance.now();
     let away = false;
     for (const [tenantId, pending] of batches) {
       // One tenant has waited for a database that does not answer; the others need not, least of all at shutdown.
@@ -152,7 +157,6 @@ export class Ledger implements OnModuleInit {
       else away = await this.#write(tenantId, pending);
     }
     this.metrics.ledgerFlushSeconds.observe((performance.now() - started) / 1_000);
-    this.#limit();
   }
 
   /** True when the database is away. What was not written waits for the next flush. */
@@ -203,7 +207,7 @@ export class Ledger implements OnModuleInit {
       waiting -= dropped;
       this.metrics.ledgerDropped.inc(dropped);
     }
-    this.metrics.ledgerQueue.set(waiting);
+    this.metrics.ledgerQueue.set(waiting + this.#open.size);
   }
 
   #of(tenantId: TenantId): Pending {

@@ -40,6 +40,11 @@ export class OpenIntervals {
   /** `perSecond`: rows that are written a second, about. */
   constructor(private readonly perSecond: number) {}
 
+  /** How many have not been collected. */
+  get size(): number {
+    return this.#sources.size;
+  }
+
   add(source: SentSource): void {
     this.#sources.add(source);
   }

@@ -95,7 +95,7 @@ export class Metrics {
 
   readonly ledgerQueue = this.#gauge(
     'tidings_ledger_queue',
-    'Intervals that wait to be written to the ledger.',
+    'Intervals that are not in the ledger yet, those that still grow among them.',
   );
   readonly ledgerDropped = this.#counter(
     'tidings_ledger_dropped_total',

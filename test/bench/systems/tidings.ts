@@ -43,14 +43,25 @@ export async function startTidings(
       return inspector === undefined ? undefined : await heapOf(inspector);
     },
     statements: () => ask(STATEMENTS),
-    // What was sent is in the ledger after LEDGER_FLUSH_MS, and later by as long as LEDGER_ROWS_PER_SECOND takes for all streams: here 15,000.
-    settle: () => sleep(4_000),
+    settle: () => ledgerWritten(service.url),
     async stop() {
       await service.end();
       await admin.end();
       await postgres.remove();
     },
   };
+}
+
+/** Waits until all that was sent stands in the ledger. */
+async function ledgerWritten(url: string): Promise<void> {
+  let waiting: number;
+  do {
+    // The figure is of the last flush, of which there are four a second; to ask costs the service 3 ms.
+    await sleep(500);
+    const figures = await (await fetch(`${url}/metrics`)).text();
+    waiting = Number(/^tidings_ledger_queue(?:{.*})? (\d+)$/m.exec(figures)?.[1]);
+  } while (waiting > 0);
+  if (Number.isNaN(waiting)) throw new Error('The service does not say how much waits for the ledger.');
 }
 
 /* By which streams find their place and read the log. What the ledger writes four times a second is not among them. */
