@@ -38,6 +38,9 @@ describe('GET /metrics', () => {
     expect(typed.length).toBeGreaterThan(25);
     for (const name of typed) expect(text).toMatch(new RegExp(`^# HELP ${name} [A-Z].{10,}\\.$`, 'm'));
     expect(text).toContain('nodejs_eventloop_lag_seconds');
+    // To list every handle takes as long as there are streams.
+    expect(text).not.toContain('nodejs_active_');
+    expect(valueOf(text, 'process_open_fds')).toBeGreaterThan(10);
   });
 
   test('counts what this node published, and not what another did', async () => {
