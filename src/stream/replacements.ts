@@ -1,5 +1,5 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
-import { bufferTime, concatMap, delayWhen, filter, Subject, timer, type Subscription } from 'rxjs';
+import { auditTime, buffer, concatMap, delayWhen, Subject, timer, type Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from '../database/clock.ts';
 import { messageOf } from '../errors.ts';
@@ -143,8 +143,8 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
     };
     return suspects
       .pipe(
-        bufferTime(TOGETHER_MS),
-        filter(({ length }) => length > 0),
+        // A timer runs only while somebody waits.
+        buffer(suspects.pipe(auditTime(TOGETHER_MS))),
         concatMap((due) => attempt(due.flat())),
       )
       .subscribe();
