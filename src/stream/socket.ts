@@ -61,23 +61,24 @@ export const STREAM_HEADERS = {
   connection: 'close',
 };
 
-const headerLines = (headers: Readonly<Record<string, string | number | string[] | undefined>>): string => {
-  let lines = '';
-  for (const [name, value] of Object.entries(headers))
-    if (value !== undefined) lines += `${name}: ${String(value)}\r\n`;
-  return lines;
-};
+const STREAM_HEADER_LINES = Object.entries(STREAM_HEADERS)
+  .map(([name, value]) => `${name}: ${value}\r\n`)
+  .join('');
 
-const STREAM_HEADER_LINES = headerLines(STREAM_HEADERS);
+/** What hooks have put on the reply: CORS and the request id, checked for CR and LF. It goes out with the stream or never. */
+function otherHeaderLines(reply: FastifyReply): string {
+  let lines = '';
+  for (const [name, value] of Object.entries(reply.getHeaders()))
+    if (value !== undefined && !(name in STREAM_HEADERS)) lines += `${name}: ${String(value)}\r\n`;
+  return lines;
+}
 
 /** Answers 200 with an event stream and gives the socket for its events; undefined when the client has gone. */
 export function openEventStream(reply: FastifyReply, retryMs: number): Socket | undefined {
   reply.hijack();
   const socket = takeSocket(reply.raw);
   if (socket === undefined) return undefined;
-  // Hooks have put CORS and the request id on the reply, checked for CR and LF; they go out here or never.
-  const others = headerLines(reply.getHeaders());
-  const date = new Date().toUTCString();
-  socket.write(`HTTP/1.1 200 OK\r\n${STREAM_HEADER_LINES}date: ${date}\r\n${others}\r\n${greeting(retryMs)}`);
+  const headers = `${STREAM_HEADER_LINES}date: ${new Date().toUTCString()}\r\n${otherHeaderLines(reply)}`;
+  socket.write(`HTTP/1.1 200 OK\r\n${headers}\r\n${greeting(retryMs)}`);
   return socket;
 }

@@ -25,6 +25,8 @@ beforeAll(async () => {
           .getInstance()
           .addHook('onRequest', (request, reply, done) => {
             for (const each of [request, request.raw, reply.raw]) requests.push(new WeakRef(each));
+            // As the framework does while it stops, and as a hook may.
+            reply.header('cache-control', 'public').raw.setHeader('connection', 'keep-alive');
             done();
           }),
     },
@@ -43,6 +45,17 @@ const open = async (user: string): Promise<StreamClient> => {
   await stream.untilEvent('caught-up');
   return stream;
 };
+
+test('each header of a stream is said once, and as streams need it', async () => {
+  const stream = await open('headers');
+  const { rawHeaders, headers } = stream.response;
+  const names = rawHeaders.filter((_, n) => n % 2 === 0).map((name) => name.toLowerCase());
+  expect(names).toHaveLength(new Set(names).size);
+  expect(headers).toMatchObject({ 'cache-control': 'no-store, no-transform', connection: 'close' });
+  expect(headers['x-request-id']).toBeDefined();
+  await stream.cut();
+  requests.length = 0;
+});
 
 test('a stream that is open keeps neither its request nor its response', async () => {
   const streams = [await open('a'), await open('b'), await open('c')];
