@@ -169,7 +169,8 @@ export class Metrics {
         async collect() {
           // Without a descriptor left to look with, the other metrics are needed all the more.
           const files = await readdir('/proc/self/fd').catch(() => undefined);
-          if (files !== undefined) this.set(files.length);
+          // Less the one that was used to look.
+          if (files !== undefined) this.set(files.length - 1);
         },
       });
   }
