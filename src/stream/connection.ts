@@ -12,6 +12,7 @@ import {
   positionFrame,
   type ByeReason,
 } from './frames.ts';
+import { Heartbeat } from './heartbeat.ts';
 import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
 import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
 import type { HubMember, TenantHub } from './tenant-hub.ts';
@@ -43,9 +44,7 @@ export class Connection implements HubMember, SentSource {
   readonly #life: TokenLife;
   #page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position } | undefined;
   #interval: SentInterval | undefined;
-  #secondsToHeartbeat: number;
-  /** A notification was written since the last look. */
-  #wrote = false;
+  readonly #heartbeat: Heartbeat;
   #taken = 0;
   #takenAt: number;
 
@@ -65,8 +64,7 @@ export class Connection implements HubMember, SentSource {
     this.position = start;
     this.#lastId = start;
     this.#takenAt = Date.now();
-    // Spread over the period, so that ten thousand heartbeats do not leave in the same second.
-    this.#secondsToHeartbeat = 1 + Math.floor(Math.random() * node.config.HEARTBEAT_SECONDS);
+    this.#heartbeat = new Heartbeat(node.config.HEARTBEAT_SECONDS);
     socket.on('drain', () => void this.readOn());
     socket.on('close', () => this.#closed());
   }
@@ -136,8 +134,7 @@ export class Connection implements HubMember, SentSource {
       this.socket.destroy();
       return;
     }
-    if (this.#wrote) this.#putOffHeartbeat();
-    else if ((this.#secondsToHeartbeat -= 1) <= 0) this.#beat();
+    if (this.#heartbeat.isDue()) this.#beat();
     if (!this.live) void this.readOn();
   }
 
@@ -266,7 +263,7 @@ export class Connection implements HubMember, SentSource {
       return;
     }
     this.socket.write(entry.frame);
-    this.#wrote = true;
+    this.#heartbeat.written();
     this.#lastId = entry.position;
     this.node.counts.delivered(replayed, entry.frame.length);
     if (this.#interval !== undefined && this.#interval.replayed !== replayed) this.#endInterval();
@@ -289,18 +286,7 @@ export class Connection implements HubMember, SentSource {
     if (interval !== undefined) this.node.ledger.sent(this.subscriber, interval);
   }
 
-  /**
-   * A notification shows as much as a heartbeat. By another time for each stream: what was one broadcast would be as many
-   * heartbeats at once a little later.
-   */
-  #putOffHeartbeat(): void {
-    this.#wrote = false;
-    const seconds = Math.floor((this.node.config.HEARTBEAT_SECONDS * (1 + Math.random())) / 2);
-    this.#secondsToHeartbeat = Math.max(this.#secondsToHeartbeat, seconds);
-  }
-
   #beat(): void {
-    this.#secondsToHeartbeat = this.node.config.HEARTBEAT_SECONDS;
     // Bytes that still wait show that the stream is alive once they are read; more of them help nobody.
     if (this.socket.writableLength > 0) return;
     const settled = this.hub.settled;
