@@ -1,9 +1,9 @@
 import { cpus, totalmem } from 'node:os';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { present, refuse } from './output.ts';
 import { locate } from './peers.ts';
-import { table, type Result } from './report.ts';
-import { RESULTS, save, type Run } from './runs.ts';
+import type { Result } from './report.ts';
+import { save, type Run } from './runs.ts';
 import { ALL } from './systems/all.ts';
 import { stallsOf, textOf } from './stalls.ts';
 import { SYSTEMS, type SystemName } from './systems/system.ts';
@@ -50,11 +50,6 @@ const { values, positionals } = parseArgs({
   },
 });
 
-function refuse(message: string): never {
-  console.error(message);
-  process.exit(2);
-}
-
 const unknown = positionals.filter((name) => !WORKLOADS.some((workload) => workload.name === name));
 if (unknown.length > 0) {
   const known = WORKLOADS.map(({ name }) => name).join(', ');
@@ -89,11 +84,9 @@ for (const name of new Set(chosen.flatMap(wanted))) {
 const [cpu] = cpus();
 const stalls = stallsOf(STALLS_SECONDS);
 console.error(textOf(stalls));
-const at = new Date().toISOString();
-const folder = join(RESULTS, at.replaceAll(':', '-'));
 const results: Result[] = [];
 const measured: Run = {
-  at,
+  at: new Date().toISOString(),
   machine: { cpu: cpu?.model, cpus: cpus().length, memory: totalmem(), node: process.version, stalls },
   contracts: Object.fromEntries(Object.values(ALL).map(({ name, contract }) => [name, contract])),
   results,
@@ -107,7 +100,6 @@ for (const workload of chosen) {
   const figures = await run(workload, systems, rounds, (line) => console.error(`  ${line}`));
   results.push({ name: workload.name, does: workload.does, figures });
   // What comes next may take long, or be stopped.
-  await save(measured, folder);
+  await save(measured);
 }
-console.log(values.json ? JSON.stringify(measured) : table(results));
-console.error(`All figures, and pictures of what was measured at several sizes: ${folder}`);
+await present(measured, values);

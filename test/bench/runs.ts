@@ -26,15 +26,17 @@ export interface Run {
 }
 
 /** Where runs are left, in a folder each. */
-export const RESULTS = resolve(import.meta.dirname, '../../bench-results');
+const RESULTS = resolve(import.meta.dirname, '../../bench-results');
 
 const FIGURES = 'figures.json';
 
-/** All figures as JSON, and pictures of those that were measured at several sizes. */
-export async function save(run: Run, folder: string): Promise<void> {
+/** All figures as JSON, and pictures of those that were measured at several sizes. Answers the folder, which is named by when the run began. */
+export async function save(run: Run, among = RESULTS): Promise<string> {
+  const folder = join(among, run.at.replaceAll(':', '-'));
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, FIGURES), JSON.stringify(run, null, 1));
   for (const { name, svg } of picturesOf(run.results)) await writeFile(join(folder, `${name}.svg`), svg);
+  return folder;
 }
 
 /** @throws when there is no run in the folder */

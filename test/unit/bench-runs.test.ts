@@ -52,9 +52,9 @@ describe('runs of the benchmark', () => {
         at: { value, of: 'streams' },
       }));
       const run = runOf('1', { connections: sizes });
-      await save(run, folder);
-      expect(await load(folder)).toEqual(run);
-      expect(readdirSync(folder).sort()).toEqual(['connections-cpu.svg', 'figures.json']);
+      const left = await save(run, folder);
+      expect(await load(left)).toEqual(run);
+      expect(readdirSync(left).sort()).toEqual(['connections-cpu.svg', 'figures.json']);
     } finally {
       rmSync(folder, { recursive: true });
     }
