@@ -27,12 +27,14 @@ test('comes not while notifications come', () => {
 });
 
 test('comes in time after what was written to all, and not to all at once', () => {
-  const firsts = new Set<number>();
+  const at = new Map<number, number>();
   for (let n = 0; n < 300; n += 1) {
     const [first = NaN] = due(new Heartbeat(15), 40, (second) => second === 1).map((second) => second - 1);
     expect(first).toBeGreaterThanOrEqual(7);
     expect(first).toBeLessThanOrEqual(15);
-    firsts.add(first);
+    at.set(first, (at.get(first) ?? 0) + 1);
   }
-  expect(firsts.size).toBeGreaterThan(5);
+  expect(at.size).toBeGreaterThan(5);
+  // About 53 at most by chance; 140 if those that were due soonest were put off by the same time.
+  expect(Math.max(...at.values())).toBeLessThan(100);
 });
