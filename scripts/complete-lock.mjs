@@ -1,53 +1,51 @@
 /*
- * Adds to package-lock.json the optional packages of other platforms that `npm install` leaves out when the registry at
- * hand does not serve them; `npm ci` refuses a lock without them (npm/cli#9846). Run it after every `npm install`.
- * What a package is for (os, cpu, libc) is read from its name, as these packages are named all over.
+ * Completes package-lock.json: `npm install` may leave out optional packages of other platforms, and then `npm ci`
+ * refuses the lock there (npm/cli#9846); or it keeps them without `integrity`, and then nobody notices another file in
+ * their place. Such entries are thrown away and resolved anew. Run it after every `npm install`.
  */
+import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-const SYSTEMS = new Set(
-  'darwin linux win32 android freebsd openharmony openbsd netbsd sunos aix wasm32'.split(' '),
-);
-const PROCESSORS = new Set('arm64 x64 ia32 arm ppc64 riscv64 s390x loong64 wasm32'.split(' '));
-
-const file = fileURLToPath(new URL('../package-lock.json', import.meta.url));
-const lock = JSON.parse(readFileSync(file, 'utf8'));
-const { '': root, ...packages } = lock.packages;
+const project = fileURLToPath(new URL('..', import.meta.url));
+const file = `${project}package-lock.json`;
+const read = () => JSON.parse(readFileSync(file, 'utf8'));
 
 /** Whether a package that `from` asks for is in the lock, there or in a folder above. */
-function isLocked(from, name) {
+function isLocked(packages, from, name) {
   for (let folder = from; ; folder = folder.slice(0, Math.max(0, folder.lastIndexOf('/node_modules/')))) {
     if (`${folder === '' ? '' : `${folder}/`}node_modules/${name}` in packages) return true;
     if (folder === '') return false;
   }
 }
 
-function entryOf(name, version, dev) {
-  const parts = (name.split('/').at(-1) ?? '').split('-').concat(name.split('/').slice(1, -1));
-  const os = parts.filter((part) => SYSTEMS.has(part)).slice(0, 1);
-  const cpu = parts.filter((part) => PROCESSORS.has(part)).slice(0, 1);
-  const libc = parts.includes('musl') ? ['musl'] : parts.includes('gnu') ? ['glibc'] : [];
-  return {
-    version,
-    ...(cpu.length > 0 && { cpu }),
-    ...(dev === true && { dev }),
-    ...(libc.length > 0 && { libc }),
-    optional: true,
-    ...(os.length > 0 && { os }),
-  };
+/** What the lock lacks, as `name@version`. */
+function lacking({ packages }) {
+  return Object.entries(packages).flatMap(([path, { optionalDependencies = {} }]) =>
+    Object.entries(optionalDependencies)
+      .filter(([name]) => !isLocked(packages, path, name))
+      .map(([name, version]) => `${name}@${version}`),
+  );
 }
 
-const added = [];
-for (const [path, { optionalDependencies = {}, dev }] of Object.entries(packages)) {
-  for (const [name, version] of Object.entries(optionalDependencies)) {
-    if (isLocked(path, name)) continue;
-    packages[`node_modules/${name}`] = entryOf(name, version, dev);
-    added.push(name);
-  }
+const lock = read();
+for (const [path, { integrity, link, inBundle }] of Object.entries(lock.packages)) {
+  if (path !== '' && integrity === undefined && !link && !inBundle) delete lock.packages[path];
 }
-const sorted = Object.fromEntries(Object.entries(packages).sort(([a], [b]) => (a < b ? -1 : 1)));
-if (added.length > 0) {
-  writeFileSync(file, `${JSON.stringify({ ...lock, packages: { '': root, ...sorted } }, null, 2)}\n`);
+const dropped = lacking(lock);
+if (dropped.length > 0) {
+  writeFileSync(file, `${JSON.stringify(lock, null, 2)}\n`);
+  const flags = ['--package-lock-only', '--ignore-scripts', '--omit-lockfile-registry-resolved'];
+  const { status } = spawnSync('npm', ['install', ...flags, '--no-audit', '--no-fund', '--loglevel=error'], {
+    cwd: project,
+    stdio: 'inherit',
+    shell: process.platform === 'win32',
+  });
+  if (status !== 0) process.exit(1);
 }
-console.log(added.length === 0 ? 'The lock is complete.' : `Added to the lock: ${added.join(', ')}.`);
+const missing = lacking(read());
+if (missing.length > 0) {
+  console.error(`The registry at hand does not serve ${missing.join(', ')}: run this where it does.`);
+  process.exit(1);
+}
+console.log(dropped.length === 0 ? 'The lock is complete.' : `Completed the lock: ${dropped.join(', ')}.`);
