@@ -20,6 +20,7 @@ function sources() {
     ...code.sort((a, b) => (a < b ? -1 : 1)),
     'tsconfig.json',
     'tsconfig.build.json',
+    'package.json',
     'package-lock.json',
   ];
   return Object.fromEntries(

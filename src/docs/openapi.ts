@@ -1,6 +1,7 @@
 import type { ZodType } from 'zod';
 import { SESSION_COOKIE } from '../auth/session-cookie.ts';
 import { SERVICE_SCOPES } from '../scopes.ts';
+import { VERSION } from '../version.ts';
 import { ERRORS, Problem, type ErrorCode } from '../errors.ts';
 import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
 import { JsonSchemas } from './json-schema.ts';
@@ -43,7 +44,7 @@ export function openApiDocument(): Record<string, unknown> {
   }
   return {
     openapi: '3.1.1',
-    info: { title: 'Tidings', version: '1.0.0', summary: 'Durable notifications.', description: DESCRIPTION },
+    info: { title: 'Tidings', version: VERSION, summary: 'Durable notifications.', description: DESCRIPTION },
     tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
     paths,
     components: {

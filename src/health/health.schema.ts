@@ -8,6 +8,7 @@ export const readySchema = z
   .strictObject({
     status: z.enum(['ready', 'draining', 'not-migrated']),
     node: z.string().meta({ description: 'The name of the node that answered.' }),
+    version: z.string().meta({ description: 'The version of Tidings that it runs.' }),
     database: z
       .strictObject({
         reachable: z.boolean(),

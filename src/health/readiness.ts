@@ -2,6 +2,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { migrations } from '../../migrations/migrations.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { errorCode } from '../database/pool.ts';
+import { VERSION } from '../version.ts';
 import { Draining } from './draining.ts';
 import type { Ready } from './health.schema.ts';
 import { HealthStore } from './health.store.ts';
@@ -34,7 +35,7 @@ export class Readiness {
     if (this.#probe === undefined || now - this.#probe.at > FRESH_MS)
       this.#probe = { at: now, answer: this.#ask(now) };
     const database = await this.#probe.answer;
-    return { status: this.#status(database), node: this.config.NODE_NAME, database };
+    return { status: this.#status(database), node: this.config.NODE_NAME, version: VERSION, database };
   }
 
   /** While the database is away nobody knows whether it is migrated; that alone turns no caller away. */

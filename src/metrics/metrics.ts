@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
+import { VERSION } from '../version.ts';
 
 /** Seconds. Fine around a commit (a few ms), coarse where only "too long" matters. */
 const COMMIT_SECONDS = [
@@ -159,6 +160,9 @@ export class Metrics {
   readonly openFiles: Gauge | undefined;
 
   constructor() {
+    this.#gauge('tidings_build_info', 'Always 1; the label is the version that this node runs.', ['version'])
+      .labels(VERSION)
+      .set(1);
     collectDefaultMetrics({ register: this.registry });
     for (const name of OF_EVERY_SOCKET) this.registry.removeSingleMetric(name);
     if (process.platform === 'linux')
@@ -183,8 +187,12 @@ export class Metrics {
     return new Counter({ name, help, labelNames, registers: [this.registry] });
   }
 
-  #gauge(name: string, help: string): Gauge<never> {
-    return new Gauge({ name, help, registers: [this.registry] });
+  #gauge<Label extends string = never>(
+    name: string,
+    help: string,
+    labelNames: readonly Label[] = [],
+  ): Gauge<Label> {
+    return new Gauge({ name, help, labelNames, registers: [this.registry] });
   }
 
   #histogram<Label extends string = never>(

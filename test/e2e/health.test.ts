@@ -34,6 +34,7 @@ describe('a service with its database', () => {
     expect(body).toEqual({
       status: 'ready',
       node: 'node-7',
+      version: expect.any(String),
       database: { reachable: true, milliseconds: expect.any(Number) },
     });
   });

@@ -1,8 +1,14 @@
 import { z } from 'zod';
 import { liveSchema, readySchema } from '../../health/health.schema.ts';
+import { VERSION } from '../../version.ts';
 import type { Operation } from '../operation.ts';
 
-const ready = { status: 'ready', node: 'node-1', database: { reachable: true, milliseconds: 0.8 } };
+const ready = {
+  status: 'ready',
+  node: 'node-1',
+  version: VERSION,
+  database: { reachable: true, milliseconds: 0.8 },
+};
 
 const readyExamples = {
   ready: { summary: 'Everything is there', value: ready },
