@@ -7,6 +7,7 @@ import type { DestinationStream } from 'pino';
 import { AppModule } from './app.module.ts';
 import type { Config } from './config.ts';
 import { admitGradually } from './connection-gate.ts';
+import { serveInOrder } from './in-order.ts';
 import { acceptJson } from './json-body.ts';
 import { REQUEST_ID_HEADER } from './logging/request-id.ts';
 import { ServiceLogger } from './logging/service-logger.ts';
@@ -42,6 +43,7 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
   acceptJson(adapter.getInstance());
   endSilentConnections(adapter.getInstance(), config);
   admitGradually(adapter.getHttpServer());
+  serveInOrder(adapter.getHttpServer());
   return app;
 }
 

@@ -47,6 +47,8 @@ function takeSocket(response: ServerResponse): Socket | undefined {
   socket.on('end', closeLater);
   // `close` follows every error, and is where a stream ends.
   socket.on('error', ignore);
+  // Reading may stand still, because of the requests that came behind this one. Nothing, pushed, has it begin anew.
+  socket.push('');
   socket.resume();
   return socket;
 }
