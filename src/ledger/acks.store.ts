@@ -4,7 +4,7 @@ import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../log/position.ts';
-import { withPartitions } from './covering.ts';
+import { withinPartitions } from './covering.ts';
 import { LEVEL_WIDTHS } from './intervals.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
@@ -23,13 +23,14 @@ export type AckResult = 'confirmed' | 'ahead' | 'device_unknown';
  * The rules of arrivals.store.ts hold here too: rows are locked in key order and through their key, the cursor comes
  * from the locked row alone, acknowledgements of one device in one batch are steps of one walk, and the cursor is
  * written through the conflict. A tenant without a stream row has an empty log, so that everything is ahead of it.
+ * `stored_to` is where the interval ends in the table (covering.ts).
  */
 const ACKNOWLEDGE: Statement = {
   name: 'acknowledge',
   text: `
 with ack as materialized (
-  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, up_to
-  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], up_to bigint)
+  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, up_to, stored_to
+  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], up_to bigint, stored_to bigint)
 ), stream as materialized (
   select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor from streams where tenant_id = $1
 ), known as materialized (
@@ -56,8 +57,8 @@ with ack as materialized (
   on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.cursor
 ), confirmed as (
   insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
-  select $1, user_id, device_id, before, up_to, width_bucket(up_to - before - 1, $3::bigint[]), false, topics
-  from step where up_to > before and up_to > floor
+  select $1, user_id, device_id, before, stored_to, width_bucket(stored_to - before - 1, $3::bigint[]), false, topics
+  from step where stored_to > before and stored_to > floor
 )
 select a.n, case when a.up_to > s.head then 'ahead' when k.user_id is null then 'device_unknown' else 'confirmed' end as result
 from ack a
@@ -76,17 +77,21 @@ export class AcksStore {
 
   /** Cumulative, idempotent, never backwards. The results are in the order of `acks`, and on disk when this returns. */
   async acknowledge(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {
-    const wishes = acks.map(({ user, device, upTo, topics }, n) => ({
-      n,
-      user_id: user,
-      device_id: device,
-      up_to: upTo,
-      topics,
-    }));
-    const ends = wishes.map((wish) => wish.up_to);
-    const rows = await withPartitions(this.partitions, ends, () =>
-      this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [JSON.stringify(wishes), LEVEL_WIDTHS]),
-    );
+    const ends = acks.map(({ upTo }) => upTo);
+    const rows = await withinPartitions(this.partitions, 'acks', ends, (stored) => {
+      const wishes = acks.map(({ user, device, upTo, topics }, n) => ({
+        n,
+        user_id: user,
+        device_id: device,
+        up_to: upTo,
+        stored_to: stored[n],
+        topics,
+      }));
+      return this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [
+        JSON.stringify(wishes),
+        LEVEL_WIDTHS,
+      ]);
+    });
     return rows.map(({ result }) => result);
   }
 }

@@ -4,8 +4,8 @@ import type { Statement } from '../database/pool.ts';
 import { AppendPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
-import { asPosition, type Position } from '../log/position.ts';
-import { withPartitions } from './covering.ts';
+import { asPosition, START, type Position } from '../log/position.ts';
+import { withinPartitions } from './covering.ts';
 import { LEVEL_WIDTHS } from './intervals.ts';
 
 /** Where a stream without a resume position starts. */
@@ -65,7 +65,8 @@ export type Refused = 'too-many-devices' | 'being-erased';
  *   see that row. Those arrivals come back unsettled, without any effect, and run again in a statement of their own.
  * - The cursor of a new device comes from the acknowledgements, not from the cursors, of the user's other devices:
  *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
- * - An interval that ends at or below the floor covers nothing that is kept, and its partition may be gone.
+ * - An interval that ends at or below the floor covers nothing that is kept. `stored_to` is where it ends in the table
+ *   (covering.ts).
  * - Nobody gets a device while their data is being erased: it would go with the rest, and its stream would stay.
  * - A device that would be one too many has no effect. Where two nodes make devices of one user at the same time, neither
  *   counts those of the other; but both begin with the same ordinal, and of twins one is stored. The other comes back
@@ -76,9 +77,9 @@ const ARRIVE: Statement = {
   name: 'arrive',
   text: `
 with comer as materialized (
-  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, latest, most,
+  select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, stored_to, latest, most,
     ${beingErased('a.user_id')} as held
-  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, latest boolean, most int)
+  from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, stored_to bigint, latest boolean, most int)
 ), arrival as materialized (
   select * from comer where not held
 ), stream as materialized (
@@ -147,8 +148,8 @@ with comer as materialized (
   left join created c on c.user_id = s.user_id and c.device_id = s.device_id
 ), confirmed as (
   insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
-  select $1, user_id, device_id, before, target, width_bucket(target - before - 1, $3::bigint[]), true, topics
-  from settled where settled and resumed and target > before and target > floor
+  select $1, user_id, device_id, before, stored_to, width_bucket(stored_to - before - 1, $3::bigint[]), true, topics
+  from settled where settled and resumed and stored_to > before and stored_to > floor
 )
 select n, settled, case when excess then 'too-many-devices' end as refused, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
 union all
@@ -213,15 +214,16 @@ export class ArrivalsStore {
         user_id: user,
         device_id: device,
         topics,
-        resume: malformed ? null : (resume ?? null),
+        resume: malformed ? undefined : resume,
         latest: from === 'latest',
         most: mostDevices,
       }))
       .filter(({ n }) => open(n));
-    const ends = wishes.flatMap(({ resume }) => resume ?? []);
-    return await withPartitions(this.partitions, ends, () =>
-      this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(wishes), LEVEL_WIDTHS]),
-    );
+    const ends = wishes.map(({ resume }) => resume ?? START);
+    return await withinPartitions(this.partitions, 'acks', ends, (stored) => {
+      const comers = wishes.map((wish, index) => ({ ...wish, stored_to: stored[index] }));
+      return this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(comers), LEVEL_WIDTHS]);
+    });
   }
 }
 

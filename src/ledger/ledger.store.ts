@@ -5,7 +5,7 @@ import { EnginePool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../log/position.ts';
-import { withPartitions } from './covering.ts';
+import { withinPartitions } from './covering.ts';
 import { levelOf } from './intervals.ts';
 
 /** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
@@ -80,7 +80,7 @@ from unnest($2::uuid[], $3::float8[], $4::bigint[], $5::text[]) as e (connection
 where c.tenant_id = $1 and c.connection_id = e.connection_id and c.until is null`,
 };
 
-/* What ends at or below the floor covers nothing that is kept, and its partition may be gone. */
+/* What ends at or below the floor covers nothing that is kept. */
 const RECORD_SENDS: Statement = {
   name: 'record_sends',
   text: `
@@ -153,20 +153,25 @@ export class LedgerStore {
   }
 
   async recordSends(tenantId: TenantId, intervals: readonly SendInterval[]): Promise<void> {
-    const values = [
-      tenantId,
-      intervals.map(({ user }) => user),
-      intervals.map(({ device }) => device),
-      plainArray(intervals.map(({ connectionId }) => connectionId)),
-      plainArray(intervals.map(({ from }) => from)),
-      plainArray(intervals.map(({ to }) => to)),
-      plainArray(intervals.map(({ from, to }) => levelOf(from, to))),
-      plainArray(intervals.map(({ at }) => at)),
-      plainArray(intervals.map(({ replayed }) => replayed)),
-      plainArray(intervals.map((interval) => interval.openedAt)),
-    ];
     const ends = intervals.map(({ to }) => to);
-    await withPartitions(this.partitions, ends, () => this.pool.rows(RECORD_SENDS, values));
+    await withinPartitions(this.partitions, 'sends', ends, async (stored) => {
+      const kept = intervals.flatMap((interval, n) => {
+        const to = stored[n];
+        return to === undefined || to <= interval.from ? [] : [{ ...interval, to }];
+      });
+      await this.pool.rows(RECORD_SENDS, [
+        tenantId,
+        kept.map(({ user }) => user),
+        kept.map(({ device }) => device),
+        plainArray(kept.map(({ connectionId }) => connectionId)),
+        plainArray(kept.map(({ from }) => from)),
+        plainArray(kept.map(({ to }) => to)),
+        plainArray(kept.map(({ from, to }) => levelOf(from, to))),
+        plainArray(kept.map(({ at }) => at)),
+        plainArray(kept.map(({ replayed }) => replayed)),
+        plainArray(kept.map((interval) => interval.openedAt)),
+      ]);
+    });
   }
 
   async moveCursors(tenantId: TenantId, moves: readonly CursorMove[]): Promise<void> {

@@ -26,6 +26,23 @@ export const rangeAfter = ({ from, end }: Range): Range => ({
 
 export const hoursOf = ({ from, end }: Range): number => (end - from) / HOUR;
 
+/** Which positions the partitions of a table take. `ranges`: in order. */
+export class Coverage {
+  constructor(private readonly ranges: readonly Range[]) {}
+
+  /**
+   * Where an interval that ends at `position` can end in this table: there, or where the partition before it ends, as
+   * nothing is stored between partitions. Undefined: nothing is kept at or below it. What lies above all partitions may
+   * have got one meanwhile, and is left as it is.
+   */
+  endOf(position: Position): Position | undefined {
+    const newest = this.ranges.at(-1);
+    if (newest === undefined || position >= newest.end) return position;
+    const before = this.ranges.findLast(({ from }) => from <= position);
+    return before && asPosition(Math.min(position, before.end - 1));
+  }
+}
+
 /** For people: the day at which the partition begins, with its hour where days alone would not tell them apart. */
 export function partitionName(table: Partitioned, range: Range): string {
   const begin = new Date(timeOfPosition(range.from)).toISOString();

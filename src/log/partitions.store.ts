@@ -41,7 +41,7 @@ from (
   join pg_class c on c.oid = i.inhrelid
 ) b
 where b.bounds is not null
-order by "from"`,
+order by "from", array_position($1::text[], b.parent::text)`,
 };
 
 const LOCK: Statement = { name: 'partition_lock', text: `select pg_advisory_xact_lock(${PARTITION_LOCK})` };
@@ -60,7 +60,7 @@ export class PartitionsStore {
     return row;
   }
 
-  /** The partitions of all partitioned tables, oldest first. */
+  /** The partitions of all partitioned tables, oldest first; of one range in the order of PARTITIONED. */
   async attached(
     run: Pool['rows'] = (statement, values) => this.pool.rows(statement, values),
   ): Promise<Partition[]> {

@@ -2,24 +2,39 @@ import { Inject, Injectable, Logger } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONFIG, type Config } from '../config.ts';
 import { errorCode } from '../database/pool.ts';
-import { PARTITIONED, rangeAfter, rangeCovering, type Partitioned, type Range } from './partition-range.ts';
+import {
+  Coverage,
+  PARTITIONED,
+  rangeAfter,
+  rangeCovering,
+  type Partitioned,
+  type Range,
+} from './partition-range.ts';
 import { isThere, PartitionsStore } from './partitions.store.ts';
 import type { Position } from './position.ts';
 
 const ATTEMPTS = 3;
 const PAUSE_MS = 100;
 
+/** For how long what is covered is not looked up anew, in ms: a caller who names positions of long ago has it looked up this often. */
+const SEEN_MS = 1_000;
+
+type Coverages = Readonly<Record<Partitioned, Coverage>>;
+
 /**
- * Makes the partitions of the log and the ledger. Any node may, at any time: an advisory lock in the database keeps
- * nodes apart, and whoever comes second finds them made.
+ * Makes the partitions of the log and the ledger: for now and for the heads, never for a position that a caller names.
+ * Any node may, at any time: an advisory lock in the database keeps nodes apart, and whoever comes second finds them
+ * made.
  *
- * What is there is read from the catalogue each time. It is not remembered: retention, perhaps on another node, takes
- * partitions away again, and whoever asks has usually just been told by the database that one is missing.
+ * What is there is read from the catalogue. It is not remembered beyond a second: retention, perhaps on another node,
+ * takes partitions away again, and whoever asks has usually just been told by the database that one is missing.
  */
 @Injectable()
 export class Partitions {
   readonly #logger = new Logger(Partitions.name);
   readonly #making = new Map<string, Promise<void>>();
+  #looking: Promise<Coverages> | undefined;
+  #seen: { readonly at: number; readonly coverages: Coverages } | undefined;
 
   constructor(
     private readonly store: PartitionsStore,
@@ -40,29 +55,40 @@ export class Partitions {
     });
   }
 
-  /** Makes the partitions that cover a position, also one that is long past. Throws what `ensureAhead` throws. */
+  /** Makes the partitions that cover a position: one that an operator moves heads to. Throws what `ensureAhead` throws. */
   async ensureCovering(position: Position): Promise<void> {
     const range = rangeCovering(position, this.config.PARTITION_HOURS);
     await this.#once(`covering ${range.from}`, () => this.#ensure([range]));
   }
 
   /**
-   * Where partitions begin that would cover these positions and are missing, newest first. What lies above every head
-   * was never published and has none.
+   * What the partitions of each table cover, as it was seen within the last second; undefined when nobody has had to
+   * look for so long.
    */
-  async missingOf(positions: Iterable<Position>): Promise<Position[]> {
-    const { now, head } = await this.store.newest();
+  get seen(): Coverages | undefined {
+    return this.#seen !== undefined && performance.now() - this.#seen.at < SEEN_MS
+      ? this.#seen.coverages
+      : undefined;
+  }
+
+  /**
+   * Looks what is covered, once the current partitions are there. What is not covered then holds nothing and will not:
+   * partitions are made ahead, and in between none comes within a second. Throws what `ensureAhead` throws.
+   */
+  async look(): Promise<Coverages> {
+    this.#looking ??= this.#look().finally(() => {
+      this.#looking = undefined;
+    });
+    return await this.#looking;
+  }
+
+  async #look(): Promise<Coverages> {
+    await this.ensureAhead();
     const there = await this.store.attached();
-    const ranges = new Map<Position, Range>();
-    for (const position of positions) {
-      if (position > Math.max(now, head)) continue;
-      const range = rangeCovering(position, this.config.PARTITION_HOURS);
-      ranges.set(range.from, range);
-    }
-    return [...ranges.values()]
-      .filter((range) => PARTITIONED.some((table) => !isThere(there, table, range)))
-      .map(({ from }) => from)
-      .toSorted((a, b) => b - a);
+    const of = (table: Partitioned) => new Coverage(there.filter((partition) => partition.table === table));
+    const coverages = { notifications: of('notifications'), sends: of('sends'), acks: of('acks') };
+    this.#seen = { at: performance.now(), coverages };
+    return coverages;
   }
 
   #ahead(position: Position): Range[] {
@@ -77,7 +103,8 @@ export class Partitions {
   async #ensure(ranges: readonly Range[]): Promise<void> {
     const there = await this.store.attached();
     for (const range of ranges) {
-      for (const table of PARTITIONED) {
+      // Notifications last: where one can be stored, so can what was sent and confirmed of it.
+      for (const table of PARTITIONED.toReversed()) {
         if (!isThere(there, table, range)) await this.#create(table, range);
       }
     }

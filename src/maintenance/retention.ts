@@ -3,6 +3,7 @@ import type { Config } from '../config.ts';
 import { errorCode } from '../database/pool.ts';
 import type { TenantId } from '../identifiers.ts';
 import type { Partition, PartitionsStore } from '../log/partitions.store.ts';
+import type { Position } from '../log/position.ts';
 import type { Floor, RetentionStore } from './retention.store.ts';
 import type { Step } from './step.ts';
 
@@ -58,9 +59,13 @@ export class Retention {
   async dropPartitions(): Promise<number> {
     let dropped = 0;
     const cutoff = await this.store.cutoff(this.config.RETENTION_DAYS);
+    // Notifications go before what was sent and confirmed of them, and what stays keeps both.
+    const staying = new Set<Position>();
     for (const partition of await this.partitions.attached((...statement) => this.step.run(...statement))) {
-      if (partition.end > cutoff || this.step.stopping) continue;
+      const { table, from, end } = partition;
+      if (end > cutoff || staying.has(from) || this.step.stopping) continue;
       if (await this.step.attempt('drop', () => this.#drop(partition))) dropped += 1;
+      else if (table === 'notifications') staying.add(from);
     }
     return dropped;
   }

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { positionOfTime } from '../../src/log/position.ts';
 import { SERVICE_SCOPES } from '../../src/scopes.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
@@ -172,4 +173,28 @@ test('many devices that acknowledge at once are all answered, and all of it is s
     [position, crowd.map(({ user }) => user)],
   );
   expect(rows).toHaveLength(crowd.length);
+});
+
+test('positions of any day since 2020, acknowledged or resumed at, make no tables and lose nobody anything', async () => {
+  const { user, token } = someone();
+  const tables = async () =>
+    await service.database.query(
+      `select oid::regclass::text as name from pg_class where relispartition order by 1`,
+    );
+  await undelivered(token());
+  const first = await send(user, 'first');
+  const before = await tables();
+  for (let year = 2020; year < 2026; year += 1) {
+    const long = String(positionOfTime(Date.UTC(year, 5, 1)));
+    expect((await acknowledge(token(), { upTo: long })).status).toBe(204);
+    const stream = await StreamClient.open(service.url, token(), { lastEventId: long });
+    await stream.untilEvent('caught-up');
+    expect(stream.named('sync')).toMatchObject([{ resume: 'exact', from: long }]);
+    expect(stream.notifications.at(-1)).toMatchObject({ data: 'first' });
+    await stream.cut();
+  }
+  expect(await tables()).toEqual(before);
+  expect(await service.database.query('select from acks where user_id = $1', [user])).toEqual([]);
+  expect((await acknowledge(token(), { upTo: first.position })).status).toBe(204);
+  expect(await undelivered(token())).toEqual([]);
 });

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Problem } from '../../src/errors.ts';
 import { Acknowledgements } from '../../src/ledger/acks.ts';
 import { LEVEL_WIDTHS, levelOf } from '../../src/ledger/intervals.ts';
-import { asPosition, START } from '../../src/log/position.ts';
+import { asPosition, positionOfTime, POSITIONS_PER_MS, START } from '../../src/log/position.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
 import { ack, arrival, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
 
@@ -202,6 +202,7 @@ test('the level of every stored interval is the one that readers compute', async
   );
   let cursor = 0;
   const acks = edges.map((width) => ack((cursor += width)));
+  for (const { upTo } of acks) await node.partitions.ensureCovering(upTo);
   const tenant = await tenantWith(['phone'], { head: cursor });
   await node.acks.acknowledge(tenant, acks);
   const rows = await bench.database.query<{ from_position: number; to_position: number; level: number }>(
@@ -214,20 +215,65 @@ test('the level of every stored interval is the one that readers compute', async
   }
 });
 
-test('partitions that are missing are made, however many a batch needs', async () => {
-  const day = 24 * 3_600_000 * 4096;
-  const tenant = await tenantWith(['phone', 'tablet'], { head: 2_000 * day });
-  const results = await node.acks.acknowledge(tenant, [
-    ack(1_900 * day),
-    ack(1_950 * day, { device: 'tablet' }),
-    ack(2_000 * day),
-  ]);
-  expect(results).toEqual(['confirmed', 'confirmed', 'confirmed']);
-  await node.arrivals.arrive(tenant, [arrival({ device: 'tablet', resume: 1_980 * day })]);
-  expect(await bench.confirmed(tenant, 'alice', 'tablet')).toEqual([
-    [0, 1_950 * day],
-    [1_950 * day, 1_980 * day],
-  ]);
+describe('where no partition is', () => {
+  const day = 24 * 3_600_000 * POSITIONS_PER_MS;
+  const partitionsOf = async (own: LedgerBench) =>
+    await own.database.query(
+      `select relname from pg_inherits join pg_class on oid = inhrelid where inhparent = 'acks'::regclass order by 1`,
+    );
+
+  test('none is made for a position that a caller names: what it confirms ends with the partition before', async () => {
+    const own = await LedgerBench.open();
+    const { partitions, arrivals, acks } = own.node();
+    const tenant = await own.tenant({ head: 2_000 * day });
+    await partitions.ensureAhead();
+    await partitions.ensureCovering(asPosition(1_900 * day));
+    const before = await partitionsOf(own);
+    await arrivals.arrive(
+      tenant,
+      ['phone', 'tablet', 'watch'].map((device) => arrival({ device })),
+    );
+
+    expect(
+      await acks.acknowledge(tenant, [
+        ack(1_500 * day, { device: 'watch' }),
+        ack(1_900 * day + 5),
+        ack(1_950 * day, { device: 'tablet' }),
+        ack(2_000 * day),
+      ]),
+    ).toEqual(['confirmed', 'confirmed', 'confirmed', 'confirmed']);
+    const resumed = await arrivals.arrive(tenant, [
+      arrival({ device: 'tablet', resume: 1_980 * day }),
+      arrival({ device: 'watch', resume: 1_899 * day }),
+    ]);
+    expect(letIn(resumed)).toMatchObject([
+      { outcome: 'exact', start: 1_980 * day },
+      { outcome: 'exact', start: 1_899 * day },
+    ]);
+
+    expect(await own.confirmed(tenant, 'alice', 'phone')).toEqual([
+      [0, 1_900 * day + 5],
+      [1_900 * day + 5, 1_901 * day - 1],
+    ]);
+    expect(await own.confirmed(tenant, 'alice', 'tablet')).toEqual([[0, 1_901 * day - 1]]);
+    // Older than all that is kept: there is nothing that it could confirm.
+    expect(await own.confirmed(tenant, 'alice', 'watch')).toEqual([]);
+    expect(await own.cursor(tenant, 'alice', 'tablet')).toBe(1_980 * day);
+    expect(await own.cursor(tenant, 'alice', 'watch')).toBe(1_899 * day);
+    expect(await partitionsOf(own)).toEqual(before);
+    await own.close();
+  });
+
+  test('that of the current day is made, and what was answered is stored', async () => {
+    const own = await LedgerBench.open();
+    const { arrivals, acks } = own.node();
+    const now = positionOfTime(Date.now());
+    const tenant = await own.tenant({ head: now });
+    await arrivals.arrive(tenant, [arrival()]);
+    expect(await acks.acknowledge(tenant, [ack(now)])).toEqual(['confirmed']);
+    expect(await own.confirmed(tenant, 'alice', 'phone')).toEqual([[0, now]]);
+    await own.close();
+  });
 });
 
 test('a violated constraint is not mistaken for a missing partition', async () => {

@@ -102,6 +102,18 @@ describe('the partition of a position', () => {
   });
 });
 
+test('where a notification can be stored, so can what was sent and confirmed of it', async () => {
+  const holder = await log.client();
+  await holder.query('begin');
+  await holder.query('lock table acks in access exclusive mode');
+  const made = log.node().partitions.ensureCovering(daysAgo(0));
+  await log.waiting('create_partition');
+  expect(await log.partitionsOf('notifications')).toEqual([]);
+  await holder.query('rollback');
+  await made;
+  for (const table of PARTITIONED) expect(await log.partitionsOf(table)).toEqual([daily(table, 0)]);
+});
+
 describe('the width of partitions', () => {
   test('that is another one is refused with the width to go back to, and nothing is made', async () => {
     await log.node({ PARTITION_HOURS: '24' }).partitions.ensureAhead();

@@ -186,6 +186,21 @@ describe('partitions below every retention', () => {
     expect(await log.floor('default')).toBeGreaterThan(0);
   });
 
+  test('keep what was sent and confirmed as long as they keep notifications', async () => {
+    await partitionsFor(40);
+    // Its floor could not be raised.
+    await log.tenant('held');
+    await log.notification('held', daysAgo(40));
+    const holder = await log.client();
+    await holder.query('begin');
+    await holder.query(`select from streams where tenant_id = 'held' for update`);
+    const { maintenance } = log.node();
+    expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 0, failed: ['floor', 'drop'] });
+    for (const table of PARTITIONED) expect(await log.partitionsOf(table)).toContain(named(40, table));
+    await holder.query('rollback');
+    expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 3, failed: [] });
+  });
+
   test('stay when all tenants keep shorter than the setting', async () => {
     await partitionsFor(20);
     await log.tenant('short', { keptDays: 5 });
