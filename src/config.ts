@@ -110,7 +110,7 @@ export const settingsSchema = z.object({
     'Longest run of one statement on the request paths, in ms.',
   ),
   DATABASE_APPEND_CONNECTIONS: integer(4, 1, 100).describe(
-    'Connections that append to the log and acknowledge.',
+    'Connections that append to the log. As many more serve what clients write: arrivals, acknowledgements, tickets.',
   ),
   DATABASE_BACKLOG_CONNECTIONS: integer(4, 1, 100).describe(
     'Connections that read the backlog; also the cap on backlog statements in flight.',

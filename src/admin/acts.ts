@@ -5,7 +5,7 @@ import { recordAct } from '../audit/audit.store.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Changes } from '../changes/changes.ts';
 import type { Pool } from '../database/pool.ts';
-import { AppendPool, EnginePool } from '../database/pools.ts';
+import { ClientPool, EnginePool } from '../database/pools.ts';
 import { namingTenant, type RunOfTenant } from '../database/tenant-pool.ts';
 import type { TenantId } from '../identifiers.ts';
 
@@ -36,7 +36,7 @@ export interface Outcome<Result, Shown = unknown> {
 @Injectable()
 export class Acts {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly pool: ClientPool,
     private readonly engine: EnginePool,
     private readonly changes: Changes,
   ) {}

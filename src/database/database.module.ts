@@ -4,7 +4,7 @@ import { CONFIG, type Config } from '../config.ts';
 import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
 import type { PoolOptions } from './pool.ts';
-import { AppendPool, BacklogPool, ChangesPool, EnginePool, HistoryPool } from './pools.ts';
+import { AppendPool, BacklogPool, ChangesPool, ClientPool, EnginePool, HistoryPool } from './pools.ts';
 import { engineUrl, serviceUrl } from './settings.ts';
 
 /** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
@@ -44,6 +44,14 @@ const CHANGES_TIMEOUT_MS = 2_000;
         new AppendPool(poolOptions(config, serviceUrl(config), 'append', config.DATABASE_APPEND_CONNECTIONS)),
     },
     {
+      provide: ClientPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new ClientPool(
+          poolOptions(config, serviceUrl(config), 'clients', config.DATABASE_APPEND_CONNECTIONS),
+        ),
+    },
+    {
       provide: BacklogPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
@@ -79,11 +87,12 @@ const CHANGES_TIMEOUT_MS = 2_000;
       },
     },
   ],
-  exports: [AppendPool, BacklogPool, ChangesPool, EnginePool, HistoryPool, DatabaseClock],
+  exports: [AppendPool, BacklogPool, ChangesPool, ClientPool, EnginePool, HistoryPool, DatabaseClock],
 })
 export class DatabaseModule implements OnApplicationShutdown {
   constructor(
     @Inject(AppendPool) private readonly append: AppendPool,
+    @Inject(ClientPool) private readonly clients: ClientPool,
     @Inject(BacklogPool) private readonly backlog: BacklogPool,
     @Inject(HistoryPool) private readonly history: HistoryPool,
     @Inject(EnginePool) private readonly engine: EnginePool,
@@ -93,7 +102,9 @@ export class DatabaseModule implements OnApplicationShutdown {
   /** The last of the hooks: whoever has something to flush did so in an earlier one. */
   async onApplicationShutdown(): Promise<void> {
     await Promise.all(
-      [this.append, this.backlog, this.history, this.engine, this.changes].map((pool) => pool.end()),
+      [this.append, this.clients, this.backlog, this.history, this.engine, this.changes].map((pool) =>
+        pool.end(),
+      ),
     );
   }
 }

@@ -67,7 +67,7 @@ async function openServer(
     return { urls: { service, engine, owner }, close: async () => undefined };
   }
   const pools =
-    config.DATABASE_APPEND_CONNECTIONS +
+    2 * config.DATABASE_APPEND_CONNECTIONS +
     config.DATABASE_BACKLOG_CONNECTIONS +
     config.DATABASE_HISTORY_CONNECTIONS +
     config.DATABASE_ENGINE_CONNECTIONS;

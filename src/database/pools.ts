@@ -3,8 +3,10 @@ import { TenantPool } from './tenant-pool.ts';
 
 /* Of the service's login: one tenant at a time. */
 
-/** Appends, acknowledgements and cursor look-ups: short statements that someone waits for. */
+/** Appends, and what they are charged to. Nothing else uses it: publishing must not wait for what users ask. */
 export class AppendPool extends TenantPool {}
+/** What clients and administrators write: arrivals, acknowledgements, tickets, orders to streams, acts. Short statements. */
+export class ClientPool extends TenantPool {}
 /** Reads of the log for streams. */
 export class BacklogPool extends TenantPool {}
 /** Questions of operators. */

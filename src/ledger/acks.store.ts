@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../database/pool.ts';
-import { AppendPool } from '../database/pools.ts';
+import { ClientPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../log/position.ts';
@@ -71,7 +71,7 @@ order by a.n`,
 @Injectable()
 export class AcksStore {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly pool: ClientPool,
     private readonly partitions: Partitions,
   ) {}
 

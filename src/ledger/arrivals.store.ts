@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { beingErased } from '../database/erased.ts';
 import type { Statement } from '../database/pool.ts';
-import { AppendPool } from '../database/pools.ts';
+import { ClientPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import { asPosition, START, type Position } from '../log/position.ts';
@@ -179,7 +179,7 @@ interface Row {
 @Injectable()
 export class ArrivalsStore {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly pool: ClientPool,
     private readonly partitions: Partitions,
   ) {}
 

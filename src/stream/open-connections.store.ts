@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../database/pool.ts';
-import { AppendPool } from '../database/pools.ts';
+import { ClientPool } from '../database/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../identifiers.ts';
 import { NODE_SILENCE } from '../ledger/nodes.store.ts';
 
@@ -33,7 +33,7 @@ where m.tenant_id = $1 and m.connection_id = $2 and exists (
 /** Which streams are open, on whichever node. A stream of the last moments (LEDGER_FLUSH_MS) is not there yet. */
 @Injectable()
 export class OpenConnectionsStore {
-  constructor(private readonly pool: AppendPool) {}
+  constructor(private readonly pool: ClientPool) {}
 
   /** Undefined: no such stream is open in the tenant. */
   async find(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {

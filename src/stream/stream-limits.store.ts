@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../database/pool.ts';
-import { AppendPool, EnginePool } from '../database/pools.ts';
+import { ClientPool, EnginePool } from '../database/pools.ts';
 import type { TenantId, UserId } from '../identifiers.ts';
 import { NODE_SILENCE } from '../ledger/nodes.store.ts';
 
@@ -96,7 +96,7 @@ order by o.since desc, o.connection_id desc`,
 export class StreamLimitsStore {
   constructor(
     private readonly engine: EnginePool,
-    private readonly pool: AppendPool,
+    private readonly pool: ClientPool,
   ) {}
 
   /** Tells the other nodes how many streams tenants have on this one now, and hears how many they have of those that are asked about. */

@@ -4,7 +4,7 @@ import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
 import { z } from 'zod';
 import { beingErased, nowBeingErased } from '../database/erased.ts';
 import type { Statement } from '../database/pool.ts';
-import { AppendPool, ChangesPool } from '../database/pools.ts';
+import { ChangesPool, ClientPool } from '../database/pools.ts';
 import type { RunOfTenant } from '../database/tenant-pool.ts';
 import { topicSchema, type TenantId, type Topic, type UserId } from '../identifiers.ts';
 
@@ -94,7 +94,7 @@ type Row = Record<string, unknown> & {
 @Injectable()
 export class StreamOrdersStore {
   constructor(
-    private readonly pool: AppendPool,
+    private readonly pool: ClientPool,
     private readonly changes: ChangesPool,
   ) {}
 

@@ -1,7 +1,7 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Changes } from '../../src/changes/changes.ts';
 import type { Pool } from '../../src/database/pool.ts';
-import { AppendPool, EnginePool } from '../../src/database/pools.ts';
+import { ClientPool, EnginePool } from '../../src/database/pools.ts';
 import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
 import { NO_LIMITS } from '../../src/limits.ts';
@@ -21,7 +21,7 @@ async function act<Result>(
   tenant: string,
   work: (run: RunOfTenant) => Promise<Result>,
 ): Promise<Result> {
-  const result = await app.get(AppendPool).transaction(tenantIdSchema.parse(tenant), work);
+  const result = await app.get(ClientPool).transaction(tenantIdSchema.parse(tenant), work);
   await app.get(Changes).now();
   return result;
 }
