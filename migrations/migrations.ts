@@ -5,6 +5,7 @@ import { Limits1700000000004 } from './0004-limits.ts';
 import { Privacy1700000000005 } from './0005-privacy.ts';
 import { StreamLimits1700000000006 } from './0006-stream-limits.ts';
 import { ErasuresInMemory1700000000007 } from './0007-erasures-in-memory.ts';
+import { TicketKey1700000000008 } from './0008-ticket-key.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -15,4 +16,5 @@ export const migrations = [
   Privacy1700000000005,
   StreamLimits1700000000006,
   ErasuresInMemory1700000000007,
+  TicketKey1700000000008,
 ];

@@ -1,5 +1,6 @@
 import { createParamDecorator, SetMetadata, type ExecutionContext } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
+import type { z } from 'zod';
 import type { ServiceScope } from '../scopes.ts';
 import type { Principal } from './principal.ts';
 
@@ -14,7 +15,7 @@ declare module 'fastify' {
 export type Access =
   | { readonly kind: 'public' }
   | { readonly kind: 'service'; readonly anyOf: readonly ServiceScope[] }
-  | { readonly kind: 'user'; readonly clockTolerance: boolean; readonly ticket: boolean };
+  | { readonly kind: 'user'; readonly clockTolerance: boolean; readonly ticketQuery: z.ZodType | undefined };
 
 export const ACCESS = Symbol('access');
 
@@ -30,10 +31,13 @@ export const RequireScope = (...anyOf: [ServiceScope, ...ServiceScope[]]): Metho
  *
  * @param clockTolerance false where even a token in its seconds of grace is too old: what it opens would have to
  * end before it began.
- * @param ticket true where the query parameter `ticket` does in place of a token
+ * @param ticketQuery the query of a route where its parameter `ticket` does in place of a token
  */
-export const UserOnly = ({ clockTolerance = true, ticket = false } = {}): MethodDecorator =>
-  declare({ kind: 'user', clockTolerance, ticket });
+export const UserOnly = ({
+  clockTolerance = true,
+  ticketQuery,
+}: { readonly clockTolerance?: boolean; readonly ticketQuery?: z.ZodType } = {}): MethodDecorator =>
+  declare({ kind: 'user', clockTolerance, ticketQuery });
 
 /** The caller, in a handler that is not public. */
 export const CurrentPrincipal = createParamDecorator((_: unknown, context: ExecutionContext): Principal => {

@@ -2,6 +2,7 @@ import { Module, type OnModuleInit } from '@nestjs/common';
 import { METHOD_METADATA } from '@nestjs/common/constants.js';
 import { APP_GUARD, DiscoveryModule, DiscoveryService, HttpAdapterHost, MetadataScanner } from '@nestjs/core';
 import type { FastifyInstance } from 'fastify';
+import { ChangesModule } from '../changes/changes.module.ts';
 import { Cors } from '../cors.ts';
 import { IssuersModule } from '../issuers/issuers.module.ts';
 import { RevocationsModule } from '../revocations/revocations.module.ts';
@@ -18,7 +19,7 @@ import { Tokens } from './tokens.ts';
 
 /** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */
 @Module({
-  imports: [DiscoveryModule, IssuersModule, TenantsModule, RevocationsModule],
+  imports: [DiscoveryModule, ChangesModule, IssuersModule, TenantsModule, RevocationsModule],
   controllers: [SessionController],
   providers: [
     Cors,

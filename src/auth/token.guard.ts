@@ -1,8 +1,10 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
 import { Reflector } from '@nestjs/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { z } from 'zod';
 import { Cors } from '../cors.ts';
 import { Problem } from '../errors.ts';
+import { parseQuery } from '../json-body.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { ACCESS, type Access } from './access.decorator.ts';
 import { bearerToken, credentialsConflict, scopeMissing, tokenInvalid, tokenMissing } from './bearer.ts';
@@ -36,7 +38,7 @@ export class TokenGuard implements CanActivate {
     const request = http.getRequest<FastifyRequest>();
     // A browser adds the cookie by itself; what acts for a service says so.
     if (access.kind === 'service' && bearerToken(request.raw.rawHeaders) === undefined) throw tokenMissing();
-    const ticket = access.kind === 'user' && access.ticket ? ticketIn(request.query) : undefined;
+    const ticket = access.kind === 'user' ? ticketIn(request, access.ticketQuery) : undefined;
     authorize(access, await this.authenticate(request, http.getResponse(), ticket), Date.now());
     return true;
   }
@@ -46,19 +48,23 @@ export class TokenGuard implements CanActivate {
    * has to be good, and all have to be of one user: with two callers, a proxy and this service could take the request
    * for one of each.
    *
-   * @param ticket as it stands in the query; undefined: none, or the route takes none
+   * @param ticket undefined: none, or the route takes none
    */
-  async authenticate(request: FastifyRequest, reply: FastifyReply, ticket?: unknown): Promise<Principal> {
+  async authenticate(request: FastifyRequest, reply: FastifyReply, ticket?: ShownTicket): Promise<Principal> {
     request.user ??= await this.#findCaller(request, reply, ticket);
     return request.user;
   }
 
-  async #findCaller(request: FastifyRequest, reply: FastifyReply, ticket: unknown): Promise<Principal> {
+  async #findCaller(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    ticket: ShownTicket | undefined,
+  ): Promise<Principal> {
     const { headers, raw } = request;
     const bearer = await this.#verify(bearerToken(raw.rawHeaders));
     const session = await this.#verify(sessionToken(raw.rawHeaders));
-    // Last, because it is spent by being looked at. It is the narrowest of the three, and decides.
-    const granted = ticket === undefined ? undefined : await this.tickets.redeem(ticket);
+    // Last, because it is spent by being redeemed. It is the narrowest of the three, and decides.
+    const granted = ticket === undefined ? undefined : await this.#redeem(ticket);
     const caller = granted ?? bearer ?? session;
     if (caller === undefined) throw tokenMissing();
     for (const other of [bearer, session])
@@ -70,14 +76,34 @@ export class TokenGuard implements CanActivate {
     return caller;
   }
 
+  /** Once there is nothing else in the query for which the request would be refused. */
+  async #redeem({ text, query, schema }: ShownTicket): Promise<Principal> {
+    const ticket = this.tickets.read(text);
+    parseQuery(schema, query);
+    return await this.tickets.redeem(ticket);
+  }
+
   async #verify(token: string | undefined): Promise<Principal | undefined> {
     return token === undefined ? undefined : await this.tokens.verify(token);
   }
 }
 
-/** A query parameter that came twice is a list, and as such no ticket. */
-function ticketIn(query: unknown): unknown {
-  return typeof query === 'object' && query !== null && 'ticket' in query ? query.ticket : undefined;
+/** A ticket as it came, beside whatever else the query has. */
+interface ShownTicket {
+  readonly text: unknown;
+  readonly query: unknown;
+  /** What the query has to be. */
+  readonly schema: z.ZodType;
+}
+
+/**
+ * A query parameter that came twice is a list, and as such no ticket. HEAD opens no stream, and whoever only looks at a
+ * link (a preview, a scanner) must not spend what is in it: to HEAD a ticket is no credential.
+ */
+function ticketIn({ method, query }: FastifyRequest, schema: z.ZodType | undefined): ShownTicket | undefined {
+  if (schema === undefined || method === 'HEAD') return undefined;
+  const text = typeof query === 'object' && query !== null && 'ticket' in query ? query.ticket : undefined;
+  return text === undefined ? undefined : { text, query, schema };
 }
 
 const isSameCaller = (a: Principal, b: Principal): boolean =>

@@ -23,7 +23,7 @@ const SERVICE: Rights = {
   revocations: 'select, insert, delete',
   erasures: 'select, insert, update, delete',
   stream_orders: 'select, insert, delete',
-  stream_tickets: 'select, insert, delete',
+  stream_tickets: 'select, insert, update (expires_at), delete',
   audit_log: 'select, insert',
   nodes: 'select',
 };
@@ -45,6 +45,7 @@ const ENGINE: Rights = {
   erasures: 'select, update (expires_at), delete',
   audit_log: 'insert',
   issuers: 'select, insert, update',
+  ticket_keys: 'select',
   nodes: 'select, insert, update, delete',
   migrations: 'select',
 };
@@ -52,7 +53,7 @@ const ENGINE: Rights = {
 const ENGINE_FUNCTIONS = ['create_partition(text, text, bigint, bigint)', 'drop_partition(text)'];
 
 /** Tables without a tenant have no policies. */
-const WITHOUT_TENANT = new Set(['issuers', 'nodes', 'migrations']);
+const WITHOUT_TENANT = new Set(['issuers', 'ticket_keys', 'nodes', 'migrations']);
 
 const PURPOSES = ['service', 'engine'] as const;
 

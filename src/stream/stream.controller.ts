@@ -21,7 +21,7 @@ export class StreamController {
   ) {}
 
   @Get()
-  @UserOnly({ clockTolerance: false, ticket: true })
+  @UserOnly({ clockTolerance: false, ticketQuery: streamQuerySchema })
   async stream(
     @CurrentPrincipal() principal: Principal,
     @Query() rawQuery: unknown,

@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { Changes } from '../../src/changes/changes.ts';
 import { post, publish, type Answer } from '../support/api.ts';
@@ -6,6 +6,7 @@ import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
+import { storedHash } from '../support/stored-ticket.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
@@ -78,7 +79,7 @@ describe('POST /v1/stream/tickets', () => {
     expect(status).toBe(201);
     expect(headers.get('cache-control')).toBe('no-store');
     expect(Object.keys(body)).toEqual(['ticket', 'expiresAt']);
-    expect(body.ticket).toMatch(/^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}$/);
+    expect(body.ticket).toMatch(/^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}$/);
     const left = Date.parse(body.expiresAt) - Date.now();
     expect(left).toBeLessThanOrEqual(31_000);
     expect(left).toBeGreaterThan(25_000);
@@ -127,13 +128,12 @@ describe('POST /v1/stream/tickets', () => {
     const kept = await service.database.query<{ row: string; hash: Buffer }>(
       'select t::text as row, hash from stream_tickets t',
     );
-    expect(kept.map(({ hash }) => hash.toString('hex'))).toContain(
-      createHash('sha256').update(ticket).digest('hex'),
-    );
-    const [tenant = '', random = ''] = ticket.split('.');
+    expect(kept.map(({ hash }) => hash.toString('hex'))).toContain(storedHash(ticket).toString('hex'));
+    const [tenant = '', secret = ''] = ticket.split('.');
+    const random = Buffer.from(secret, 'base64url').subarray(0, 24);
     for (const { row } of kept) {
-      expect(row).not.toContain(random);
-      expect(row).not.toContain(Buffer.from(random, 'base64url').toString('hex'));
+      expect(row).not.toContain(random.toString('base64url'));
+      expect(row).not.toContain(random.toString('hex'));
     }
     expect(Buffer.from(tenant, 'base64url').toString()).toBe('acme');
   });
@@ -187,10 +187,9 @@ describe('a ticket', () => {
     const ticket = await ticketFor(userToken({ user: 'hanna' }));
     const [{ expires_at: end } = { expires_at: undefined }] = await service.database.query<{
       expires_at: Date;
-    }>(
-      `update stream_tickets set expires_at = clock_timestamp() where hash = sha256($1::text::bytea) returning expires_at`,
-      [ticket],
-    );
+    }>(`update stream_tickets set expires_at = clock_timestamp() where hash = $1 returning expires_at`, [
+      storedHash(ticket),
+    ]);
     expect(end).toBeInstanceOf(Date);
     expect(await refusal(open(ticket))).toMatchObject(INVALID);
   });
@@ -200,7 +199,7 @@ describe('a ticket', () => {
     ['no ticket', () => 'rubbish'],
     [
       'one that was never made',
-      () => `${Buffer.from('acme').toString('base64url')}.${randomBytes(32).toString('base64url')}`,
+      () => `${Buffer.from('acme').toString('base64url')}.${randomBytes(48).toString('base64url')}`,
     ],
     [
       'one with the tenant of another',
@@ -342,6 +341,52 @@ describe('without the database', () => {
     proxy.away = false;
     await eventually(async () => expect((await asking()).status).toBe(201), { within: 20_000, every: 50 });
     await (await open(ticket, { at: behind })).untilEvent('sync');
+  });
+
+  test('a ticket that nobody made, or that was used here, is refused all the same: nobody is asked about it', async () => {
+    const asking = () => post<Ticket>(`${behind.url}/v1/stream/tickets`, userToken(), {});
+    const { ticket } = (await asking()).body;
+    const [tenant = '', secret = ''] = ticket.split('.');
+    const bytes = Buffer.from(secret, 'base64url');
+    const changed = Array.from(bytes, (_, i) => {
+      const copy = Buffer.from(bytes);
+      copy[i] = (copy[i] ?? 0) ^ 1;
+      return `${tenant}.${copy.toString('base64url')}`;
+    });
+    const another = `${Buffer.from('globex').toString('base64url')}.${secret}`;
+    const used = (await asking()).body.ticket;
+    await (await open(used, { at: behind })).untilEvent('sync');
+    const madeUp = `${tenant}.${randomBytes(48).toString('base64url')}`;
+    proxy.away = true;
+    proxy.cut();
+    for (const forged of [...changed, another, madeUp, used])
+      expect(await refusal(open(forged, { at: behind }))).toMatchObject(INVALID);
+    expect(await (await open(ticket, { at: behind })).untilEvent('bye')).toMatchObject({
+      reason: 'unavailable',
+    });
+    proxy.away = false;
+    await eventually(async () => expect((await asking()).status).toBe(201), { within: 20_000, every: 50 });
+  });
+});
+
+describe('a ticket is not used up', () => {
+  test.each([
+    ['an unknown parameter', { nonsense: '1' }],
+    ['a value that is none', { from: 'yesterday' }],
+    ['a device that is none', { device: 'a device' }],
+  ])('by a request that is refused for %s', async (_, query: Record<string, string>) => {
+    const ticket = await ticketFor(userToken({ user: 'lena' }));
+    expect(await refusal(open(ticket, { query }))).toMatchObject({ status: 400, code: 'validation_failed' });
+    await (await open(ticket)).untilEvent('sync');
+  });
+
+  test('by HEAD, to which it is no credential', async () => {
+    const ticket = await ticketFor(userToken({ user: 'mia' }));
+    const head = (headers: Record<string, string> = {}) =>
+      fetch(`${service.url}/v1/stream?ticket=${ticket}`, { method: 'HEAD', headers });
+    expect((await head()).status).toBe(401);
+    expect((await head({ authorization: `Bearer ${userToken({ user: 'mia' })}` })).status).toBe(200);
+    await (await open(ticket)).untilEvent('sync');
   });
 });
 

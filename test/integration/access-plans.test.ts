@@ -41,8 +41,10 @@ test('what is asked of revocations, tickets, streams, acts and tenants is asked 
     const { tenant: pool, engine, ran } = bench.node().pools;
     const tenant = tenantIdSchema.parse('t-7');
     await new RevocationsStore(engine, pool).page(tenant, undefined, 51);
-    await new TicketsStore(pool).keep(tenant, userId('u'), Buffer.from('h'), '{}', 30, Date.now() + 60_000);
-    await new TicketsStore(pool).take(tenant, Buffer.from('h'));
+    const tickets = new TicketsStore(pool, engine);
+    const ticket = { user: userId('u'), principal: '{}', tokenExpiresAt: Date.now() + 60_000 };
+    await tickets.keep(tenant, [{ ...ticket, hash: Buffer.from('h') }], 30);
+    await tickets.take(tenant, [Buffer.from('h'), Buffer.from('i')]);
     await new OpenConnectionsStore(pool).find(tenant, ID);
     const all = { action: undefined, since: undefined, until: undefined };
     await new AuditStore(pool).page(tenant, all, undefined, 51);

@@ -158,12 +158,21 @@ describe('while a user is being erased', () => {
   test.each([['alice'], [undefined]])('no ticket, renewal or order of theirs is kept (%s)', async (user) => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
     await erasure(tenant, user, 'closing');
-    const tickets = new TicketsStore(node.pools.tenant);
-    const keep = (tenantId: TenantId, name: string) =>
-      tickets.keep(tenantId, userId(name), Buffer.from(randomUUID()), '{}', 30, Date.now() + 60_000);
-    expect(await keep(tenant, 'alice')).toBeUndefined();
-    expect(await keep(other, 'alice')).toBeInstanceOf(Date);
-    expect(await keep(tenant, 'bob')).toEqual(user === undefined ? undefined : expect.any(Date));
+    const tickets = new TicketsStore(node.pools.tenant, node.pools.engine);
+    const keep = (tenantId: TenantId, ...names: string[]) =>
+      tickets.keep(
+        tenantId,
+        names.map((name) => ({
+          user: userId(name),
+          hash: Buffer.from(randomUUID()),
+          principal: '{}',
+          tokenExpiresAt: Date.now() + 60_000,
+        })),
+        30,
+      );
+    const bobs = user === undefined ? undefined : expect.any(Date);
+    expect(await keep(tenant, 'alice', 'bob', 'alice')).toEqual([undefined, bobs, undefined]);
+    expect(await keep(other, 'alice')).toEqual([expect.any(Date)]);
 
     const orders = new StreamOrdersStore(node.pools.tenant, node.pools.engine);
     const renewed = { topics: [], expiresAt: 1, issuer: 'i', tokenId: undefined, issuedAt: undefined };

@@ -66,7 +66,7 @@ this token. When that stream is lost, fetch a new ticket and open the next one w
               default: {
                 summary: 'A ticket',
                 value: {
-                  ticket: 'YWNtZQ.La91E8Uti2qCxBm_O3fjCoMv7ubwXIUPgIZwUPjl3iY',
+                  ticket: 'YWNtZQ.La91E8Uti2qCxBm_O3fjCoMv7ubwXIUPAZq7xKQwN1c9Tg0uV5b2hJrXyE8sLfWd',
                   expiresAt: '2026-11-22T16:00:30.000Z',
                 },
               },

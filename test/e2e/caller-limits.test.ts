@@ -1,0 +1,71 @@
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import pg from 'pg';
+import { post, publish } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { eventually } from '../support/eventually.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+
+/* What one caller asks for, and what that is to the others of its tenant. */
+
+let service: Service;
+beforeAll(async () => {
+  // Whoever waits here waits for an event, however long that takes.
+  service = await startService({
+    DATABASE_CONNECT_TIMEOUT_MS: '60000',
+    DATABASE_STATEMENT_TIMEOUT_MS: '60000',
+  });
+});
+afterAll(async () => {
+  await service.close();
+});
+
+const streams: StreamClient[] = [];
+afterEach(async () => {
+  await Promise.all(streams.splice(0).map((stream) => stream.cut()));
+});
+
+async function openStream(user: string): Promise<{ readonly connectionId: string; readonly head: string }> {
+  const stream = await StreamClient.open(service.url, userToken({ user }));
+  streams.push(stream);
+  const { connectionId, head } = await stream.untilEvent('sync');
+  return { connectionId: String(connectionId), head: String(head) };
+}
+
+describe('publishing', () => {
+  test('goes on while everything that users of the tenant ask for waits for the database', async () => {
+    const alice = userToken({ user: 'alice' });
+    const { connectionId } = await openStream('alice');
+    const { position } = await publish(service.url, serviceToken(), {
+      to: { user: 'alice' },
+      type: 't',
+      data: 1,
+    });
+    const holder = new pg.Client({ connectionString: service.database.url });
+    await holder.connect();
+    try {
+      await holder.query('begin; lock table stream_tickets, stream_orders, devices in access exclusive mode');
+      const asked = [
+        ...Array.from({ length: 20 }, () => post(`${service.url}/v1/stream/tickets`, alice, {})),
+        ...Array.from({ length: 20 }, () => post(`${service.url}/v1/acks`, alice, { upTo: position })),
+        ...Array.from({ length: 20 }, () =>
+          post(`${service.url}/v1/stream/renewals`, alice, { connectionId, token: alice }),
+        ),
+      ];
+      // A tenant has half of the connections of a pool.
+      await eventually(async () => {
+        const waiting = await service.database.query(
+          `select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database() and application_name like 'tidings %'`,
+        );
+        expect(waiting.length).toBeGreaterThanOrEqual(2);
+      });
+      for (let i = 0; i < 10; i += 1)
+        await publish(service.url, serviceToken(), { to: { user: 'bob' }, type: 't', data: i });
+      await holder.query('rollback');
+      const statuses = new Set((await Promise.all(asked)).map(({ status }) => status));
+      expect(statuses).toEqual(new Set([201, 202, 204]));
+    } finally {
+      await holder.end();
+    }
+  });
+});
