@@ -1,6 +1,6 @@
 /* Builds `dist` when a source changed since the last build. Runs on whatever Node the machine has. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensureInstalled } from './ensure-installed.mjs';
@@ -60,7 +60,8 @@ export function build() {
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   if (status !== 0) process.exit(1);
-  mkdirSync(dist, { recursive: true });
+  // The compiler keeps its first line, by which it runs as the program `tidings`.
+  chmodSync(resolve(dist, 'src/main.js'), 0o755);
   writeFileSync(notes, JSON.stringify(now));
 }
 

@@ -50,12 +50,16 @@ function fallbackOf(name: string, schema: z.ZodType): string {
     : '';
 }
 
+const HEADER = `# Every setting with its default. None is needed to try the service; an empty value counts as unset.
+# As .env in the project's folder this file is read by npm start, by every command and by docker compose; what the
+# environment has goes before it. A value with # or spaces stands in quotes.`;
+
 export function envExample(): string {
   const groups = [...Map.groupBy(settings(), ({ group }) => group)].map(([group, members]) => {
     const lines = members.map(({ name, fallback, meaning }) => `# ${meaning}\n#${name}=${fallback}`);
     return `# --- ${group} ---\n\n${lines.join('\n\n')}\n`;
   });
-  return `# Every setting with its default. None is needed to try the service; an empty value counts as unset.\n\n${groups.join('\n')}`;
+  return `${HEADER}\n\n${groups.join('\n')}`;
 }
 
 /** The settings as Markdown, padded as prettier does it. */

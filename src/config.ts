@@ -46,6 +46,11 @@ function isNetwork(text: string): boolean {
   );
 }
 
+function isHttpsOrLoopback(url: string): boolean {
+  const { protocol, hostname: host } = URL.parse(url) ?? {};
+  return protocol === 'https:' || (host !== undefined && isLoopback(host));
+}
+
 const MIB = 1024 * 1024;
 
 /** What no setting allows. A request with more is refused before its parts are looked at one by one. */
@@ -130,6 +135,7 @@ export const settingsSchema = z.object({
     .describe('HS256 secret, at least 32 bytes. Either this or JWKS_URL.'),
   JWKS_URL: z
     .url({ protocol: /^https?$/ })
+    .refine(isHttpsOrLoopback, 'https, or http on loopback')
     .optional()
     .describe('Where the signing keys of the issuer are (RFC 7517); https, or http on loopback.'),
   JWKS_ALGORITHMS: list
@@ -283,32 +289,46 @@ export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
-/** Reads and checks the settings. An empty value counts as unset, as compose files write it. */
+/** Reads and checks all settings. An empty value counts as unset, as compose files write it. */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
+  return readSettings(environment, settingsSchema);
+}
+
+/**
+ * Reads and checks the settings of a part of the schema (`settingsSchema.pick`), for what needs no others: whatever is
+ * wrong with the rest of the environment does not concern it.
+ *
+ * @throws ConfigError that names every fault
+ */
+export function readSettings<Schema extends z.ZodObject>(
+  environment: NodeJS.ProcessEnv,
+  schema: Schema,
+): Readonly<z.infer<Schema>> {
   const set = Object.fromEntries(
-    Object.entries(environment).filter(([, value]) => value !== undefined && value !== ''),
+    Object.keys(schema.shape).flatMap((name) => {
+      const value = environment[name];
+      return value === undefined || value === '' ? [] : [[name, value]];
+    }),
   );
-  const parsed = settingsSchema.safeParse(set);
+  const isAsked = (name: keyof Settings) => name in schema.shape;
+  const isSet = (name: keyof Settings) => name in set;
+  const parsed = schema.safeParse(set);
   const faults = parsed.success
     ? []
     : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
-  if (set['JWT_SECRET'] !== undefined && set['JWKS_URL'] !== undefined) {
+  if (isSet('JWT_SECRET') && isSet('JWKS_URL')) {
     faults.push(
       'JWT_SECRET and JWKS_URL: set one of them, so that the algorithm of a token is never in doubt',
     );
   }
-  if (set['DATABASE_URL'] !== undefined && set['DATABASE_ENGINE_URL'] === undefined) {
+  if (isSet('DATABASE_URL') && isAsked('DATABASE_ENGINE_URL') && !isSet('DATABASE_ENGINE_URL')) {
     faults.push('DATABASE_ENGINE_URL: needed with DATABASE_URL, for another login');
   }
-  for (const name of ['DATABASE_ENGINE_URL', 'DATABASE_OWNER_URL']) {
-    if (set[name] !== undefined && set['DATABASE_URL'] === undefined)
-      faults.push(`${name}: goes with DATABASE_URL`);
+  for (const name of ['DATABASE_ENGINE_URL', 'DATABASE_OWNER_URL'] as const) {
+    if (isSet(name) && !isSet('DATABASE_URL')) faults.push(`${name}: goes with DATABASE_URL`);
   }
-  if (set['DATABASE_URL'] !== undefined && set['JWT_SECRET'] === undefined && set['JWKS_URL'] === undefined) {
+  if (isSet('DATABASE_URL') && isAsked('JWT_SECRET') && !isSet('JWT_SECRET') && !isSet('JWKS_URL')) {
     faults.push('JWT_SECRET or JWKS_URL: one of them is needed with DATABASE_URL');
-  }
-  if (parsed.success && parsed.data.JWKS_URL !== undefined && !isHttpsOrLoopback(parsed.data.JWKS_URL)) {
-    faults.push('JWKS_URL: https, or http on loopback');
   }
   if (!parsed.success || faults.length > 0) {
     throw new ConfigError(
@@ -316,9 +336,4 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     );
   }
   return Object.freeze(parsed.data);
-}
-
-function isHttpsOrLoopback(url: string): boolean {
-  const { protocol, hostname: host } = new URL(url);
-  return protocol === 'https:' || isLoopback(host);
 }

@@ -20,12 +20,12 @@ const ECHO_MS = 500;
 const LOG_LAG_MS = 100;
 
 /** Runs the service until it is told to stop. Sets the exit code: 0 after a clean stop, else 1. */
-export async function run(): Promise<void> {
+export async function run(environment: NodeJS.ProcessEnv): Promise<void> {
   const stop = new AbortController();
   const onSignal = signalHandler(stop);
   for (const signal of SIGNALS) process.on(signal, onSignal);
   try {
-    await serve(readConfig(process.env), stop.signal);
+    await serve(readConfig(environment), stop.signal);
   } catch (error) {
     // Told to stop while it was still waiting for the database.
     if (stop.signal.aborted && error instanceof Error && error.name === 'AbortError') return;

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { StartError } from '../database/start-error.ts';
 
 const SECRET_BYTES = 48;
 const LEAST_BYTES = 32;
@@ -9,13 +10,15 @@ const LEAST_BYTES = 32;
  * The secret that the service makes for itself when it is given none: text in `<dataDir>/jwt-secret`, readable by
  * its owner only, the same for everybody who asks.
  *
- * @throws Error with a sentence for the operator if the file is there and holds no secret
+ * @throws StartError with a sentence for the operator if the file is there and holds no secret
  */
 export async function loadOrCreateSecret(dataDir: string): Promise<string> {
   const file = join(dataDir, 'jwt-secret');
   const secret = (await read(file)) ?? (await create(dataDir, file));
   if (Buffer.byteLength(secret) < LEAST_BYTES) {
-    throw new Error(`${file} holds less than ${LEAST_BYTES} bytes. Delete it, and a new secret is made.`);
+    throw new StartError(
+      `${file} holds less than ${LEAST_BYTES} bytes. Delete it, and a new secret is made.`,
+    );
   }
   return secret;
 }

@@ -1,7 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { buffer } from 'node:stream/consumers';
-import { parseArgs } from 'node:util';
+import type { parseArgs } from 'node:util';
 import { issuerRegistrationSchema, type IssuerRegistration } from '../issuers/registration.schema.ts';
+import { parse, UsageError } from './command.ts';
 
 /** What the command is asked to do. */
 export type Order =
@@ -9,11 +10,6 @@ export type Order =
   | { readonly kind: 'list'; readonly json: boolean }
   | { readonly kind: 'add'; readonly registration: IssuerRegistration }
   | { readonly kind: 'disable' | 'enable' | 'remove'; readonly iss: string };
-
-/** The command was called in a way that cannot be meant; the message is for the operator. */
-export class UsageError extends Error {
-  override readonly name = 'UsageError';
-}
 
 const OPTIONS = {
   iss: { type: 'string' },
@@ -47,13 +43,13 @@ export const optionOf = (member: string): string => OPTION_OF[member] ?? `--${me
  * Reads the command line, and what it points to.
  *
  * @param input read to its end for `--secret -`
- * @throws UsageError, or the error of parseArgs
+ * @throws UsageError
  */
 export async function readArguments(
   args: readonly string[],
   input: AsyncIterable<Uint8Array>,
 ): Promise<Order> {
-  const { values, positionals } = parseArgs({ args: [...args], options: OPTIONS, allowPositionals: true });
+  const { values, positionals } = parse({ args: [...args], options: OPTIONS, allowPositionals: true });
   const [command, ...rest] = positionals;
   if (values.help === true || command === undefined) return { kind: 'help' };
   switch (command) {

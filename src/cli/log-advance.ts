@@ -1,17 +1,16 @@
 import 'reflect-metadata';
-import { parseArgs } from 'node:util';
-import { readConfig, ConfigError, type Config } from '../config.ts';
+import { readSettings, settingsSchema } from '../config.ts';
 import { MaintenancePool } from '../database/maintenance-pool.ts';
-import { StartError } from '../database/start-error.ts';
 import { advance, type Advanced } from '../log/advance.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
-import { onDatabase } from './on-database.ts';
+import { parse, UsageError, type Command } from './command.ts';
+import { DATABASE_SETTINGS, onDatabase } from './on-database.ts';
 
 const HELP = `Lifts the head of every tenant's log to at least the database's present time.
 
-  npm run --silent log:advance -- [--ahead <seconds>] [--json]
+  tidings log-advance [--ahead <seconds>] [--json]
 
   --ahead  go that much further than now (default 0, at most a year). Use it when the database that was lost had a
            clock ahead of this one; the next notifications then carry times in the future until the clock is there.
@@ -35,51 +34,39 @@ const OPTIONS = {
 
 const MOST_AHEAD_SECONDS = 366 * 86_400;
 
-async function run(): Promise<void> {
-  const { values } = parseArgs({ options: OPTIONS });
-  if (values.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const settings = settingsSchema.pick({
+  ...DATABASE_SETTINGS,
+  DATABASE_CONNECT_TIMEOUT_MS: true,
+  PARTITION_HOURS: true,
+  PARTITIONS_AHEAD: true,
+});
+
+/** `tidings log-advance`. */
+export const logAdvance: Command = async (args, environment, terminal) => {
+  const { values } = parse({ args: [...args], options: OPTIONS });
+  if (values.help) return terminal.print(HELP);
   const ahead = secondsOf(values.ahead);
-  const config = readConfig(process.env);
-  const result = await onDatabase(config, report, ({ engine }) =>
-    advanceOn({ ...config, DATABASE_ENGINE_URL: engine }, ahead),
-  );
-  process.stdout.write(values.json ? `${JSON.stringify(result)}\n` : inWords(result));
-}
-
-function report(line: string): void {
-  process.stderr.write(`${line}\n`);
-}
-
-async function advanceOn(config: Config, ahead: number): Promise<Advanced> {
-  const pool = new MaintenancePool(config);
-  try {
-    const store = new PartitionsStore(pool);
-    return await advance(new AdvanceStore(pool), new Partitions(store, config), store, ahead);
-  } finally {
-    await pool.end();
-  }
-}
+  const config = readSettings(environment, settings);
+  const result = await onDatabase(config, terminal.report, async ({ engine }) => {
+    const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: engine });
+    try {
+      const store = new PartitionsStore(pool);
+      return await advance(new AdvanceStore(pool), new Partitions(store, config), store, ahead);
+    } finally {
+      await pool.end();
+    }
+  });
+  terminal.print(values.json ? `${JSON.stringify(result)}\n` : inWords(result));
+};
 
 function secondsOf(text: string): number {
   const seconds = /^\d{1,8}$/.test(text) ? Number(text) : Number.NaN;
   if (!(seconds <= MOST_AHEAD_SECONDS))
-    throw new Error('--ahead takes whole seconds, at most a year of them.');
+    throw new UsageError('--ahead takes whole seconds, at most a year of them.');
   return seconds;
 }
 
 function inWords({ lifted, head, headTime }: Advanced): string {
   const tenants = lifted === 1 ? '1 tenant was' : `${lifted} tenants were`;
   return `${tenants} lifted. ${head === null ? 'There is no tenant yet.' : `The highest head is ${head}, at ${headTime}.`}\n`;
-}
-
-try {
-  await run();
-} catch (error) {
-  const operator = error instanceof ConfigError || error instanceof StartError;
-  const message = error instanceof Error ? error.message : String(error);
-  process.stderr.write(operator ? `${message}\n` : `${message}\n(--help tells how to use this.)\n`);
-  process.exitCode = 1;
 }

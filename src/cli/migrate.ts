@@ -1,18 +1,36 @@
-import { ConfigError, readConfig } from '../config.ts';
+import { readSettings, settingsSchema } from '../config.ts';
 import { openDatabase } from '../database/open-database.ts';
-import { StartError } from '../database/start-error.ts';
+import { parse, type Command } from './command.ts';
+import { DATABASE_SETTINGS } from './on-database.ts';
 
-/** `npm run migrate`: brings the tables up to date, as every start of the service does, and nothing else. */
-async function main(): Promise<void> {
-  const database = await openDatabase(readConfig(process.env), (line) => console.error(line));
+const HELP = `Brings the tables up to date, as every start of the service with DATABASE_OWNER_URL does, and nothing else.
+
+  tidings migrate [--json]
+
+  --json   print the names of the migrations that ran as one line of JSON
+
+It works on DATABASE_URL, DATABASE_ENGINE_URL and DATABASE_OWNER_URL, makes the logins of the first two if they are
+missing, and gives them their rights. Without them it works on the service's own database under DATA_DIR. Any number
+may run at once.
+`;
+
+const OPTIONS = {
+  json: { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const;
+
+const settings = settingsSchema.pick(DATABASE_SETTINGS);
+
+/** `tidings migrate`. */
+export const migrate: Command = async (args, environment, terminal) => {
+  const { values } = parse({ args: [...args], options: OPTIONS });
+  if (values.help) return terminal.print(HELP);
+  const database = await openDatabase(readSettings(environment, settings), terminal.report);
   await database.close();
   const { migrations } = database;
-  console.log(migrations.length === 0 ? 'Nothing to migrate.' : `Migrated: ${migrations.join(', ')}.`);
-}
-
-try {
-  await main();
-} catch (error) {
-  console.error(error instanceof ConfigError || error instanceof StartError ? error.message : error);
-  process.exitCode = 1;
-}
+  if (values.json) terminal.print(`${JSON.stringify({ migrations })}\n`);
+  else
+    terminal.print(
+      migrations.length === 0 ? 'Nothing to migrate.\n' : `Migrated: ${migrations.join(', ')}.\n`,
+    );
+};

@@ -1,14 +1,25 @@
-import type { Config } from '../config.ts';
-import { openDatabase } from '../database/open-database.ts';
+import { openDatabase, type DatabaseSettings } from '../database/open-database.ts';
 import type { DatabaseUrls } from '../database/logins.ts';
 import { findRunningServer } from '../database/running-server.ts';
+
+/** What every command on the database is given: where it is, and how many sessions one of our own has room for. */
+export const DATABASE_SETTINGS = {
+  DATABASE_URL: true,
+  DATABASE_ENGINE_URL: true,
+  DATABASE_OWNER_URL: true,
+  DATA_DIR: true,
+  DATABASE_APPEND_CONNECTIONS: true,
+  DATABASE_BACKLOG_CONNECTIONS: true,
+  DATABASE_HISTORY_CONNECTIONS: true,
+  DATABASE_ENGINE_CONNECTIONS: true,
+} as const satisfies Record<keyof DatabaseSettings, true>;
 
 /**
  * On the server of a running service if there is one; else the database is opened, and closed if it is ours. Throws
  * StartError with a sentence for the operator.
  */
 export async function onDatabase<Result>(
-  config: Config,
+  config: DatabaseSettings,
   report: (line: string) => void,
   work: (urls: DatabaseUrls) => Promise<Result>,
 ): Promise<Result> {

@@ -1,14 +1,16 @@
-import { parseArgs } from 'node:util';
+import type { parseArgs } from 'node:util';
 import { JwtService } from '@nestjs/jwt';
+import type { z } from 'zod';
 import { readClaims } from '../auth/claims.ts';
 import { loadOrCreateSecret } from '../auth/dev-secret.ts';
-import { readConfig, type Config } from '../config.ts';
+import { readSettings, settingsSchema } from '../config.ts';
 import { environmentRules } from '../issuers/environment.ts';
+import { parse, UsageError, type Command } from './command.ts';
 
 const HELP = `Prints a token that this service accepts, signed with its current secret.
 
-  npm run --silent token -- --tenant <tenant> --user <user> [--topics <a,b>] [--device <device>]
-  npm run --silent token -- --tenant <tenant> --client <client> --scope "<scope> ..." [--topics <a,b>]
+  tidings token --tenant <tenant> --user <user> [--topics <a,b>] [--device <device>]
+  tidings token --tenant <tenant> --client <client> --scope "<scope> ..." [--topics <a,b>]
 
   --tenant      whose user or service it is
   --user        a person, who may open a stream and acknowledge
@@ -43,18 +45,30 @@ const SECONDS = new Map([
   ['d', 86_400],
 ]);
 
-/** Standard output carries the token alone, so that `$(npm run --silent token -- …)` is one. */
-async function run(): Promise<void> {
-  const { values } = parseArgs({ options: OPTIONS });
-  if (values.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const settings = settingsSchema.pick({
+  // With a database of its own the service has no secret of its own.
+  DATABASE_URL: true,
+  DATA_DIR: true,
+  JWT_SECRET: true,
+  JWKS_URL: true,
+  JWT_ISSUER: true,
+  JWT_AUDIENCE: true,
+  JWT_SCOPES: true,
+  JWT_CLOCK_TOLERANCE_SECONDS: true,
+  MAX_TOPICS_PER_TOKEN: true,
+  MAX_TOKEN_LIFETIME_DAYS: true,
+});
+type Settings = Readonly<z.infer<typeof settings>>;
+
+/** `tidings token`. Standard output carries the token alone, so that `$(tidings token …)` is one. */
+export const token: Command = async (args, environment, terminal) => {
+  const { values } = parse({ args: [...args], options: OPTIONS });
+  if (values.help) return terminal.print(HELP);
   const claims = claimsOf(values);
   const seconds = secondsOf(values['expires-in']);
-  const config = readConfig(process.env);
+  const config = readSettings(environment, settings);
   const jwt = new JwtService({ secret: await currentSecret(config) });
-  const token = await jwt.signAsync(claims, {
+  const signed = await jwt.signAsync(claims, {
     algorithm: 'HS256',
     issuer: config.JWT_ISSUER,
     audience: config.JWT_AUDIENCE,
@@ -62,24 +76,25 @@ async function run(): Promise<void> {
   });
   // The service's own rules decide: a token that it would refuse is not handed out.
   const limits = { ...config, topicsPerToken: () => config.MAX_TOPICS_PER_TOKEN };
-  const { refused } = readClaims(jwt.decode(token), environmentRules(config), limits, Date.now());
-  if (refused !== undefined) throw new Error(`The service would refuse this token. ${refused}`);
-  process.stdout.write(`${token}\n`);
-}
+  const { refused } = readClaims(jwt.decode(signed), environmentRules(config), limits, Date.now());
+  if (refused !== undefined) throw new UsageError(`The service would refuse this token. ${refused}`);
+  terminal.print(`${signed}\n`);
+};
 
 function claimsOf({ tenant, user, topics, device, client, scope }: Arguments): Record<string, unknown> {
-  if (tenant === undefined) throw new Error('--tenant is missing.');
+  if (tenant === undefined) throw new UsageError('--tenant is missing.');
   if ((user === undefined) === (client === undefined)) {
-    throw new Error('Give --user for a person or --client for a service, one of them.');
+    throw new UsageError('Give --user for a person or --client for a service, one of them.');
   }
   const list = topics === undefined ? {} : { topics: topics.split(',').filter((topic) => topic !== '') };
   if (client !== undefined) {
-    if (scope === undefined) throw new Error('--client needs --scope, for example notifications:publish.');
-    if (device !== undefined) throw new Error('--device goes with --user.');
+    if (scope === undefined)
+      throw new UsageError('--client needs --scope, for example notifications:publish.');
+    if (device !== undefined) throw new UsageError('--device goes with --user.');
     return { tenant_id: tenant, sub: client, scope, ...list };
   }
   if (scope !== undefined)
-    throw new Error('--scope goes with --client: a token with one cannot act as a user.');
+    throw new UsageError('--scope goes with --client: a token with one cannot act as a user.');
   return {
     tenant_id: tenant,
     sub: user,
@@ -91,22 +106,13 @@ function claimsOf({ tenant, user, topics, device, client, scope }: Arguments): R
 function secondsOf(text: string): number {
   const [, digits, unit] = /^(\d{1,9})([smhd])$/.exec(text) ?? [];
   const seconds = Number(digits) * (SECONDS.get(unit ?? '') ?? Number.NaN);
-  if (!(seconds > 0)) throw new Error('--expires-in takes a number and a unit: 90s, 15m, 1h or 30d.');
+  if (!(seconds > 0)) throw new UsageError('--expires-in takes a number and a unit: 90s, 15m, 1h or 30d.');
   return seconds;
 }
 
-async function currentSecret({ JWT_SECRET, JWKS_URL, DATA_DIR }: Config): Promise<string> {
+async function currentSecret({ JWT_SECRET, JWKS_URL, DATA_DIR }: Settings): Promise<string> {
   if (JWKS_URL !== undefined) {
-    throw new Error('With JWKS_URL the issuer alone can sign tokens; get one from there.');
+    throw new UsageError('With JWKS_URL the issuer alone can sign tokens; get one from there.');
   }
   return JWT_SECRET ?? loadOrCreateSecret(DATA_DIR);
-}
-
-try {
-  await run();
-} catch (error) {
-  process.stderr.write(
-    `${error instanceof Error ? error.message : String(error)}\n(--help tells how to use this.)\n`,
-  );
-  process.exitCode = 1;
 }

@@ -14,6 +14,19 @@ const PATIENCE_MS = 30_000;
 /** Sessions beside the pools: migrations, listeners, an operator. */
 const OTHER_SESSIONS = 30;
 
+/** Where the database is, and how many sessions one of our own has to have room for. */
+export type DatabaseSettings = Pick<
+  Config,
+  | 'DATABASE_URL'
+  | 'DATABASE_ENGINE_URL'
+  | 'DATABASE_OWNER_URL'
+  | 'DATA_DIR'
+  | 'DATABASE_APPEND_CONNECTIONS'
+  | 'DATABASE_BACKLOG_CONNECTIONS'
+  | 'DATABASE_HISTORY_CONNECTIONS'
+  | 'DATABASE_ENGINE_CONNECTIONS'
+>;
+
 /** A database that is durable, migrated, and walled. */
 export interface OpenDatabase {
   readonly urls: DatabaseUrls;
@@ -29,7 +42,7 @@ export interface OpenDatabase {
  * Throws StartError with a sentence for the operator; `stop` ends the waiting with an AbortError.
  */
 export async function openDatabase(
-  config: Config,
+  config: DatabaseSettings,
   report: (line: string) => void,
   stop: AbortSignal = new AbortController().signal,
 ): Promise<OpenDatabase> {
@@ -51,12 +64,12 @@ async function migrateOrCheck(urls: DatabaseUrls): Promise<string[]> {
   const missing = await missingMigrations(urls.engine);
   if (missing.length === 0) return [];
   throw new StartError(
-    `The tables are not up to date (${missing.join(', ')}): run "npm run migrate" with DATABASE_OWNER_URL, or give that to the service.`,
+    `The tables are not up to date (${missing.join(', ')}): run "tidings migrate" (here "npm run migrate") with DATABASE_OWNER_URL, or give that to the service.`,
   );
 }
 
 async function openServer(
-  config: Config,
+  config: DatabaseSettings,
   report: (line: string) => void,
   stop: AbortSignal,
 ): Promise<Omit<OpenDatabase, 'migrations'>> {

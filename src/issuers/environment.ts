@@ -4,7 +4,11 @@ import type { RemoteKeys } from './remote-keys.ts';
 import { SharedSecret, within, type VerificationKeys } from './verification-keys.ts';
 
 /** What the tokens of the issuer that the settings name may say: anything, of any tenant. */
-export const environmentRules = ({ JWT_ISSUER, JWT_AUDIENCE, JWT_SCOPES }: Config) =>
+export const environmentRules = ({
+  JWT_ISSUER,
+  JWT_AUDIENCE,
+  JWT_SCOPES,
+}: Pick<Config, 'JWT_ISSUER' | 'JWT_AUDIENCE' | 'JWT_SCOPES'>) =>
   ({
     iss: JWT_ISSUER,
     audiences: [JWT_AUDIENCE],

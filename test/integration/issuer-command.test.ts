@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { HELP, issuerCommand } from '../../src/cli/issuer-command.ts';
+import { HELP, issuer } from '../../src/cli/issuer.ts';
 import { adminOf, call, KeyIssuer, readerOf, type Page } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { settingsOf } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
-import { sign, TEST_SECRET } from '../support/tokens.ts';
+import { sign } from '../support/tokens.ts';
 import { promised } from '../support/promised.ts';
 
 const SECRET = 'correct horse battery staple, and some more of it';
@@ -35,7 +35,6 @@ async function run(args: string[], { input = '', key = SECRETS_KEY }: { input?: 
   let printed = '';
   const environment = {
     ...settingsOf(service.database),
-    JWT_SECRET: TEST_SECRET,
     ISSUER_SECRETS_KEY: key,
   };
   const terminal = {
@@ -44,7 +43,7 @@ async function run(args: string[], { input = '', key = SECRETS_KEY }: { input?: 
     report: () => undefined,
   };
   try {
-    await issuerCommand(args, environment, terminal);
+    await issuer(args, environment, terminal);
     return { printed, refused: undefined };
   } catch (error) {
     return { printed, refused: error instanceof Error ? error.message : String(error) };
@@ -228,7 +227,7 @@ describe('the command that registers issuers', () => {
     [
       'an issuer that is none',
       ['disable', 'https://nobody.example'],
-      /No issuer with this iss is registered. .*issuer -- list/,
+      /No issuer with this iss is registered. .*issuer list/,
     ],
     ['the issuer of the settings', ['remove', 'tidings'], /changed in the environment/],
     ['the issuer of the settings, anew', ['add', '--iss', 'tidings', ...jwks, ...rest], /JWT_ISSUER/],

@@ -41,7 +41,7 @@ describe('the secret that the service makes for itself', () => {
 });
 
 describe('the command that prints a token', () => {
-  const command = join(import.meta.dirname, '../../src/cli/token.ts');
+  const command = join(import.meta.dirname, '../../src/main.ts');
 
   interface Outcome {
     code: number;
@@ -56,7 +56,7 @@ describe('the command that prints a token', () => {
   ): Promise<Outcome> =>
     new Promise((resolve) => {
       const options = { cwd: folder, env: settings };
-      const child = execFile(process.execPath, [command, ...args], options, (_, stdout, stderr) => {
+      const child = execFile(process.execPath, [command, 'token', ...args], options, (_, stdout, stderr) => {
         resolve({ code: child.exitCode ?? -1, stdout, stderr });
       });
     });

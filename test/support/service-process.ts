@@ -150,7 +150,7 @@ export async function startServiceProcess(
 let built: Promise<void> | undefined;
 
 /** Builds what changed, once per test file. Test files run beside each other, and two builds would trip over one another. */
-function build(): Promise<void> {
+export function build(): Promise<void> {
   built ??= (async () => {
     const folder = join(
       tmpdir(),

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { ConfigError, readConfig } from '../../src/config.ts';
+import { ConfigError, readConfig, readSettings, settingsSchema } from '../../src/config.ts';
 
 const SECRET = 'x'.repeat(32);
 const LOGINS = {
@@ -109,4 +109,21 @@ test('lists are split at commas', () => {
     'https://a.example',
     'https://b.example',
   ]);
+});
+
+describe('what needs some settings only', () => {
+  const keys = settingsSchema.pick({ DATABASE_URL: true, JWT_SECRET: true, JWKS_URL: true });
+  const logins = settingsSchema.pick({ DATABASE_URL: true, DATABASE_ENGINE_URL: true });
+
+  test('is given these, and is not stopped by others', () => {
+    const environment = { ...LOGINS, PORT: 'http', JWT_SECRET: 'short' };
+    expect(readSettings(environment, logins)).toEqual(LOGINS);
+  });
+
+  test('is told which of them do not go together, and of no other', () => {
+    expect(() => readSettings({ DATABASE_URL: LOGINS.DATABASE_URL }, logins)).toThrow('DATABASE_ENGINE_URL');
+    expect(() => readSettings({ DATABASE_URL: LOGINS.DATABASE_URL, JWT_SECRET: SECRET }, keys)).not.toThrow();
+    expect(() => readSettings({ DATABASE_URL: LOGINS.DATABASE_URL }, keys)).toThrow('JWT_SECRET or JWKS_URL');
+    expect(() => readSettings(LOGINS, logins)).not.toThrow();
+  });
 });
