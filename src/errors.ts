@@ -139,6 +139,11 @@ export const ERRORS = {
     advice:
       'Nothing was stored. Try again after `Retry-After` seconds; `RateLimit` in every answer says what is left. An administrator can raise `limits` of the tenant.',
   },
+  too_many_requests: {
+    status: 429,
+    title: 'The caller asks more often than it may',
+    advice: 'Nothing was done. Try again after `Retry-After` seconds; the detail says how often is fine.',
+  },
   idempotency_mismatch: {
     status: 422,
     title: 'This Idempotency-Key was used for another request',

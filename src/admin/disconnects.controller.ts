@@ -2,6 +2,7 @@ import { Body, Controller, Delete, HttpCode, Param, Post, Req } from '@nestjs/co
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
 import { userIdSchema } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
@@ -25,6 +26,7 @@ export class DisconnectsController {
   @Post('users/:id/disconnect')
   @HttpCode(204)
   @RequireScope('operations:write')
+  @PaidFrom('acts')
   async disconnect(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,
@@ -45,6 +47,7 @@ export class DisconnectsController {
   @Delete('connections/:id')
   @HttpCode(204)
   @RequireScope('operations:write')
+  @PaidFrom('acts')
   async close(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,

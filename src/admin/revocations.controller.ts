@@ -2,6 +2,7 @@ import { Body, Controller, Get, Header, Inject, Post, Query, Req } from '@nestjs
 import type { FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
@@ -40,6 +41,7 @@ export class RevocationsController {
   @Post()
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
+  @PaidFrom('acts')
   async revoke(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,

@@ -9,6 +9,7 @@ import { RevocationsModule } from '../revocations/revocations.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { ACCESS } from './access.decorator.ts';
 import { Admission } from './admission.ts';
+import { Budgets } from './budgets.ts';
 import { addEarlyChecks } from './early-checks.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
 import { SessionController } from './session.controller.ts';
@@ -25,6 +26,7 @@ import { Tokens } from './tokens.ts';
     Cors,
     JwtStrategy,
     Admission,
+    Budgets,
     Tokens,
     Tickets,
     TicketsStore,

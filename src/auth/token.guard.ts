@@ -8,6 +8,7 @@ import { parseQuery } from '../json-body.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { ACCESS, type Access } from './access.decorator.ts';
 import { bearerToken, credentialsConflict, scopeMissing, tokenInvalid, tokenMissing } from './bearer.ts';
+import { BUDGET, Budgets, type BudgetName } from './budgets.ts';
 import { mayUseCookie, originRefused } from './cross-site.ts';
 import { isService, type Principal } from './principal.ts';
 import { sessionToken } from './session-cookie.ts';
@@ -25,10 +26,11 @@ export class TokenGuard implements CanActivate {
     private readonly tickets: Tickets,
     private readonly tenants: Tenants,
     private readonly cors: Cors,
+    private readonly budgets: Budgets,
     private readonly reflector: Reflector,
   ) {}
 
-  /** @throws Problem of 401, 403 or 503 */
+  /** @throws Problem of 401, 403, 429 or 503 */
   async canActivate(context: ExecutionContext): Promise<boolean> {
     const access = this.reflector.get<Access | undefined>(ACCESS, context.getHandler());
     if (access === undefined)
@@ -39,7 +41,10 @@ export class TokenGuard implements CanActivate {
     // A browser adds the cookie by itself; what acts for a service says so.
     if (access.kind === 'service' && bearerToken(request.raw.rawHeaders) === undefined) throw tokenMissing();
     const ticket = access.kind === 'user' ? ticketIn(request, access.ticketQuery) : undefined;
-    authorize(access, await this.authenticate(request, http.getResponse(), ticket), Date.now());
+    const caller = await this.authenticate(request, http.getResponse(), ticket);
+    authorize(access, caller, Date.now());
+    const budget = this.reflector.get<BudgetName | undefined>(BUDGET, context.getHandler());
+    if (budget !== undefined) this.budgets.pay(budget, caller);
     return true;
   }
 

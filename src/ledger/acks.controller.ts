@@ -1,5 +1,6 @@
 import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
+import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Problem } from '../errors.ts';
 import { DEFAULT_DEVICE } from '../identifiers.ts';
@@ -15,6 +16,7 @@ export class AcksController {
   @Post()
   @HttpCode(204)
   @UserOnly()
+  @PaidFrom('acknowledgements')
   async acknowledge(
     @CurrentPrincipal() principal: Principal,
     @Query() query: unknown,

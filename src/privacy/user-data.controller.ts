@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { nothingHere, pathId } from '../admin/path-id.ts';
 import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
 import { userIdSchema } from '../identifiers.ts';
 import { refuseQuery } from '../json-body.ts';
@@ -37,6 +38,7 @@ export class UserDataController {
   @Delete('users/:id/data')
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
+  @PaidFrom('acts')
   async erase(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,

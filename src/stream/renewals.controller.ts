@@ -1,5 +1,6 @@
 import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
+import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/bearer.ts';
 import { isService, type Principal } from '../auth/principal.ts';
 import { Tokens } from '../auth/tokens.ts';
@@ -26,6 +27,7 @@ export class RenewalsController {
   @Post()
   @HttpCode(202)
   @UserOnly()
+  @PaidFrom('renewals')
   async renew(@CurrentPrincipal() caller: Principal, @Query() query: unknown, @Body() body: unknown) {
     refuseQuery(query);
     const { connectionId, token } = parseBody(renewalSchema, body);

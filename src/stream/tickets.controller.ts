@@ -1,6 +1,7 @@
 import { Body, Controller, Header, Post, Query } from '@nestjs/common';
 import type { z } from 'zod';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
+import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Tickets } from '../auth/tickets.ts';
 import { DEFAULT_DEVICE } from '../identifiers.ts';
@@ -14,6 +15,7 @@ export class TicketsController {
   /** A token in its seconds of grace gets none: its stream would have to end before it began. */
   @Post()
   @UserOnly({ clockTolerance: false })
+  @PaidFrom('tickets')
   @Header('cache-control', 'no-store')
   async issue(
     @CurrentPrincipal() principal: Principal,

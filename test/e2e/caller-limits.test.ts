@@ -14,6 +14,7 @@ beforeAll(async () => {
   service = await startService({
     DATABASE_CONNECT_TIMEOUT_MS: '60000',
     DATABASE_STATEMENT_TIMEOUT_MS: '60000',
+    MAX_CONNECTIONS_PER_USER: '10',
   });
 });
 afterAll(async () => {
@@ -68,4 +69,42 @@ describe('publishing', () => {
       await holder.end();
     }
   });
+});
+
+describe('one user', () => {
+  const bodies: Record<string, (token: string, connectionId: string) => object> = {
+    '/v1/stream/tickets': () => ({}),
+    '/v1/stream/renewals': (token, connectionId) => ({ connectionId, token }),
+    '/v1/acks': () => ({ upTo: '1' }),
+  };
+
+  test.each([
+    ['/v1/stream/tickets', { atOnce: 20, perSecond: 5 }],
+    ['/v1/stream/renewals', { atOnce: 20, perSecond: 5 }],
+    ['/v1/acks', { atOnce: 200, perSecond: 20 }],
+  ])(
+    'who asks for %s without end is told to wait, and whoever else is in the tenant is served',
+    async (path, { atOnce, perSecond }) => {
+      const users = { mallory: userToken({ user: 'mallory' }), carol: userToken({ user: 'carol' }) };
+      await publish(service.url, serviceToken(), { to: { everyone: true }, type: 't', data: 1 });
+      const ask = async (user: keyof typeof users, connectionId: string) => {
+        const token = users[user];
+        const body = bodies[path]?.(token, connectionId);
+        return await post<{ code?: string }>(`${service.url}${path}`, token, body);
+      };
+      const [of, carols] = [await openStream('mallory'), await openStream('carol')];
+      const began = performance.now();
+      const answers = await Promise.all(
+        Array.from({ length: 4 * atOnce }, () => ask('mallory', of.connectionId)),
+      );
+      const seconds = (performance.now() - began) / 1_000;
+      const refused = answers.filter(({ status }) => status === 429);
+      expect(new Set(refused.map(({ body }) => body.code))).toEqual(new Set(['too_many_requests']));
+      for (const { headers } of refused) expect(headers.get('retry-after')).toMatch(/^[1-9]\d*$/);
+      const served = answers.length - refused.length;
+      expect(served).toBeGreaterThanOrEqual(atOnce);
+      expect(served).toBeLessThanOrEqual(atOnce + perSecond * seconds + 1);
+      expect((await ask('carol', carols.connectionId)).status).toBeLessThan(300);
+    },
+  );
 });

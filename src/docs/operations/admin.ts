@@ -166,6 +166,7 @@ const tenantsOwnOperations: readonly Operation[] = [
         token: { summary: 'Of a token', value: revocations.token },
       }),
     ],
+    problems: [...COMMON.problems, 'too_many_requests'],
   },
   {
     ...COMMON,
@@ -177,7 +178,7 @@ const tenantsOwnOperations: readonly Operation[] = [
     access: ['operations:write'],
     pathParameters: z.object({ id: userIdSchema }),
     answers: [DONE],
-    problems: [...COMMON.problems, 'not_found'],
+    problems: [...COMMON.problems, 'not_found', 'too_many_requests'],
   },
   {
     ...WITH_ID,
@@ -189,6 +190,7 @@ const tenantsOwnOperations: readonly Operation[] = [
     access: ['operations:write'],
     pathParameters: z.object({ id: z.uuid().meta({ description: '`connectionId` of the stream.' }) }),
     answers: [DONE],
+    problems: [...WITH_ID.problems, 'too_many_requests'],
   },
 ];
 

@@ -88,7 +88,7 @@ The tokens stay good: whoever comes back begins as a new user. What is published
     access: ['operations:write'],
     pathParameters: ofUser,
     answers: [GONE, underWay('It is stored and goes on.')],
-    problems: WITH_ID.problems,
+    problems: [...WITH_ID.problems, 'too_many_requests'],
   },
   {
     method: 'get',

@@ -75,6 +75,6 @@ this token. When that stream is lost, fetch a new ticket and open the next one w
         ],
       },
     ],
-    problems: ['being_erased', 'database_unavailable', 'keys_unavailable'],
+    problems: ['too_many_requests', 'being_erased', 'overloaded', 'database_unavailable', 'keys_unavailable'],
   },
 ];

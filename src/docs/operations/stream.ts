@@ -78,6 +78,7 @@ there. Cumulative, never backwards, harmless when repeated. Committed before it 
     problems: [
       'position_unknown',
       'device_unknown',
+      'too_many_requests',
       'overloaded',
       'database_unavailable',
       'keys_unavailable',
@@ -123,6 +124,13 @@ it is stored; the node that holds the stream applies it within a second.`,
         ],
       },
     ],
-    problems: ['not_found', 'subject_mismatch', 'being_erased', 'database_unavailable', 'keys_unavailable'],
+    problems: [
+      'not_found',
+      'subject_mismatch',
+      'too_many_requests',
+      'being_erased',
+      'database_unavailable',
+      'keys_unavailable',
+    ],
   },
 ];
