@@ -2,13 +2,13 @@ import { once } from 'node:events';
 import { networkInterfaces } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { announcement, demo } from './announcement.ts';
 import { createApp } from './app.ts';
 import { loadOrCreateSecret } from './auth/dev-secret.ts';
 import { ConfigError, readConfig, type Config } from './config.ts';
 import type { DatabaseUrls } from './database/logins.ts';
 import { openDatabase } from './database/open-database.ts';
 import { StartError } from './database/start-error.ts';
-import { demo } from './demo.ts';
 
 /**
  * A terminal sends Ctrl-C to everyone in it, and npm passes it on once more: what comes this soon after the first
@@ -48,9 +48,7 @@ async function serve(settings: Config, stop: AbortSignal): Promise<void> {
     try {
       if (stop.aborted) return;
       const origin = await listen(app, config);
-      if (isSelfContained(settings)) {
-        void sleep(LOG_LAG_MS).then(() => process.stdout.write(demo(origin, config.DATA_DIR)));
-      }
+      void sleep(LOG_LAG_MS).then(() => announce(settings, origin));
       await stopped;
     } finally {
       await app.close();
@@ -58,6 +56,12 @@ async function serve(settings: Config, stop: AbortSignal): Promise<void> {
   } finally {
     await database.close();
   }
+}
+
+/** As quiet as the log is asked to be, unless somebody tries the service, and needs the commands to do so. */
+function announce(settings: Config, origin: string): void {
+  if (isSelfContained(settings)) process.stdout.write(demo(origin, settings.DATA_DIR));
+  else if (['info', 'debug', 'trace'].includes(settings.LOG_LEVEL)) report(announcement(settings, origin));
 }
 
 /** The first signal asks for a stop, a second one does not wait for it. */
