@@ -9,78 +9,67 @@ const WINDOW_MS = 20;
 const BUSY = 0.6;
 /** First requests that are begun in a turn: at first, and the bounds of what comes of it. */
 const PER_TURN = { first: 4, least: 0.5, most: 32 };
-/** New connections that are listened to at the same time. */
-const MOST_NEW = 128;
-/** A connection that says nothing for this long, in ms, is not waited for any more: browsers open some in advance. */
-const SILENT_MS = 1_000;
 
 /** How a request begins that a crowd may come with: a stream, which clients that were cut open again all at once. */
 const STREAM = /^GET \/v1\/stream[ ?]/;
 
 /**
- * Lets new connections in a few at a time: fewer while the event loop is busy, more while it is idle.
+ * Begins the first requests of new connections a few at a time: fewer while the event loop is busy, more while it is idle.
  *
- * Node serves every socket that has something to be read before it does anything else. When 5,000 clients came back
- * at once that was one turn of 4 s, in which no other tenant's publish got on. Now a connection is new until its first
- * request is begun: few new ones are parsed at a time, and few first requests are begun at once. Of the others only the first
- * bytes are looked at, so that whoever wants something else than a stream need not wait for those who want one: a service
- * that opened another connection in the storm waited for 3 s. Those who are connected already hardly notice.
+ * When 5,000 clients came back at once, Node began what all of them asked in one turn of 4 s, in which no other tenant's
+ * publish got on. To begin a request is nearly all of what it costs: those who are connected already hardly notice the rest.
+ *
+ * Only whole requests wait here, one of a connection, so that a connection that says nothing or half a request is in nobody's
+ * way. Those that want something else than a stream need not wait for those who want one: a service that opened another
+ * connection in the storm waited for 3 s. Among both, remote addresses take turns.
  */
 export function admitGradually(server: Server): void {
-  const accept = take(server, 'connection');
-  const serve = take(server, 'request');
-  // Of accepted sockets; not in its types. Without it a socket begins to read before it is let in.
-  Reflect.set(server, 'pauseOnConnect', true);
-  const gate = new ConnectionGate((socket) => {
-    accept(socket);
-    socket.resume();
-  });
-  server.on('connection', (socket) => gate.arrive(socket));
+  const listeners = server.listeners('request');
+  server.removeAllListeners('request');
+  const gate = new ConnectionGate();
   server.on('request', (request: IncomingMessage, response: ServerResponse) =>
-    gate.request(request, () => serve(request, response)),
+    gate.request(request, () => {
+      for (const listener of listeners) Reflect.apply(listener, server, [request, response]);
+    }),
   );
 }
 
-/** Takes the listeners of an event away and answers what calls them. */
-function take(server: Server, event: string): (...parameters: unknown[]) => void {
-  const listeners = server.listeners(event);
-  server.removeAllListeners(event);
-  return (...parameters) => {
-    for (const listener of listeners) Reflect.apply(listener, server, parameters);
-  };
+/** A first request that waits for its turn. */
+interface First {
+  readonly socket: Socket;
+  readonly begin: () => void;
 }
 
-/** Those who want a stream, and the others, by turns: of thousands only one is in front of whoever wants something else. */
-class Queues<Item> {
-  readonly #streams: Item[] = [];
-  readonly #others: Item[] = [];
-  #othersNext = true;
+/** First requests by the address that they come from: each address has its turn, however many wait of another. */
+class Addresses {
+  readonly #waiting = new Map<string, First[]>();
 
-  get length(): number {
-    return this.#streams.length + this.#others.length;
+  push(first: First): void {
+    // A socket that is closed has none; it is passed over.
+    const address = first.socket.remoteAddress ?? '';
+    const own = this.#waiting.get(address);
+    if (own === undefined) this.#waiting.set(address, [first]);
+    else own.push(first);
   }
 
-  push(item: Item, wants: { readonly stream: boolean }): void {
-    (wants.stream ? this.#streams : this.#others).push(item);
-  }
-
-  shift(): Item | undefined {
-    const othersFirst = this.#othersNext;
-    this.#othersNext = !othersFirst;
-    if (othersFirst) return this.#others.shift() ?? this.#streams.shift();
-    return this.#streams.shift() ?? this.#others.shift();
+  shift(): First | undefined {
+    for (const [address, own] of this.#waiting) {
+      const first = own.shift();
+      this.#waiting.delete(address);
+      // Behind all others.
+      if (own.length > 0) this.#waiting.set(address, own);
+      return first;
+    }
+    return undefined;
   }
 }
 
 class ConnectionGate {
-  /** Have not said anything yet, and since when; the oldest first. */
-  readonly #silent = new Map<Socket, number>();
-  /** Have said something that nobody has listened to. */
-  readonly #outside = new Queues<Socket>();
-  /** Listened to, and since when; the oldest first. */
-  readonly #new = new Map<Socket, number>();
-  /** First requests that wait for their turn. */
-  readonly #requests = new Queues<{ readonly socket: Socket; readonly begin: () => void }>();
+  /** Connections of which a request was begun, or waits. */
+  readonly #known = new WeakSet<Socket>();
+  readonly #streams = new Addresses();
+  readonly #others = new Addresses();
+  #othersNext = true;
   #perTurn: number = PER_TURN.first;
   /** What is left of a turn that had less than one. */
   #left = 0;
@@ -88,80 +77,43 @@ class ConnectionGate {
   #last = performance.eventLoopUtilization();
   #windowBegan = performance.now();
   #turning = false;
-  #sweeping = false;
 
-  constructor(private readonly listen: (socket: Socket) => void) {}
-
-  arrive(socket: Socket): void {
-    this.#silent.set(socket, performance.now());
-    socket
-      .once('readable', () => this.#hear(socket))
-      .once('close', () => this.#silent.delete(socket))
-      // `close` follows.
-      .on('error', ignore);
-    this.#sweepLater();
-  }
-
+  /** What comes behind the first request of its connection does not wait. */
   request({ socket, method, url }: IncomingMessage, begin: () => void): void {
-    // Waits, if at all, behind the first request of its own connection.
-    if (!this.#new.has(socket)) {
+    if (this.#known.has(socket)) {
       begin();
       return;
     }
-    this.#requests.push({ socket, begin }, { stream: STREAM.test(`${method} ${url} `) });
+    this.#known.add(socket);
+    const waiting = STREAM.test(`${method} ${url} `) ? this.#streams : this.#others;
+    waiting.push({ socket, begin });
     if (this.#turning) return;
     this.#turning = true;
     this.#beginWindow(performance.now());
     setImmediate(() => this.#turn());
   }
 
-  /** The first bytes have come. They are put back, for HTTP to read. */
-  #hear(socket: Socket): void {
-    this.#silent.delete(socket);
-    const said: unknown = socket.read();
-    if (!(said instanceof Buffer)) {
-      // It has gone without a word.
-      socket.destroy();
-      return;
-    }
-    socket.unshift(said);
-    this.#outside.push(socket, { stream: STREAM.test(said.toString('latin1', 0, 20)) });
-    this.#fill();
-  }
-
-  #fill(): void {
-    while (this.#new.size < MOST_NEW) {
-      const socket = this.#outside.shift();
-      if (socket === undefined) return;
-      if (socket.destroyed) continue;
-      this.#new.set(socket, performance.now());
-      socket.once('close', () => this.#leave(socket));
-      this.#letIn(socket);
-      this.#sweepLater();
-    }
-  }
-
-  #letIn(socket: Socket): void {
-    socket.removeAllListeners('readable').off('error', ignore);
-    this.listen(socket);
-  }
-
-  #leave(socket: Socket): void {
-    if (this.#new.delete(socket)) this.#fill();
-  }
-
   #turn(): void {
     this.#adapt();
     this.#left += this.#perTurn;
-    for (; this.#left >= 1; this.#left -= 1) {
-      const first = this.#requests.shift();
-      if (first === undefined) break;
+    let first: First | undefined;
+    while (this.#left >= 1 && (first = this.#next()) !== undefined) {
+      // Whoever has gone costs nothing.
+      if (first.socket.destroyed) continue;
       first.begin();
-      this.#leave(first.socket);
+      this.#left -= 1;
     }
+    this.#turning = this.#left < 1;
     this.#left %= 1;
-    this.#turning = this.#requests.length > 0;
     if (this.#turning) setTimeout(() => this.#turn(), TURN_MS);
+  }
+
+  /** Streams and the others by turns: of thousands only one is in front of whoever wants something else. */
+  #next(): First | undefined {
+    const othersFirst = this.#othersNext;
+    this.#othersNext = !othersFirst;
+    if (othersFirst) return this.#others.shift() ?? this.#streams.shift();
+    return this.#streams.shift() ?? this.#others.shift();
   }
 
   #adapt(): void {
@@ -176,32 +128,5 @@ class ConnectionGate {
   #beginWindow(now: number): void {
     this.#last = performance.eventLoopUtilization();
     this.#windowBegan = now;
-  }
-
-  #sweepLater(): void {
-    if (this.#sweeping) return;
-    this.#sweeping = true;
-    setTimeout(() => this.#sweep(), SILENT_MS / 4).unref();
-  }
-
-  #sweep(): void {
-    const long = performance.now() - SILENT_MS;
-    for (const socket of since(this.#silent, long)) {
-      this.#silent.delete(socket);
-      this.#letIn(socket);
-    }
-    for (const socket of since(this.#new, long)) this.#leave(socket);
-    this.#sweeping = false;
-    if (this.#silent.size + this.#new.size > 0) this.#sweepLater();
-  }
-}
-
-const ignore = (): void => undefined;
-
-/** Those that have been there since `long` or longer. */
-function* since(waiting: ReadonlyMap<Socket, number>, long: number): Generator<Socket> {
-  for (const [socket, came] of waiting) {
-    if (came > long) return;
-    yield socket;
   }
 }

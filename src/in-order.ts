@@ -6,6 +6,11 @@ import type { Socket } from 'node:net';
  * an answer that takes its time. Up to here it is noticed at once when the client leaves.
  */
 const MOST_WAITING = 16;
+/**
+ * One read may hold two thousand small ones, each of which takes a hundred times the memory that it took to send it. Whoever
+ * sends more than this without waiting for an answer is cut off: a client that pipelines has to expect that anyway.
+ */
+const MOST_UNANSWERED = 128;
 
 /**
  * Begins a request when it is its turn to be answered: when those before it on its connection were.
@@ -29,6 +34,7 @@ export function serveInOrder(server: Server): void {
     const { socket } = request;
     const now = (waiting.get(socket) ?? 0) + 1;
     waiting.set(socket, now);
+    if (now > MOST_UNANSWERED) return void socket.destroy();
     // Whoever takes the socket over tells Node that it is closed, which would have this request destroy it.
     request.destroy = itself;
     // Node reads on as soon as a body is wanted, although that came before.
@@ -50,8 +56,11 @@ export function serveInOrder(server: Server): void {
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     // Node gives a response its socket when it is its turn.
     if (response.socket !== null) return serve(request, response);
+    // It was cut off by what came in the same packet.
+    if (request.socket.destroyed) return;
     wait(request);
-    response.once('socket', () => process.nextTick(begin, request, response));
+    // One in a turn of the event loop: where answers are made at once, nobody else would be served between them.
+    response.once('socket', () => setImmediate(begin, request, response));
   });
 }
 

@@ -24,8 +24,8 @@ afterAll(async () => {
 
 const LIVE = 'GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n';
 
-async function open(): Promise<Socket> {
-  const socket = connect(port, '127.0.0.1');
+async function open(localAddress = '127.0.0.1'): Promise<Socket> {
+  const socket = connect({ port, host: '127.0.0.1', localAddress });
   socket.on('error', () => undefined);
   await once(socket, 'connect');
   return socket;
@@ -52,7 +52,7 @@ describe('connections that come at once', () => {
         }).on('error', reject);
       });
     await ask();
-    const crowd = await Promise.all(Array.from({ length: 1_000 }, open));
+    const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
     let answered = 0;
     const all = Promise.all(crowd.map((socket) => text(socket).then(() => (answered += 1))));
     for (const socket of crowd) socket.write(LIVE);
@@ -65,7 +65,7 @@ describe('connections that come at once', () => {
   });
 
   test('and want streams do not hold up a new one that wants something else', async () => {
-    const crowd = await Promise.all(Array.from({ length: 1_000 }, open));
+    const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
     const late = await open();
     const requests = usersOf('crowd', 1_000).map(({ request }) => request);
     let begun = 0;
@@ -79,7 +79,7 @@ describe('connections that come at once', () => {
   });
 
   test('and say nothing keep nobody out', async () => {
-    const silent = await Promise.all(Array.from({ length: 300 }, open));
+    const silent = await Promise.all(Array.from({ length: 300 }, () => open()));
     const socket = await open();
     socket.write(LIVE);
     expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
@@ -89,8 +89,35 @@ describe('connections that come at once', () => {
     expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(300);
   });
 
+  test('and say half a request keep nobody out', async () => {
+    // More than could be waited for one after the other before this test ends.
+    const half = await Promise.all(Array.from({ length: 4_000 }, () => open()));
+    for (const each of half) each.write(LIVE.slice(0, 1));
+    const socket = await open();
+    socket.write(LIVE);
+    expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
+    // Nor are they forgotten.
+    const few = half.splice(0, 300);
+    for (const each of few) each.write(LIVE.slice(1));
+    const answers = await Promise.all(few.map((each) => text(each)));
+    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(300);
+    for (const each of half) each.destroy();
+  }, 30_000);
+
+  test('from one address do not hold up one from another', async () => {
+    const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
+    const late = await open('127.0.0.2');
+    let answered = 0;
+    const all = Promise.all(crowd.map((socket) => text(socket).then(() => (answered += 1))));
+    for (const socket of crowd) socket.write(LIVE);
+    late.write(LIVE);
+    expect(await text(late)).toMatch(/^HTTP\/1\.1 200/);
+    expect(answered).toBeLessThan(500);
+    await all;
+  });
+
   test('and go again before they were served are given up', async () => {
-    const gone = await Promise.all(Array.from({ length: 500 }, open));
+    const gone = await Promise.all(Array.from({ length: 500 }, () => open()));
     for (const each of gone) each.resetAndDestroy();
     const socket = await open();
     socket.write(LIVE);
@@ -106,6 +133,22 @@ describe('the first request of a connection', () => {
     );
     const statuses = [...(await text(socket)).matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status);
     expect(statuses).toEqual(['200', '404', '200']);
+  });
+
+  test('waits for none of the thousands that another one has sent at once', async () => {
+    const greedy = await open();
+    let answered = 0;
+    const request = `GET /health/live HTTP/1.1\r\nHost: x\r\nPadding: ${'x'.repeat(1_000)}\r\n\r\n`;
+    greedy.setEncoding('latin1').on('data', (answers: string) => {
+      answered += answers.split('HTTP/1.1 200').length - 1;
+    });
+    greedy.write(request.repeat(4_000));
+    await once(greedy, 'data');
+    const socket = await open();
+    socket.write(LIVE);
+    expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
+    expect(answered).toBeLessThan(2_000);
+    greedy.destroy();
   });
 
   test('may have a body that comes later, and in pieces', async () => {
@@ -128,13 +171,13 @@ describe('the first request of a connection', () => {
   });
 });
 
-test('a service that stops does not wait for connections that were not let in yet', async () => {
+test('a service that stops does not wait for connections that have not said anything', async () => {
   const stopping = await startServiceProcess(database, {
     SHUTDOWN_DEADLINE_SECONDS: '20',
     NODE_NAME: 'stopping',
   });
   port = Number(new URL(stopping.url).port);
-  await Promise.all(Array.from({ length: 500 }, open));
+  await Promise.all(Array.from({ length: 500 }, () => open()));
   stopping.kill('SIGTERM');
   expect(await stopping.ended).toEqual({ code: 0, signal: null });
 });
