@@ -160,6 +160,18 @@ export const ERRORS = {
     advice:
       'Try again after `Retry-After` seconds, with the same Idempotency-Key: then it is stored exactly once.',
   },
+  database_busy: {
+    status: 503,
+    title: 'The database is busy',
+    advice:
+      'It gave this up, mostly behind a lock that somebody holds for long, and it had no effect. Try again after `Retry-After` seconds, with the same Idempotency-Key.',
+  },
+  database_full: {
+    status: 503,
+    title: 'The database has no room left',
+    advice:
+      'Nothing was stored. Whoever runs the service has to make room; try again after `Retry-After` seconds, with the same Idempotency-Key.',
+  },
   keys_unavailable: {
     status: 503,
     title: 'The signing keys cannot be fetched',

@@ -205,19 +205,40 @@ export function isNeverSent(error: unknown): boolean {
   );
 }
 
+/** No room left on the disk of the database. */
+const FULL = '53100';
+
 /**
- * SQLSTATEs of statements that were not run and may be later: 57014 ran into its time limit, 55P03 was not granted its
- * lock in time, 25006 met a server that takes no writes (a standby, in a failover), class 53 one that has no room left.
+ * What was given up for others and had no effect: 57014 ran into its time limit, mostly behind a lock; 55P03 was not
+ * granted its lock in time; class 40 met another transaction; the rest of class 53 found no memory or no descriptor;
+ * NO_TURN waited for statements of its own tenant.
  */
-const PASSING = /^(?:57014|55P03|25006|53|NO_TURN)/;
+const BUSY = /^(?:57014|55P03|40|53|NO_TURN)/;
+
+/** 25006: a server that takes no writes (a standby, in a failover). Class 58: the system below the server failed it. */
+const FAILING = /^(?:25006|58)/;
+
+const isBusy = (code: string): boolean => BUSY.test(code) && code !== FULL && !LOST.test(code);
 
 /** True when the same statement may well succeed in a while. */
 export function isUnavailable(error: unknown): boolean {
-  return isConnectionLoss(error) || PASSING.test(errorCode(error) ?? '');
+  const code = errorCode(error) ?? '';
+  return isConnectionLoss(error) || isBusy(code) || code === FULL || FAILING.test(code);
 }
 
-/** What a caller is told when the database does not answer. */
+/** The SQLSTATE of a database that answers and cannot do what it was asked, whoever asks: it is full, or takes no writes. */
+export function failureOf(error: unknown): string | undefined {
+  const code = errorCode(error);
+  return code !== undefined && (code === FULL || FAILING.test(code)) ? code : undefined;
+}
+
+/** What a caller is told of an error that `isUnavailable`. */
 export function databaseUnavailable(cause: unknown): Problem {
+  const code = errorCode(cause) ?? '';
+  if (code === FULL)
+    return new Problem('database_full', 'The disk of the database is full.', { retryAfter: 5, cause });
+  if (isBusy(code))
+    return new Problem('database_busy', 'The database did not come to it in time.', { retryAfter: 2, cause });
   return new Problem('database_unavailable', 'The database cannot be reached at the moment.', {
     retryAfter: 2,
     cause,

@@ -2,6 +2,7 @@ import pg from 'pg';
 import type { TenantId } from '../identifiers.ts';
 import {
   connectionsTo,
+  failureOf,
   inTransaction,
   onConnection,
   type Pool,
@@ -23,6 +24,12 @@ export const namingTenant =
   async (tenantId, statement, values = []) =>
     await run(statement, [tenantId, ...values]);
 
+/** Why the database, which answers, does not do what it is asked: the SQLSTATE, and since when (RFC 3339). */
+export interface Failure {
+  readonly error: string;
+  readonly since: string;
+}
+
 /**
  * Connections of the service's login, to which row-level security shows the rows of one tenant at a time and, unless a
  * tenant is named, of none. The tenant is named with each statement or transaction and is forgotten with it, so that
@@ -33,6 +40,7 @@ export class TenantPool {
   readonly #prepared: boolean;
   /** Half of the connections for one tenant, so that there is one for another, whatever the first asks for. */
   readonly #turns: Turns<TenantId>;
+  #failure: (Failure & { readonly statement: string }) | undefined;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
@@ -55,7 +63,21 @@ export class TenantPool {
           ),
         );
       });
-    return await this.#turns.take(tenantId, () => onConnection(this.#pool, ask));
+    try {
+      const rows = await this.#turns.take(tenantId, () => onConnection(this.#pool, ask));
+      if (this.#failure?.statement === statement.name) this.#failure = undefined;
+      return rows;
+    } catch (error) {
+      const code = failureOf(error);
+      if (code !== undefined)
+        this.#failure ??= { statement: statement.name, error: code, since: new Date().toISOString() };
+      throw error;
+    }
+  }
+
+  /** Set while a statement that the database could not do has not succeeded since, whichever tenant it was for. */
+  get failure(): Failure | undefined {
+    return this.#failure && { error: this.#failure.error, since: this.#failure.since };
   }
 
   /** Runs `work` in one transaction of one tenant. */

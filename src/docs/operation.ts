@@ -28,6 +28,9 @@ export interface Answer {
 /** Parameters by name. */
 export type Fields = z.ZodObject<Readonly<Record<string, z.ZodType>>>;
 
+/** What every route that asks the database may answer. */
+export const DATABASE_PROBLEMS = ['database_unavailable', 'database_busy', 'database_full'] as const;
+
 /** One route as callers see it. What follows from `access` and `body` (401, 403, 413 ...) is added by openapi.ts. */
 export interface Operation {
   readonly method: 'get' | 'post' | 'patch' | 'delete';

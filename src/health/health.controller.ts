@@ -2,12 +2,16 @@ import { Controller, Get, HttpStatus, Res } from '@nestjs/common';
 import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply } from 'fastify';
 import { Public } from '../auth/access.decorator.ts';
+import { AppendPool } from '../database/pools.ts';
 import type { Ready } from './health.schema.ts';
 import { Readiness } from './readiness.ts';
 
 @Controller('health')
 export class HealthController {
-  constructor(private readonly readiness: Readiness) {}
+  constructor(
+    private readonly readiness: Readiness,
+    private readonly appends: AppendPool,
+  ) {}
 
   /** 200 as long as the process can answer. Asks nobody: a database that is away is no reason to restart the service. */
   @Get('live')
@@ -24,8 +28,10 @@ export class HealthController {
   @RouteConfig({ quiet: true })
   async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<Ready> {
     const report = await this.readiness.report();
+    const { failure } = this.appends;
     reply.header('cache-control', 'no-store');
     reply.status(report.status === 'ready' ? HttpStatus.OK : HttpStatus.SERVICE_UNAVAILABLE);
-    return report;
+    if (failure === undefined) return report;
+    return { ...report, database: { ...report.database, writeFailure: failure } };
   }
 }

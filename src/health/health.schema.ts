@@ -20,6 +20,16 @@ export const readySchema = z
           .string()
           .optional()
           .meta({ description: 'The SQLSTATE or system code of the failure, if it has one.' }),
+        writeFailure: z
+          .strictObject({
+            error: z.string().meta({ description: 'Its SQLSTATE; 53100: the disk is full.' }),
+            since: z.iso.datetime(),
+          })
+          .optional()
+          .meta({
+            description:
+              'Set while the database answers and publishes fail because of it; absent again with the first that is stored.',
+          }),
       })
       .meta({ description: 'At most a second old.' }),
   })

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../config.ts';
-import { isUnavailable } from '../database/pool.ts';
+import { failureOf, isConnectionLoss } from '../database/pool.ts';
 import { messageOf } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import { asPosition, type Position } from '../log/position.ts';
@@ -159,7 +159,7 @@ export class Ledger implements OnModuleInit {
     this.metrics.ledgerFlushSeconds.observe((performance.now() - started) / 1_000);
   }
 
-  /** True when the database is away. What was not written waits for the next flush. */
+  /** True when the database writes for nobody; a lock is in the way of one tenant. What was not written waits for the next flush. */
   async #write(tenantId: TenantId, pending: Pending): Promise<boolean> {
     try {
       await inParts(pending.opened, PARTS, async (opened) => {
@@ -177,7 +177,7 @@ export class Ledger implements OnModuleInit {
         this.#logger.warn(`the ledger cannot be written and waits: ${messageOf(error)}`);
       this.#failingSince ??= performance.now();
       this.#putBack(tenantId, pending);
-      return isUnavailable(error);
+      return isConnectionLoss(error) || failureOf(error) !== undefined;
     }
   }
 

@@ -278,7 +278,7 @@ export class Ingest {
       batch.forEach(({ reject }) => reject(error));
       return;
     }
-    this.#logger.warn(`append failed, the database is away: ${messageOf(error)}`);
+    this.#logger.warn(`append failed, nothing was stored: ${messageOf(error)}`);
     // Those behind would only wait for the same refusal, each longer than the one before.
     const behind = this.#queues.get(tenantId)?.splice(0) ?? [];
     for (const waiting of behind) this.#leave(waiting);

@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import type { Answer, Examples, Operation } from '../operation.ts';
+import { DATABASE_PROBLEMS, type Answer, type Examples, type Operation } from '../operation.ts';
 
 /* What the descriptions of administrative routes have in common. */
 
@@ -19,7 +19,7 @@ export const DONE: Answer = {
 
 export const COMMON = {
   tag: 'Administration',
-  problems: ['database_unavailable', 'keys_unavailable'],
+  problems: [...DATABASE_PROBLEMS, 'keys_unavailable'],
 } as const satisfies Partial<Operation>;
 export const WITH_ID = { ...COMMON, problems: [...COMMON.problems, 'not_found'] } as const;
 

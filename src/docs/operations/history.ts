@@ -11,7 +11,7 @@ import {
   historyPageSchema,
   timelinePageSchema,
 } from '../history.schema.ts';
-import type { Answer, Operation } from '../operation.ts';
+import { DATABASE_PROBLEMS, type Answer, type Operation } from '../operation.ts';
 
 const receipt = {
   user: 'u-42',
@@ -82,7 +82,7 @@ const pathParameters = z.object({
   id: z.uuid().meta({ description: 'The id that the publish was answered with.' }),
 });
 
-const UNAVAILABLE = ['database_unavailable', 'keys_unavailable'] as const;
+const UNAVAILABLE = [...DATABASE_PROBLEMS, 'keys_unavailable'] as const;
 
 const OWN = 'A publisher sees what it published itself; what belongs to others is 404.';
 

@@ -6,7 +6,7 @@ import {
   storedSchema,
 } from '../../notifications/publish.schema.ts';
 import { z } from 'zod';
-import type { Operation } from '../operation.ts';
+import { DATABASE_PROBLEMS, type Operation } from '../operation.ts';
 
 const toUser = {
   to: { user: 'u-42' },
@@ -41,7 +41,7 @@ const PROBLEMS = [
   'rate_limited',
   'idempotency_mismatch',
   'overloaded',
-  'database_unavailable',
+  ...DATABASE_PROBLEMS,
   'draining',
   'keys_unavailable',
 ] as const satisfies Operation['problems'];

@@ -16,6 +16,17 @@ const readyExamples = {
     summary: 'Without its database, and still taking streams',
     value: { ...ready, database: { reachable: false, milliseconds: 1.2, error: 'ECONNREFUSED' } },
   },
+  full: {
+    summary: 'With a database whose disk is full',
+    value: {
+      ...ready,
+      database: {
+        reachable: true,
+        milliseconds: 0.8,
+        writeFailure: { error: '53100', since: '2026-11-22T17:00:00.000Z' },
+      },
+    },
+  },
 };
 
 const METRICS = `# HELP tidings_connections Open streams.

@@ -1,6 +1,6 @@
 import { sessionSchema } from '../../auth/session.schema.ts';
 import { ticketRequestSchema, ticketSchema } from '../../stream/tickets.schema.ts';
-import type { Operation } from '../operation.ts';
+import { DATABASE_PROBLEMS, type Operation } from '../operation.ts';
 
 /** Other ways than a header to say who is calling. */
 export const sessionOperations: readonly Operation[] = [
@@ -75,6 +75,6 @@ this token. When that stream is lost, fetch a new ticket and open the next one w
         ],
       },
     ],
-    problems: ['too_many_requests', 'being_erased', 'overloaded', 'database_unavailable', 'keys_unavailable'],
+    problems: ['too_many_requests', 'being_erased', 'overloaded', ...DATABASE_PROBLEMS, 'keys_unavailable'],
   },
 ];

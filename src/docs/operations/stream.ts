@@ -1,7 +1,7 @@
 import { ackSchema } from '../../ledger/acks.schema.ts';
 import { renewalSchema, renewedSchema } from '../../stream/renewals.schema.ts';
 import { streamQuerySchema } from '../../stream/stream.query.ts';
-import type { Operation } from '../operation.ts';
+import { DATABASE_PROBLEMS, type Operation } from '../operation.ts';
 import { streamEvents } from '../stream-events.ts';
 
 const EXAMPLE = `retry: 3172
@@ -80,7 +80,7 @@ there. Cumulative, never backwards, harmless when repeated. Committed before it 
       'device_unknown',
       'too_many_requests',
       'overloaded',
-      'database_unavailable',
+      ...DATABASE_PROBLEMS,
       'keys_unavailable',
     ],
   },
@@ -129,7 +129,7 @@ it is stored; the node that holds the stream applies it within a second.`,
       'subject_mismatch',
       'too_many_requests',
       'being_erased',
-      'database_unavailable',
+      ...DATABASE_PROBLEMS,
       'keys_unavailable',
     ],
   },
