@@ -6,6 +6,7 @@ import { Privacy1700000000005 } from './0005-privacy.ts';
 import { StreamLimits1700000000006 } from './0006-stream-limits.ts';
 import { ErasuresInMemory1700000000007 } from './0007-erasures-in-memory.ts';
 import { TicketKey1700000000008 } from './0008-ticket-key.ts';
+import { NodeInstances1700000000009 } from './0009-node-instances.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -17,4 +18,5 @@ export const migrations = [
   StreamLimits1700000000006,
   ErasuresInMemory1700000000007,
   TicketKey1700000000008,
+  NodeInstances1700000000009,
 ];

@@ -120,6 +120,7 @@ async function listen(app: NestFastifyApplication, config: Config): Promise<stri
   try {
     await app.listen({ port: config.PORT, host });
   } catch (cause) {
+    if (cause instanceof StartError) throw cause;
     throw new StartError(whyNotListening(cause, host, config.PORT), { cause });
   }
   const address: unknown = app.getHttpServer().address();

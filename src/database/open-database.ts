@@ -52,6 +52,7 @@ export async function openDatabase(
     const ran = await migrateOrCheck(urls);
     for (const warning of await checkDurability(urls.service)) report(warning);
     await checkLogins(urls);
+    if (server.isOurs) await freeNodeNames(urls.engine);
     return { ...server, migrations: ran };
   } catch (error) {
     await server.close();
@@ -72,12 +73,12 @@ async function openServer(
   config: DatabaseSettings,
   report: (line: string) => void,
   stop: AbortSignal,
-): Promise<Omit<OpenDatabase, 'migrations'>> {
+): Promise<Omit<OpenDatabase, 'migrations'> & { readonly isOurs: boolean }> {
   const { DATABASE_URL: service, DATABASE_ENGINE_URL: engine, DATABASE_OWNER_URL: owner } = config;
   if (service !== undefined && engine !== undefined) {
     // The owner's first: it may be the one that makes the others.
     for (const url of owner === undefined ? [service, engine] : [owner]) await waitFor(url, report, stop);
-    return { urls: { service, engine, owner }, close: async () => undefined };
+    return { urls: { service, engine, owner }, isOurs: false, close: async () => undefined };
   }
   const pools =
     2 * config.DATABASE_APPEND_CONNECTIONS +
@@ -86,7 +87,19 @@ async function openServer(
     config.DATABASE_ENGINE_CONNECTIONS;
   const connections = Math.max(100, pools + OTHER_SESSIONS);
   const server = await EmbeddedServer.start({ dataDir: config.DATA_DIR, connections, report });
-  return { urls: server.urls, close: () => server.stop() };
+  return { urls: server.urls, isOurs: true, close: () => server.stop() };
+}
+
+/** Nobody else can be on a server of our own: a process that was killed has its name no longer. */
+async function freeNodeNames(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url, application_name: 'tidings node names' });
+  client.on('error', () => undefined);
+  await client.connect();
+  try {
+    await client.query('update nodes set instance = null');
+  } finally {
+    await client.end();
+  }
 }
 
 async function waitFor(url: string, report: (line: string) => void, stop: AbortSignal): Promise<void> {

@@ -5,11 +5,12 @@ import { Acknowledgements } from './acks.ts';
 import { ArrivalsStore } from './arrivals.store.ts';
 import { LedgerStore } from './ledger.store.ts';
 import { Ledger } from './ledger.ts';
+import { NodeName } from './node-name.ts';
 import { NodesStore } from './nodes.store.ts';
 
 @Module({
   controllers: [AcksController],
-  providers: [AcksStore, Acknowledgements, ArrivalsStore, Ledger, LedgerStore, NodesStore],
-  exports: [ArrivalsStore, Ledger, NodesStore],
+  providers: [AcksStore, Acknowledgements, ArrivalsStore, Ledger, LedgerStore, NodeName, NodesStore],
+  exports: [ArrivalsStore, Ledger, NodeName],
 })
 export class LedgerModule {}

@@ -12,7 +12,7 @@ import type { TenantId } from '../identifiers.ts';
 import { InFlight } from '../in-flight.ts';
 import { TenantUnknown, type Arrived, type StartFrom } from '../ledger/arrivals.store.ts';
 import { Ledger } from '../ledger/ledger.ts';
-import { NodesStore } from '../ledger/nodes.store.ts';
+import { NodeName } from '../ledger/node-name.ts';
 import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../log/position.ts';
 import { ReadStore } from '../log/read.store.ts';
@@ -66,7 +66,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     private readonly arrivals: Arrivals,
     private readonly ingest: Ingest,
     private readonly reads: ReadStore,
-    private readonly nodes: NodesStore,
+    private readonly nodeName: NodeName,
     private readonly draining: Draining,
     private readonly admission: Admission,
     private readonly hubs: Hubs,
@@ -77,7 +77,6 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
 
   async onModuleInit(): Promise<void> {
     this.#committed = this.ingest.committed.subscribe((batch) => this.hubs.get(batch.tenantId)?.offer(batch));
-    await this.nodes.started(this.config.NODE_NAME);
     this.#timers = [
       setInterval(() => void this.#tick(), TICK_MS),
       setInterval(() => void this.poll(), this.config.LOG_POLL_MS),
@@ -169,7 +168,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       const [now, states] = await Promise.all([
         this.reads.now(),
         this.reads.states([...known.keys()].map(({ tenantId }) => tenantId)),
-        this.nodes.seen(this.config.NODE_NAME),
+        this.nodeName.seen(),
       ]);
       this.clock.observe(askedAt, now);
       this.replacements.seen();
@@ -207,7 +206,9 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       ),
     );
     await this.capacity.empty();
-    await Promise.all([this.ledger.close(), this.capacity.close()]);
+    // What stands under a name that was not to be had is of another process.
+    if (this.nodeName.taken) await Promise.all([this.ledger.close(), this.capacity.close()]);
+    await this.nodeName.leave();
     this.counts.publish(this.metrics);
   }
 

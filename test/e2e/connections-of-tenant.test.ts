@@ -186,7 +186,7 @@ describe('the streams of a node that is no more', () => {
     await nodes.expectAlive(tenant, streams);
   });
 
-  test('do not count: of one that was killed and started again, at once', async () => {
+  test('do not count: of one that was killed and started again, once it has started', async () => {
     const tenant = await tenantWith(2);
     const doomed = await startServiceProcess(nodes.here.database, { NODE_NAME: 'phoenix' });
     await openMany(doomed, tenant, 2);

@@ -303,7 +303,7 @@ describe('an erasure whose node is killed half-way', () => {
   let service: ServiceProcess;
   beforeEach(async () => {
     database = await createDatabase();
-    service = await startServiceProcess(database);
+    service = await startServiceProcess(database, { NODE_NAME: 'doomed' });
     const body = {
       notifications: Array.from({ length: 1_000 }, () => ({ to: { user: USER }, type: 't', data: 1 })),
     };
@@ -354,7 +354,7 @@ describe('an erasure whose node is killed half-way', () => {
 
   test('is carried on by the same node when it starts again', async () => {
     const id = await killHalfWay();
-    service = await startServiceProcess(database);
+    service = await startServiceProcess(database, { NODE_NAME: 'doomed' });
     await expectDone(service.url, id);
   });
 });

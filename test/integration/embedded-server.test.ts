@@ -7,13 +7,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { z } from 'zod';
+import { readConfig } from '../../src/config.ts';
 import { checkDurability } from '../../src/database/durability.ts';
 import { EmbeddedServer } from '../../src/database/embedded-server.ts';
+import { openDatabase } from '../../src/database/open-database.ts';
 import { findServerBinaries } from '../../src/database/server-binaries.ts';
 import { reachableBinaries } from '../../src/database/server-home.ts';
 import { ServerProcess, serverUrl } from '../../src/database/server-process.ts';
 import { findServerUser, type ServerUser } from '../../src/database/server-user.ts';
 import { eventually } from '../support/eventually.ts';
+import { TEST_SECRET } from '../support/tokens.ts';
 
 let dataDir: string;
 let lines: string[];
@@ -232,4 +235,17 @@ test('started as root below a folder that others cannot enter, the server lives 
     for (const server of running) await stop(server);
     await rm(elsewhere, { recursive: true });
   }
+});
+
+test('a service that was killed does not hold up the next one on a server of its own', async () => {
+  const open = () =>
+    openDatabase(readConfig({ DATA_DIR: dataDir, JWT_SECRET: TEST_SECRET }), (line) => lines.push(line));
+  const killed = await open();
+  await query(killed.urls.engine, `insert into nodes (node, instance) values ('here', gen_random_uuid())`);
+  await killed.close();
+  const next = await open();
+  expect(await query(next.urls.engine, 'select node, instance from nodes')).toEqual([
+    { node: 'here', instance: null },
+  ]);
+  await next.close();
 });

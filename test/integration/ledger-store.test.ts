@@ -234,6 +234,26 @@ test('a node shows when it started and when it was last seen', async () => {
   expect((await times())?.started_at.getTime()).toBeGreaterThan(Date.UTC(2021, 0));
 });
 
+test('a name belongs to one process while that gives signs of life, and is free at once when it leaves', async () => {
+  const [first, second, third] = [1, 2, 3].map(() => new NodesStore(node.pools.engine));
+  if (first === undefined || second === undefined || third === undefined) throw new Error('three were made');
+  expect(await first.started('twin')).toBeUndefined();
+  expect(await second.started('twin')).toMatchObject({
+    seenAt: expect.any(Number),
+    silent: expect.any(Number),
+  });
+  expect(await first.seen('twin')).toBe(true);
+
+  // Silent for as long as one that is dead.
+  await bench.database.query(`update nodes set seen_at = now() - interval '11 seconds' where node = 'twin'`);
+  expect(await second.started('twin')).toBeUndefined();
+  expect(await first.seen('twin')).toBe(false);
+  await first.left('twin');
+  expect(await third.started('twin')).toBeDefined();
+  await second.left('twin');
+  expect(await third.started('twin')).toBeUndefined();
+});
+
 describe('every statement of the ledger, among many tenants, devices and days', () => {
   test('reads by ranges of keys and never a whole table', async () => {
     const crowded = await LedgerBench.open();

@@ -3,6 +3,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.ts';
 import { readConfig, type Config } from '../../src/config.ts';
+import { uniqueNodeName } from './node-name.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 
@@ -37,6 +38,7 @@ export async function startService(
     ...settingsOf(database),
     ...('JWKS_URL' in settings ? {} : { JWT_SECRET: TEST_SECRET }),
     SHUTDOWN_SPREAD_SECONDS: '1',
+    NODE_NAME: uniqueNodeName(),
     ...settings,
   });
   const app = await createApp(config, options.logs);

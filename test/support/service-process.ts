@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path';
 import { lockFolder } from '../../src/database/folder-lock.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
 import { eventually } from './eventually.ts';
+import { uniqueNodeName } from './node-name.ts';
 import { ownPort } from './own-port.ts';
 import { TEST_SECRET } from './tokens.ts';
 
@@ -72,6 +73,7 @@ export class ServiceProcess {
       JWT_SECRET: TEST_SECRET,
       LOG_LEVEL: 'warn',
       SHUTDOWN_SPREAD_SECONDS: '1',
+      NODE_NAME: uniqueNodeName(),
       ...settings,
     };
     const child = spawn(process.execPath, [...NODE_FLAGS, join(PROJECT, 'dist/src/main.js')], {
