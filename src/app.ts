@@ -1,12 +1,14 @@
 import 'reflect-metadata';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Params, PARAMS_PROVIDER_TOKEN, PinoLogger } from 'nestjs-pino';
 import type { DestinationStream } from 'pino';
 import { AppModule } from './app.module.ts';
 import type { Config } from './config.ts';
+import { refuseBadHttp } from './bad-http.ts';
 import { admitGradually } from './connection-gate.ts';
+import { deadlinesOf, endConnections, serverOptions, type Deadlines } from './deadlines.ts';
 import { serveInOrder } from './in-order.ts';
 import { acceptJson } from './json-body.ts';
 import { REQUEST_ID_HEADER } from './logging/request-id.ts';
@@ -17,9 +19,14 @@ import { sendProblem, toProblem } from './problem.filter.ts';
  * Builds the service; the caller listens and closes. The URLs of the database must be set, and it migrated.
  * `logs`: where log lines go instead of standard output.
  */
-export async function createApp(config: Config, logs?: DestinationStream): Promise<NestFastifyApplication> {
+export async function createApp(
+  config: Config,
+  logs?: DestinationStream,
+  deadlines: Deadlines = deadlinesOf(config),
+): Promise<NestFastifyApplication> {
   const adapter = new FastifyAdapter({
     bodyLimit: config.MAX_REQUEST_BYTES,
+    ...serverOptions(deadlines),
     // Streams are ended one by one with a `bye`; what is idle then may go.
     forceCloseConnections: 'idle',
     // The longest id that stands in a path has 256 characters, of which each may count twice in UTF-16.
@@ -41,19 +48,9 @@ export async function createApp(config: Config, logs?: DestinationStream): Promi
   });
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
   acceptJson(adapter.getInstance());
-  endSilentConnections(adapter.getInstance(), config);
+  endConnections(adapter.getInstance(), deadlines, config);
+  refuseBadHttp(adapter.getHttpServer());
   admitGradually(adapter.getHttpServer());
   serveInOrder(adapter.getHttpServer());
   return app;
-}
-
-/**
- * A browser opens connections that it may need and says nothing on them, and a client may send half a request: neither
- * is idle to Node, and both would hold a stop until its deadline. What is under way gets a quarter of it.
- */
-function endSilentConnections(fastify: FastifyInstance, config: Config): void {
-  fastify.addHook('preClose', (done) => {
-    setTimeout(() => fastify.server.closeAllConnections(), config.SHUTDOWN_DEADLINE_SECONDS * 250).unref();
-    done();
-  });
 }

@@ -13,6 +13,12 @@ export const ERRORS = {
     title: 'The request is not valid',
     advice: 'Each entry of `errors` points at what is wrong (RFC 6901). Nothing was stored.',
   },
+  malformed_request: {
+    status: 400,
+    title: 'This is not HTTP',
+    advice:
+      'The connection is closed, since nobody knows where the next request begins. Use an HTTP/1.1 client.',
+  },
   token_in_query: {
     status: 400,
     title: 'A token does not belong in a URL',
@@ -105,6 +111,11 @@ export const ERRORS = {
     title: 'The path does not take this method',
     advice: 'See `Allow` and the API reference.',
   },
+  request_timeout: {
+    status: 408,
+    title: 'The request took too long to arrive',
+    advice: 'The connection is closed. Send the whole request within a minute, its head within 20 seconds.',
+  },
   tenant_exists: {
     status: 409,
     title: 'A tenant with this id exists',
@@ -133,6 +144,11 @@ export const ERRORS = {
     title: 'The body is not JSON',
     advice: 'Send `Content-Type: application/json`.',
   },
+  expectation_failed: {
+    status: 417,
+    title: 'This cannot be expected',
+    advice: 'Leave `Expect` out, or send `100-continue`.',
+  },
   rate_limited: {
     status: 429,
     title: 'The tenant publishes more than it may',
@@ -148,6 +164,11 @@ export const ERRORS = {
     status: 422,
     title: 'This Idempotency-Key was used for another request',
     advice: 'Use a new key for each new request; repeat a key only with the same route and the same bytes.',
+  },
+  headers_too_large: {
+    status: 431,
+    title: 'The head of the request is too large',
+    advice: 'Path and headers may have 16 KiB together. Send fewer cookies.',
   },
   overloaded: {
     status: 503,

@@ -1,4 +1,5 @@
-import type { FastifyInstance } from 'fastify';
+import type { IncomingHttpHeaders } from 'node:http';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { Problem, type Fault } from './errors.ts';
 
@@ -20,8 +21,20 @@ export function acceptJson(fastify: FastifyInstance): void {
   fastify.addContentTypeParser<Buffer>(
     'application/json',
     { parseAs: 'buffer' },
-    async (_request: unknown, bytes: Buffer) => readJson(bytes),
+    async ({ headers }: FastifyRequest, bytes: Buffer) => {
+      refuseEncodings(headers);
+      return readJson(bytes);
+    },
   );
+}
+
+function refuseEncodings(headers: IncomingHttpHeaders): void {
+  const content = headers['content-encoding'] ?? 'identity';
+  const transfer = headers['transfer-encoding'] ?? 'chunked';
+  if (content.toLowerCase() === 'identity' && transfer.toLowerCase() === 'chunked') return;
+  throw new Problem('unsupported_media_type', 'The body must not be compressed.', {
+    headers: { 'accept-encoding': 'identity' },
+  });
 }
 
 export function readJson(bytes: Buffer): JsonBody {

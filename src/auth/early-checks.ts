@@ -1,4 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { Problem } from '../errors.ts';
 import { tokenInQuery } from './bearer.ts';
 import type { TokenGuard } from './token.guard.ts';
 import { tokenParameter } from './token-in-query.ts';
@@ -9,6 +10,9 @@ import { tokenParameter } from './token-in-query.ts';
  */
 export function addEarlyChecks(fastify: FastifyInstance, guard: TokenGuard): void {
   fastify.addHook('preParsing', async (request, reply) => {
+    // RFC 9112 § 3.2.
+    if (request.headers.host === undefined && request.raw.httpVersion === '1.1')
+      throw new Problem('malformed_request', 'The request has no Host.');
     const name = tokenParameter(request.url);
     if (name !== undefined) throw tokenInQuery(name);
     // Nest asks its guards when the body has been read and parsed; megabytes from strangers are not.

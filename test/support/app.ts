@@ -2,6 +2,7 @@ import type { AddressInfo } from 'node:net';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.ts';
+import { deadlinesOf, type Deadlines } from '../../src/deadlines.ts';
 import { readConfig, type Config } from '../../src/config.ts';
 import { uniqueNodeName } from './node-name.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
@@ -21,6 +22,8 @@ interface Options {
   database?: TestDatabase;
   /** Where log lines go. */
   logs?: DestinationStream;
+  /** Shorter ones, for a test that waits for them. */
+  deadlines?: Partial<Deadlines>;
   /** Is given the application before it listens. */
   prepare?: (app: NestFastifyApplication) => void;
 }
@@ -41,7 +44,7 @@ export async function startService(
     NODE_NAME: uniqueNodeName(),
     ...settings,
   });
-  const app = await createApp(config, options.logs);
+  const app = await createApp(config, options.logs, { ...deadlinesOf(config), ...options.deadlines });
   options.prepare?.(app);
   try {
     await app.listen(config.PORT, '127.0.0.1');

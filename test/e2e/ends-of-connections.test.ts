@@ -1,0 +1,96 @@
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { startService, type Service } from '../support/app.ts';
+import { serviceToken } from '../support/tokens.ts';
+import { RawConnection, requestText } from '../support/wire.ts';
+
+/* Every connection that is no open stream has an end. Waited for is the end; that it comes is what is kept, not when. */
+
+const SHORT = 300;
+
+let service: Service;
+beforeAll(async () => {
+  service = await startService(
+    {},
+    {
+      deadlines: {
+        head: SHORT,
+        request: 2 * SHORT,
+        idle: SHORT,
+        silence: 4 * SHORT,
+        answer: 2 * SHORT,
+        look: 50,
+      },
+    },
+  );
+});
+afterAll(() => service.close());
+
+const HEAD = `POST /v1/notifications HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${serviceToken()}\r\nContent-Type: application/json\r\n`;
+
+describe('a connection ends', () => {
+  test('when nothing is said on it, without a word', async () => {
+    const connection = await RawConnection.open(service.url);
+    await connection.closed;
+    expect(connection.raw).toBe('');
+  });
+
+  test.each([
+    ['half a head', 'GET /health/live HTTP/1.1\r\nHo'],
+    ['half a body', `${HEAD}Content-Length: 100\r\n\r\n{`],
+    ['a body of chunks that do not come', `${HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n`],
+  ])('behind %s, and says why', async (_what, text) => {
+    const connection = await RawConnection.open(service.url);
+    connection.send(text);
+    await connection.closed;
+    expect(connection.answers).toMatchObject([{ status: 408 }]);
+    expect(connection.answers[0]?.body).toContain('"code":"request_timeout"');
+  });
+
+  test('behind an answer, when no other request comes', async () => {
+    const connection = await RawConnection.open(service.url);
+    connection.send(requestText('/health/live'));
+    await connection.closed;
+    expect(connection.answers).toMatchObject([{ status: 200, complete: true }]);
+  });
+
+  test.each([
+    ['at all', 0],
+    ['but a few bytes now and then', 1_024],
+  ])('when its client does not read %s', async (_how, bytes) => {
+    const server: Server = service.app.getHttpServer();
+    const accepted = once(server, 'connection');
+    const client = connect(Number(new URL(service.url).port), '127.0.0.1')
+      .on('error', () => undefined)
+      .pause();
+    const [socket]: Socket[] = await accepted;
+    if (socket === undefined) throw new Error('no connection');
+    const closed = once(socket, 'close');
+    // One at a time is answered, so that there is always one which does not fit what the kernel takes.
+    client.write(requestText('/openapi.json').repeat(100));
+    const sips = setInterval(() => client.read(bytes), SHORT / 4);
+    await closed;
+    clearInterval(sips);
+    client.destroy();
+  });
+});
+
+test('more connections than a node may have are closed, and the others are served', async () => {
+  const small = await startService(
+    { MAX_CONNECTIONS: '1' },
+    { deadlines: { head: 600_000, request: 600_000, idle: 600_000 } },
+  );
+  const server: Server = small.app.getHttpServer();
+  const dropped: unknown[] = [];
+  server.on('drop', (which) => dropped.push(which));
+  const connections: RawConnection[] = [];
+  while (dropped.length === 0) connections.push(await RawConnection.open(small.url));
+  expect(connections.length).toBeGreaterThan(1_000);
+  const [first] = connections;
+  first?.send(requestText('/health/live'));
+  await first?.until(([answer]) => answer?.complete, 'an answer');
+  for (const { socket } of connections) socket.destroy();
+  await small.close();
+});
