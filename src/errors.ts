@@ -172,7 +172,7 @@ export const ERRORS = {
   },
   overloaded: {
     status: 503,
-    title: 'Too much is waiting to be stored',
+    title: 'This node has too much to do',
     advice: 'Nothing was stored. Try again after `Retry-After` seconds.',
   },
   database_unavailable: {

@@ -160,6 +160,8 @@ export async function inTransaction<Result>(
  * the connection went away: class 08, class 57P (shutdown, terminated), 53300 (no connections left).
  */
 const LOST = /^(?:08|57P|53300)/;
+/** This process, or its machine, may not open another connection. */
+const NO_DESCRIPTOR: readonly string[] = ['EMFILE', 'ENFILE'];
 const SOCKET_ERRORS = new Set([
   'ECONNREFUSED',
   'ECONNRESET',
@@ -170,6 +172,7 @@ const SOCKET_ERRORS = new Set([
   'ENOENT',
   'EHOSTUNREACH',
   'ENETUNREACH',
+  ...NO_DESCRIPTOR,
 ]);
 
 /** The SQLSTATE or system code of an error, if it has one. */
@@ -196,7 +199,16 @@ export function isConnectionLoss(error: unknown): boolean {
 export function isNeverSent(error: unknown): boolean {
   const code = errorCode(error);
   if (code !== undefined)
-    return ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ENOENT', '57P03', '53300', 'NO_TURN'].includes(code);
+    return [
+      'ECONNREFUSED',
+      'ENOTFOUND',
+      'EAI_AGAIN',
+      'ENOENT',
+      '57P03',
+      '53300',
+      'NO_TURN',
+      ...NO_DESCRIPTOR,
+    ].includes(code);
   return (
     error instanceof Error &&
     /timeout expired|timeout exceeded when trying to connect|Connection terminated due to connection timeout/.test(
@@ -235,6 +247,11 @@ export function failureOf(error: unknown): string | undefined {
 /** What a caller is told of an error that `isUnavailable`. */
 export function databaseUnavailable(cause: unknown): Problem {
   const code = errorCode(cause) ?? '';
+  if (NO_DESCRIPTOR.includes(code))
+    return new Problem('overloaded', 'This node has as many connections as it may.', {
+      retryAfter: 1,
+      cause,
+    });
   if (code === FULL)
     return new Problem('database_full', 'The disk of the database is full.', { retryAfter: 5, cause });
   if (isBusy(code))
