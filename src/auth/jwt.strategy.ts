@@ -18,6 +18,10 @@ export interface TokenCarrier {
   readonly token: string;
   /** Whose keys the token is checked with: chosen once, so that keys and rules are of one registration. */
   issuer?: Issuer;
+  /** Of the keys among which one was found for the token. */
+  keys?: number;
+  /** The signature is good. */
+  signed?: true;
   user?: VerifiedToken;
 }
 
@@ -25,6 +29,8 @@ export interface TokenCarrier {
 export interface VerifiedToken {
   readonly principal: Principal;
   readonly issuer: Issuer;
+  /** The version of the issuer's keys that it was checked with. */
+  readonly keys: number;
 }
 
 interface StrategyOptions {
@@ -104,7 +110,11 @@ export class JwtStrategy extends PassportStrategy(NamedStrategy) {
           const header = readHeader(token);
           const issuer = issuerOf(token, header, issuers);
           carrier.issuer = issuer;
-          done(null, await keyOf(issuer, header));
+          // Before: should they change meanwhile, the token is checked anew the next time.
+          const version = issuer.keys.version();
+          const key = await keyOf(issuer, header);
+          carrier.keys = version;
+          done(null, key);
         } catch (error) {
           done(error);
         }
@@ -119,11 +129,13 @@ export class JwtStrategy extends PassportStrategy(NamedStrategy) {
   }
 
   /** Called by passport once the signature is good. */
-  validate({ token, issuer }: TokenCarrier): VerifiedToken {
-    if (issuer === undefined) throw new Error('A key was found without an issuer.');
+  validate(carrier: TokenCarrier): VerifiedToken {
+    const { token, issuer, keys } = carrier;
+    if (issuer === undefined || keys === undefined) throw new Error('A key was found without an issuer.');
+    carrier.signed = true;
     const { principal, refused } = readClaims(readPayload(token), issuer, this.#limits, Date.now());
     if (principal === undefined) throw tokenInvalid(refused);
-    return { principal, issuer };
+    return { principal, issuer, keys };
   }
 }
 

@@ -51,9 +51,9 @@ export class Tokens extends AuthGuard() {
   #remembered(digest: string): Principal | undefined {
     const found = this.#verified?.get(digest);
     if (found === undefined) return undefined;
-    const { principal, issuer } = found;
-    // Every change of a registration makes a new object: the token has to pass the new one.
-    if (this.issuers.find(principal.issuer) !== issuer) {
+    const { principal, issuer, keys } = found;
+    // Every change of a registration makes a new object: the token has to pass the new one. And a key may have been withdrawn.
+    if (this.issuers.find(principal.issuer) !== issuer || issuer.keys.version() !== keys) {
       this.#verified?.delete(digest);
       return undefined;
     }
@@ -70,13 +70,19 @@ export class Tokens extends AuthGuard() {
     return principal;
   }
 
-  async #check(token: string, digest: string): Promise<Principal> {
+  /** @param lookAgain whether the issuer may have other keys by now, and shall be asked */
+  async #check(token: string, digest: string, lookAgain = true): Promise<Principal> {
     const carrier: TokenCarrier = { token };
-    await super.canActivate(new ExecutionContextHost([carrier, {}]));
+    try {
+      await super.canActivate(new ExecutionContextHost([carrier, {}]));
+    } catch (error) {
+      if (!lookAgain || !(await hasOtherKeys(carrier))) throw error;
+      return await this.#check(token, digest, false);
+    }
     if (carrier.user === undefined) throw new Error('Passport let nobody in.');
     // Its registration was changed while its keys were fetched: it has to pass the new one.
     if (this.issuers.find(carrier.user.principal.issuer) !== carrier.user.issuer)
-      return await this.#check(token, digest);
+      return await this.#check(token, digest, lookAgain);
     this.#verified?.set(digest, carrier.user);
     return carrier.user.principal;
   }
@@ -91,4 +97,11 @@ export class Tokens extends AuthGuard() {
     const reason = error ?? refused;
     throw reason instanceof Error ? reason : new Error('Passport let nobody in.');
   }
+}
+
+/** For a token whose key was found and whose signature it did not fit: whether that key is another one by now. */
+async function hasOtherKeys({ issuer, keys, signed }: TokenCarrier): Promise<boolean> {
+  if (issuer === undefined || keys === undefined || signed === true) return false;
+  await issuer.keys.lookAgain();
+  return issuer.keys.version() !== keys;
 }

@@ -1,7 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { createLocalJWKSet } from 'jose';
 import { z } from 'zod';
-import { faultOfRsa, keyIn, type KeyRequest, type VerificationKeys } from './verification-keys.ts';
+import { faultOfRsa, FixedKeys, keyIn, type KeyRequest } from './verification-keys.ts';
 
 /** Kinds of public keys (RFC 7518 §6, RFC 8037 §2). */
 export const KEY_TYPES = ['RSA', 'EC', 'OKP'] as const;
@@ -127,10 +127,11 @@ function withoutAbsent(members: Record<string, string | undefined>): Record<stri
 }
 
 /** Keys that were registered themselves; nobody has to be asked for them. */
-export class GivenKeys implements VerificationKeys {
+export class GivenKeys extends FixedKeys {
   readonly #set: ReturnType<typeof createLocalJWKSet>;
 
   constructor({ keys }: z.infer<typeof keptKeySetSchema>) {
+    super();
     this.#set = createLocalJWKSet({
       keys: keys.map(({ alg, ...key }) => (alg === undefined ? key : { ...key, alg: canonical(alg) })),
     });

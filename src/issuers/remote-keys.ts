@@ -2,13 +2,13 @@ import type { KeyObject } from 'node:crypto';
 import { createRemoteJWKSet, customFetch, jwksCache, type JWKSCacheInput, type RemoteJWKSet } from 'jose';
 import { z } from 'zod';
 import { canonical, KEY_TYPES, MOST_KEYS } from './key-set.ts';
-import { keyIn, type KeyRequest, type VerificationKeys } from './verification-keys.ts';
+import { keyIn, NoSuchKey, type KeyRequest, type VerificationKeys } from './verification-keys.ts';
 
 /** All in ms. */
 export const KEY_SET_TIMING = {
   /** Longest wait for the key server, body included. */
   timeout: 3_000,
-  /** A key set younger than this is not asked for again because of a `kid` it lacks: strangers can make up any number of those. */
+  /** A key set younger than this is not asked for again because of a token that it does not fit: strangers can make up any number of those. */
   cooldown: 5_000,
   /** After a failure the key server is left alone for this long. */
   rest: 1_000,
@@ -32,6 +32,10 @@ export class RemoteKeys implements VerificationKeys {
   readonly #resolve: RemoteJWKSet;
   readonly #cache: JWKSCacheInput = {};
   #restUntil = 0;
+  #lookedAt = -Infinity;
+  /** The set that the version is of, as the server sent it, and as text. */
+  #known: { readonly set: unknown; readonly text: string | undefined } = { set: undefined, text: undefined };
+  #version = 0;
 
   constructor(
     readonly url: string,
@@ -48,15 +52,47 @@ export class RemoteKeys implements VerificationKeys {
   }
 
   async keyFor(request: KeyRequest): Promise<KeyObject> {
+    const version = this.version();
+    try {
+      return await keyIn(this.#resolve, request);
+    } catch (error) {
+      if (!(error instanceof NoSuchKey)) throw error;
+      await this.lookAgain();
+      if (this.version() === version) throw error;
+      return await keyIn(this.#resolve, request);
+    }
+  }
+
+  /** Grows in the moment in which another set counts, and not with one that says the same. */
+  version(): number {
     this.#refreshWhenOld();
-    return await keyIn(this.#resolve, request);
+    const set = this.#cache.jwks;
+    if (set !== this.#known.set) {
+      const text = JSON.stringify(set);
+      if (text !== this.#known.text) this.#version += 1;
+      this.#known = { set, text };
+    }
+    return this.#version;
+  }
+
+  async lookAgain(): Promise<void> {
+    if (!this.#resolve.reloading) {
+      const now = Date.now();
+      if (this.#resolve.coolingDown || now < this.#lookedAt + this.timing.cooldown) return;
+      this.#lookedAt = now;
+    }
+    await this.#reload();
   }
 
   #refreshWhenOld(): void {
     const fetchedAt = this.#cache['uat'];
     if (fetchedAt === undefined || Date.now() - fetchedAt < this.timing.refreshAfter) return;
     if (this.#resolve.reloading || Date.now() < this.#restUntil) return;
-    this.#resolve
+    void this.#reload();
+  }
+
+  async #reload(): Promise<void> {
+    await this.#resolve
       .reload()
       .catch((error: unknown) => this.warn(`Signing keys not refreshed: ${String(error)}`));
   }

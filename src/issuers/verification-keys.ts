@@ -11,6 +11,26 @@ export interface KeyRequest {
 export interface VerificationKeys {
   /** @throws NoSuchKey if there is no such key, KeysUnavailable if nobody can tell at the moment. */
   keyFor(request: KeyRequest): Promise<KeyObject>;
+  /** Another number when the keys have become others: a token that was checked before has to be checked anew. Sees to their age, too. */
+  version(): number;
+  /**
+   * For a token that fits none of the keys, or has no key: whoever signs may have exchanged one under the same name, or without
+   * one. Asks at most every few seconds, however many such tokens strangers make up, and never throws.
+   */
+  lookAgain(): Promise<void>;
+}
+
+/** Keys that are what they are until their registration changes. */
+export abstract class FixedKeys implements VerificationKeys {
+  abstract keyFor(request: KeyRequest): Promise<KeyObject>;
+
+  version(): number {
+    return 0;
+  }
+
+  lookAgain(): Promise<void> {
+    return Promise.resolve();
+  }
 }
 
 /** The message is a sentence for the caller, in ASCII without quotes and without anything from the token. */
@@ -28,10 +48,11 @@ export class KeysUnavailable extends Error {
 }
 
 /** One secret, known to this service and to whoever signs. */
-export class SharedSecret implements VerificationKeys {
+export class SharedSecret extends FixedKeys {
   readonly #key: KeyObject;
 
   constructor(secret: string) {
+    super();
     // Given a string, a verifying library builds the key anew each time: 800 µs a token instead of 20.
     this.#key = createSecretKey(secret, 'utf8');
   }
@@ -53,6 +74,8 @@ export function within(algorithms: readonly string[], keys: VerificationKeys): V
       }
       return await keys.keyFor(request);
     },
+    version: () => keys.version(),
+    lookAgain: () => keys.lookAgain(),
   };
 }
 

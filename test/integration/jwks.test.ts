@@ -172,6 +172,78 @@ describe('an application with JWKS_URL', () => {
     expect(server.asked).not.toContain('/elsewhere');
   });
 
+  describe('whose issuer exchanges its key', () => {
+    const usual = { ...KEY_SET_TIMING };
+    let app: GuardedApp | undefined;
+    afterEach(async () => {
+      Object.assign(KEY_SET_TIMING, usual);
+      await app?.close();
+      app = undefined;
+    });
+
+    /** Calls of an application that looks as often as this. */
+    async function looking(timing: Partial<typeof KEY_SET_TIMING>) {
+      Object.assign(KEY_SET_TIMING, timing);
+      const started = await startGuarded({ JWKS_URL: server.url });
+      app = started;
+      return (token: string) => call(token, started);
+    }
+
+    test.each<[string, string | undefined]>([
+      ['under the same name', 'k'],
+      ['without a name', undefined],
+    ])('%s, takes the new one at its first token and the old one no more', async (_, kid) => {
+      const ask = await looking({ cooldown: 0 });
+      const published = ({ jwk: { kid: __, ...jwk } }: IssuerKey) =>
+        kid === undefined ? jwk : { ...jwk, kid };
+      server.keys = [published(rsa)];
+      const old = await issue(rsa, kid ?? null);
+      for (let i = 0; i < 3; i += 1) expect(await ask(old)).toMatchObject({ status: 200 });
+      server.keys = [published(rsaOther)];
+      expect(await ask(old)).toMatchObject({ status: 200 });
+      expect(await ask(await issue(rsaOther, kid ?? null))).toMatchObject({ status: 200 });
+      expect(await ask(old)).toMatchObject({ status: 401, detail: expect.stringContaining('signature') });
+    });
+
+    test('leaves the key server alone, however many signatures are made up', async () => {
+      const ask = await looking({ cooldown: 600_000 });
+      const forged = await issue(rsaOther, 'rsa');
+      const answers = await Promise.all(Array.from({ length: 30 }, () => ask(forged)));
+      expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([401]));
+      expect(server.asked).toEqual(['/keys']);
+    });
+
+    test('asks once for a crowd of made-up signatures, and refuses them also when nobody answers', async () => {
+      const ask = await looking({ cooldown: 0, rest: 600_000 });
+      const [good, forged] = [await issue(rsa), await issue(rsaOther, 'rsa')];
+      await ask(good);
+      let answer: (() => void) | undefined;
+      const held = new Promise<void>((resolve) => (answer = resolve));
+      server.fault = (__, response) => void held.then(() => response.writeHead(500).end());
+      const refused = Promise.all(Array.from({ length: 30 }, () => ask(forged)));
+      await eventually(() => expect(server.asked).toHaveLength(2));
+      // Whoever has a good token waits for none of this.
+      expect(await ask(good)).toMatchObject({ status: 200 });
+      answer?.();
+      expect(new Set((await refused).map(({ status }) => status))).toEqual(new Set([401]));
+      expect(server.asked).toHaveLength(2);
+      expect(await ask(good)).toMatchObject({ status: 200 });
+    });
+
+    test('finds the one that is left of several without a name', async () => {
+      const ask = await looking({ cooldown: 0 });
+      const nameless = ({ jwk: { kid: __, ...jwk } }: IssuerKey) => jwk;
+      server.keys = [nameless(rsa), nameless(rsaOther)];
+      const token = await issue(rsaOther, null);
+      expect(await ask(token)).toMatchObject({
+        status: 401,
+        detail: expect.stringContaining('several keys'),
+      });
+      server.keys = [nameless(rsaOther)];
+      expect(await ask(token)).toMatchObject({ status: 200 });
+    });
+  });
+
   test('works again soon after the key server does', async () => {
     server.fault = answering(500);
     const token = await issue(rsa);
