@@ -1,94 +1,186 @@
+/**
+ * A notification, as the stream brings it.
+ * @typedef {{ id: string, type: string, to: object, data: unknown, createdAt: string, expiresAt: string | null }} TidingsNotification
+ */
+
+/**
+ * @typedef {object} TidingsOptions
+ * @property {string} key
+ * @property {string} device
+ * @property {(notification: TidingsNotification) => unknown} onNotification
+ * @property {string} [token]
+ * @property {() => unknown} [renew]
+ * @property {(gap: object) => void} [onGap]
+ * @property {(reason: string) => void} [onEnd]
+ * @property {Pick<Storage, 'getItem' | 'setItem'>} [storage]
+ * @property {string} [url]
+ * @property {number} [silenceMs]
+ */
+
+/** @param {number} ms */
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Hands every notification of the logged-in user to `onNotification`, in order. Returns how to stop. */
+/**
+ * Hands every notification of the logged-in user to `onNotification`, in order. Returns how to stop.
+ * @param {TidingsOptions} options
+ * @returns {() => void}
+ */
 export function openTidings({ key, device, onNotification, token, renew, onGap, onEnd, ...options }) {
-  const { url = '', storage = globalThis.sessionStorage } = options;
-  const usesTickets = token !== undefined && options.open === undefined;
-  const { open = (address) => new EventSource(address, { withCredentials: token === undefined }) } = options;
+  const { url = '', storage = globalThis.sessionStorage, silenceMs = 45_000 } = options;
   let received = storage?.getItem(key) ?? ''; // Where the stream is. The storage has where the page is.
   let stopped = false;
-  let source, handled, confirming;
   let failures = 0;
+  let renewed = false; // Whether the last attempt was refused, and the page had something new to come back with.
+  let wake = () => {}; // Ends the stream that is open, or the wait for the next.
+  let handled = '';
+  /** @type {Promise<void> | undefined} */
+  let confirming;
   let work = Promise.resolve();
 
-  async function connect() {
-    const left = source;
-    left?.close();
-    const query = new URLSearchParams({ device, lastEventId: received });
-    if (usesTickets) {
-      const answer = await post('/v1/stream/tickets', { device }).catch(() => undefined);
-      if (answer?.status !== 201) return comeBack(left, backOff(), answer?.status === 401);
-      query.set('ticket', (await answer.json()).ticket);
-    }
-    if (stopped || source !== left) return;
-    source = open(`${url}/v1/stream?${query}`, () => token);
-    listen(source);
-  }
-
-  function listen(opened) {
-    let connectionId, wait;
-    const on = (name, act) => opened.addEventListener(name, (e) => act(JSON.parse(e.data), e.lastEventId));
-    on('message', (notification, position) => move(position, notification));
-    on('caught-up', (_, position) => move(position));
-    on('position', (_, position) => move(position));
-    on('sync', (sync) => {
-      failures = 0;
-      connectionId = sync.connectionId;
-      if (sync.resume === 'gap' || sync.resume === 'reset') onGap?.(sync);
-    });
-    on('gap', (gap) => onGap?.(gap));
-    on('expiring', ({ at }) => void extend(opened, connectionId, Date.parse(at) - Date.now()));
-    on('bye', (bye) => {
-      wait = bye.retryAfterMs;
-      if (bye.reconnect) return;
-      stop();
-      onEnd?.(bye.reason);
-    });
-    // A lost connection it opens again by itself, but not with a ticket, which opens one. After an answer other than 200
-    // it is closed for good, and does not say why.
-    opened.addEventListener('error', () => {
-      if (source !== opened || (opened.readyState !== 2 && !usesTickets)) return;
-      opened.close();
-      void comeBack(opened, wait ?? backOff(), !usesTickets);
-    });
+  async function run() {
+    const ms = await read().catch(backOff);
+    if (!stopped) await Promise.race([pause(ms), new Promise((resolve) => (wake = () => resolve(ms)))]);
+    if (!stopped) void run();
   }
 
   const backOff = () => Math.min(30_000, 1_000 * 2 ** failures++) * (0.5 + Math.random());
 
-  async function comeBack(left, ms, refused) {
-    await pause(ms);
-    if (refused) await refresh();
-    if (!stopped && source === left) await connect();
+  // Reads one stream to its end. Returns how long to wait before the next, in ms.
+  async function read() {
+    const again = renewed;
+    renewed = false;
+    const stream = { open: new AbortController(), id: '', wait: -1 };
+    wake = () => stream.open.abort();
+    let watchdog = setTimeout(wake, silenceMs);
+    try {
+      const query = new URLSearchParams({ device, lastEventId: received });
+      const answer = await call(`/v1/stream?${query}`, { signal: stream.open.signal, cache: 'no-store' });
+      const reader = answer.status === 200 ? answer.body?.getReader() : undefined;
+      if (reader === undefined) return await refused(answer, again);
+      const decoder = new TextDecoder();
+      for (let text = ''; ;) {
+        const { done, value } = await reader.read();
+        if (done) return stream.wait < 0 ? backOff() : stream.wait;
+        clearTimeout(watchdog);
+        watchdog = setTimeout(wake, silenceMs);
+        const events = (text + decoder.decode(value, { stream: true })).split('\n\n');
+        text = events.pop() ?? '';
+        for (const event of events) if (!stopped) take(event, stream);
+      }
+    } finally {
+      clearTimeout(watchdog);
+      stream.open.abort();
+    }
   }
 
+  /**
+   * The service writes each field on one line. An event without data is a comment: the heartbeat.
+   * @param {string} event
+   * @param {{ open: AbortController, id: string, wait: number }} stream
+   */
+  function take(event, stream) {
+    /** @type {Record<string, string>} */
+    const fields = {};
+    for (const line of event.split('\n')) {
+      const colon = line.indexOf(':');
+      fields[line.slice(0, colon)] = line.slice(colon + 1).trimStart();
+    }
+    const { event: name, id, data: json } = fields;
+    if (json === undefined) return;
+    const data = JSON.parse(json);
+    if (id !== undefined) move(id, name === undefined ? data : undefined);
+    if (name === 'sync') {
+      failures = 0;
+      stream.id = data.connectionId;
+    }
+    if (name === 'gap' || (name === 'sync' && ['gap', 'reset'].includes(data.resume))) onGap?.(data);
+    if (name === 'expiring') void extend(stream, Date.parse(data.at) - Date.now());
+    if (name === 'bye') {
+      stream.wait = data.retryAfterMs;
+      if (!data.reconnect) end(data.reason);
+    }
+  }
+
+  /**
+   * A session whose new token is refused, too, or that has none, is over. What else the service itself refuses does not get
+   * better either; what a balancer says does.
+   * @param {Response} answer
+   * @param {boolean} again
+   */
+  async function refused(answer, again) {
+    const isProblem = answer.headers.get('content-type')?.startsWith('application/problem+json');
+    if (answer.status === 401) {
+      const outcome = again ? 'none' : await refresh();
+      if (outcome === 'none') end('signed-out');
+      renewed = outcome === 'new';
+    } else if (isProblem && [400, 403, 404].includes(answer.status)) end((await answer.json()).code);
+    return backOff();
+  }
+
+  /** A `renew` that fails has said nothing about the session: it is asked again. */
   async function refresh() {
-    const renewed = await Promise.resolve().then(renew).catch(console.error);
-    if (token !== undefined) token = renewed ?? token;
+    if (renew === undefined) return 'none';
+    try {
+      const next = await renew();
+      if (token === undefined) return 'new';
+      if (typeof next !== 'string') return 'none';
+      token = next;
+      return 'new';
+    } catch (error) {
+      console.error(error);
+      return 'unknown';
+    }
   }
 
-  // A page that holds the token keeps its stream; behind a cookie or a proxy it opens a new one.
-  async function extend(left, connectionId, ms) {
+  /**
+   * A page that holds the token keeps its stream; behind a cookie or a proxy it opens a new one.
+   * @param {{ open: AbortController, id: string }} stream
+   * @param {number} ms
+   */
+  async function extend(stream, ms) {
     await pause((ms * Math.random()) / 2);
-    if (stopped || source !== left) return;
-    await refresh();
-    const renewal = () => post('/v1/stream/renewals', { connectionId, token }).catch(() => undefined);
-    const answer = token === undefined ? undefined : await renewal();
-    if (answer?.status !== 202 && !stopped && source === left) await connect();
+    if (stream.open.signal.aborted) return;
+    if ((await refresh()) === 'none') return end('signed-out');
+    const renewal = () => post('/v1/stream/renewals', { connectionId: stream.id, token });
+    const answer = token === undefined ? undefined : await renewal().catch(() => undefined);
+    if (answer?.status !== 202) stream.open.abort();
   }
 
+  /**
+   * @param {string} path
+   * @param {RequestInit} init
+   */
+  function call(path, init) {
+    const headers = new Headers(init.headers);
+    if (token !== undefined) headers.set('authorization', `Bearer ${token}`);
+    const credentials = token === undefined ? 'include' : 'same-origin';
+    return fetch(`${url}${path}`, { ...init, headers, credentials });
+  }
+
+  /**
+   * @param {string} path
+   * @param {object} body
+   */
   function post(path, body) {
     const headers = { 'content-type': 'application/json' };
-    if (token !== undefined) headers.authorization = `Bearer ${token}`;
-    const credentials = token === undefined ? 'include' : 'same-origin';
-    return fetch(`${url}${path}`, { method: 'POST', headers, credentials, body: JSON.stringify(body) });
+    return call(path, { method: 'POST', headers, body: JSON.stringify(body) });
   }
 
+  /**
+   * @param {string} position
+   * @param {TidingsNotification} [notification]
+   */
   function move(position, notification) {
     received = position;
     work = handle(work, position, notification).catch(console.error);
   }
 
-  // One after the other: what the page has not handled is not stored, and comes again after a reload.
+  /**
+   * One after the other: what the page has not handled is not stored, and comes again after a reload.
+   * @param {Promise<void>} earlier
+   * @param {string} position
+   * @param {TidingsNotification} [notification]
+   */
   async function handle(earlier, position, notification) {
     await earlier;
     if (notification !== undefined) {
@@ -99,7 +191,10 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
     storage?.setItem(key, position);
   }
 
-  // One request at a time, for all that was handled meanwhile; repeated when it failed.
+  /**
+   * One request at a time, for all that was handled meanwhile; repeated when it failed.
+   * @param {number} ms
+   */
   async function confirm(ms) {
     await pause(ms);
     const upTo = handled;
@@ -110,11 +205,26 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
       confirming = confirm(failed ? 5_000 + 10_000 * Math.random() : 500);
   }
 
-  function stop() {
-    stopped = true;
-    source?.close();
+  // The network is back: neither a stream from before nor the rest of a long wait is of use.
+  function online() {
+    failures = 0;
+    wake();
   }
 
-  void connect();
+  /** @param {string} reason */
+  function end(reason) {
+    if (stopped) return;
+    stop();
+    onEnd?.(reason);
+  }
+
+  function stop() {
+    stopped = true;
+    globalThis.removeEventListener?.('online', online);
+    wake();
+  }
+
+  globalThis.addEventListener?.('online', online);
+  void run();
   return stop;
 }

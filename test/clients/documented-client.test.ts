@@ -1,6 +1,11 @@
 import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { EventSource } from 'eventsource';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import ts from 'typescript';
 import { NO_LIMITS } from '../../src/limits.ts';
 import { setTenant } from '../support/acts.ts';
 import { publish } from '../support/api.ts';
@@ -11,19 +16,43 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 
 const CLIENT = '../../docs/examples/tidings-client.js';
 
-/** What this test uses of the client, which is plain JavaScript. */
-interface Client {
-  openTidings: (options: {
-    key: string;
-    device: string;
-    url: string;
-    token: string;
-    onNotification(notification: { id: string }): void;
-    onEnd?(reason: string): void;
-    open(address: string, token: () => string): EventSource;
-    storage: { getItem(key: string): string | null; setItem(key: string, value: string): void };
-  }) => () => void;
+interface Options {
+  key?: string;
+  device?: string;
+  url: string;
+  token?: string;
+  renew?(): unknown;
+  onNotification?(notification: { id: string }): void;
+  onEnd?(reason: string): void;
+  storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void };
+  silenceMs?: number;
 }
+
+/** What this test uses of the client, which is plain JavaScript. */
+const { openTidings } = (await import(CLIENT)) as { openTidings: (options: Options) => () => void };
+
+const storageIn = (kept: Map<string, string>) => ({
+  getItem: (key: string) => kept.get(key) ?? null,
+  setItem: (key: string, value: string) => void kept.set(key, value),
+});
+
+/** Ends what a test has opened, also one that failed. */
+const stops: (() => void)[] = [];
+afterEach(() => {
+  for (const stop of stops.splice(0)) stop();
+});
+
+const open = (options: Options) => {
+  const stop = openTidings({
+    key: 'alice',
+    device: 'node',
+    onNotification: () => undefined,
+    storage: storageIn(new Map()),
+    ...options,
+  });
+  stops.push(stop);
+  return stop;
+};
 
 let service: Service;
 let proxy: CuttingProxy;
@@ -44,32 +73,47 @@ test('the client that the documentation shows is the one that is tested', () => 
   expect([...shown].map(([, code]) => code)).toContain(client);
 });
 
-/** As a page that holds the token opens its stream; `asked` is told of each time that it asks for it. */
-const withBearer = (address: string, token: () => string, asked?: () => void) =>
-  new EventSource(address, {
-    fetch: (input, init) => {
-      asked?.();
-      return fetch(input, { ...init, headers: { ...init.headers, authorization: `Bearer ${token()}` } });
-    },
-  });
-
-const storageIn = (kept: Map<string, string>) => ({
-  getItem: (key: string) => kept.get(key) ?? null,
-  setItem: (key: string, value: string) => void kept.set(key, value),
+test('the documented client compiles under strict TypeScript, and tells pages its types', async () => {
+  const file = new URL(CLIENT, import.meta.url).pathname;
+  const folder = await mkdtemp(join(tmpdir(), 'tidings-page-'));
+  const page = join(folder, 'page.ts');
+  await writeFile(
+    page,
+    `import { openTidings } from ${JSON.stringify(file)};
+    const stop: () => void = openTidings({
+      key: 'k', device: 'd', onNotification: ({ id }) => id.length, renew: async () => 'token',
+      onEnd: (reason) => reason.length,
+    });
+    stop();
+    // @ts-expect-error A key is needed, or the positions of two users would mix.
+    openTidings({ device: 'd', onNotification: () => undefined });`,
+  );
+  const options: ts.CompilerOptions = {
+    strict: true,
+    allowJs: true,
+    checkJs: true,
+    noEmit: true,
+    noUncheckedIndexedAccess: true,
+    exactOptionalPropertyTypes: true,
+    target: ts.ScriptTarget.ES2022,
+    module: ts.ModuleKind.ESNext,
+    moduleResolution: ts.ModuleResolutionKind.Bundler,
+    lib: ['lib.es2022.d.ts', 'lib.dom.d.ts'],
+    types: [],
+  };
+  const faults = ts.getPreEmitDiagnostics(ts.createProgram([page, file], options));
+  await rm(folder, { recursive: true });
+  expect(faults.map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, ' '))).toEqual([]);
 });
 
 test('the documented client runs in Node with a bearer token, and goes on where it was when it is started anew', async () => {
-  const { openTidings } = (await import(CLIENT)) as Client;
   const kept = new Map<string, string>();
   const got: string[] = [];
   const start = () =>
-    openTidings({
-      key: 'alice',
-      device: 'node',
+    open({
       url: proxy.url,
       token: userToken(),
       onNotification: ({ id }) => void got.push(id),
-      open: withBearer,
       storage: storageIn(kept),
     });
   const send = () => publish(service.url, serviceToken(), { to: { user: 'alice' }, type: 't', data: null });
@@ -94,6 +138,15 @@ test('the documented client runs in Node with a bearer token, and goes on where 
   stop();
 });
 
+/** How many streams a tenant has had. */
+const streamsOf = async (tenant: string) => {
+  const [row] = await service.database.query<{ streams: number }>(
+    'select count(*)::int as streams from connections where tenant_id = $1',
+    [tenant],
+  );
+  return row?.streams;
+};
+
 const cursors = () =>
   service.database.query<{ device_id: string; cursor: number }>(
     'select device_id, cursor from devices where tenant_id = $1 and user_id = $2',
@@ -102,7 +155,6 @@ const cursors = () =>
 
 test('of two tabs of a user who may have one stream, the older one stays away, however often the younger comes back', async () => {
   await setTenant(service, 'one-tab', { limits: { ...NO_LIMITS, connectionsPerUser: 1 } });
-  const { openTidings } = (await import(CLIENT)) as Client;
   const token = userToken({ tenant: 'one-tab' });
   const send = () =>
     publish(service.url, serviceToken({ tenant: 'one-tab' }), {
@@ -110,31 +162,27 @@ test('of two tabs of a user who may have one stream, the older one stays away, h
       type: 't',
       data: null,
     });
-  const open = (url: string) => {
+  const openTab = (url: string) => {
     const got: string[] = [];
     const ends: string[] = [];
-    const tab = { got, ends, streams: 0 };
-    const stop = openTidings({
-      key: 'alice',
+    const stop = open({
       device: 'tab',
       url,
       token,
       onNotification: ({ id }) => void got.push(id),
       onEnd: (reason) => void ends.push(reason),
-      open: (address, bearer) => withBearer(address, bearer, () => (tab.streams += 1)),
-      storage: storageIn(new Map()),
     });
-    return Object.assign(tab, { stop });
+    return { got, ends, stop };
   };
-  const older = open(service.url);
+  const older = openTab(service.url);
   const { id } = await send();
   await eventually(() => expect(older.got).toEqual([id]));
-  const younger = open(proxy.url);
+  const younger = openTab(proxy.url);
   await eventually(() => expect(older.ends).toEqual(['replaced']));
 
   for (let n = 0; n < 5; n += 1) {
     proxy.cut('reset');
-    await eventually(() => expect(younger.streams).toBe(n + 2));
+    await eventually(async () => expect(await streamsOf('one-tab')).toBe(n + 3));
     const { id: next } = await send();
     await eventually(() => expect(younger.got).toContain(next));
   }
@@ -149,4 +197,171 @@ test('of two tabs of a user who may have one stream, the older one stays away, h
     ).toEqual([{ streams: 6, replaced: 1 }]),
   );
   younger.stop();
+});
+
+describe('when the session is over, the documented client stops and says so', () => {
+  const refused = () => userToken({ secret: 'x'.repeat(32) });
+
+  /** Opens a stream with a token that is refused; what the page is told, and how often it is asked for another. */
+  async function endOf(renew: (() => unknown) | undefined) {
+    const told: string[] = [];
+    let asked = 0;
+    const asking = renew === undefined ? {} : { renew: () => ((asked += 1), renew()) };
+    await new Promise<void>((resolve) =>
+      open({
+        url: service.url,
+        token: refused(),
+        ...asking,
+        onEnd: (reason) => {
+          told.push(reason);
+          resolve();
+        },
+      }),
+    );
+    return { told, asked };
+  }
+
+  test('with no new token to be had', async () => {
+    expect(await endOf(undefined)).toEqual({ told: ['signed-out'], asked: 0 });
+    expect(await endOf(() => null)).toEqual({ told: ['signed-out'], asked: 1 });
+  });
+
+  test('with a new token that is refused, too', async () => {
+    expect(await endOf(refused)).toEqual({ told: ['signed-out'], asked: 1 });
+  });
+
+  test('and not because the page could not ask for one just then', async () => {
+    const complaints = jest.spyOn(console, 'error').mockReturnValue(undefined);
+    const got: string[] = [];
+    const told: string[] = [];
+    let asked = 0;
+    const stop = open({
+      url: service.url,
+      token: refused(),
+      renew: () => {
+        asked += 1;
+        if (asked === 1) throw new Error('the provider is away');
+        return userToken({ user: 'late' });
+      },
+      onNotification: ({ id }) => void got.push(id),
+      onEnd: (reason) => void told.push(reason),
+    });
+    const { id } = await publish(service.url, serviceToken(), {
+      to: { user: 'late' },
+      type: 't',
+      data: null,
+    });
+    await eventually(() => expect(got).toEqual([id]));
+    expect({ told, asked }).toEqual({ told: [], asked: 2 });
+    expect(complaints).toHaveBeenCalledTimes(1);
+    complaints.mockRestore();
+    stop();
+  });
+
+  test('and when its tenant was suspended', async () => {
+    await setTenant(service, 'asleep', { status: 'suspended' });
+    const reason = await new Promise<string>((resolve) =>
+      open({ url: service.url, token: userToken({ tenant: 'asleep' }), onEnd: resolve }),
+    );
+    expect(reason).toBe('tenant_suspended');
+  });
+});
+
+describe('a connection that is dead, though nobody says so', () => {
+  const SYNC =
+    'retry: 100\n:\n\nevent: sync\ndata: {"connectionId":"c","device":"node","resume":"exact","from":"7","head":"7"}\n\n';
+  const CAUGHT_UP = 'event: caught-up\nid: 7\ndata: {"position":"7"}\n\n';
+
+  test('is given up after a silence, and the next one goes on at the same position', async () => {
+    const positions: (string | null)[] = [];
+    // Each stream falls silent after its beginning, and stays open.
+    const silent = createServer((request, response) => {
+      positions.push(new URL(request.url ?? '', 'http://host').searchParams.get('lastEventId'));
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      response.write(SYNC + CAUGHT_UP);
+    });
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    const { port } = silent.address() as AddressInfo;
+    const stop = open({ url: `http://127.0.0.1:${port}`, token: userToken(), silenceMs: 500 });
+    await eventually(() => expect(positions).toContain('7'));
+    stop();
+    silent.closeAllConnections();
+    await new Promise((resolve) => silent.close(resolve));
+    expect(positions[0]).toBe('');
+  });
+
+  describe('by a clock that stands still', () => {
+    /** Each stream that was asked for: what the service sends on it, and whether the client has given it up. */
+    let streams: { send(text: string): void; isGivenUp(): boolean }[] = [];
+    let refuses = false;
+    const network = new EventTarget();
+    const settled = () => new Promise((resolve) => setImmediate(resolve));
+    const start = () => {
+      streams = [];
+      jest.useFakeTimers({
+        doNotFake: ['setImmediate', 'nextTick', 'queueMicrotask', 'performance', 'Date'],
+      });
+      jest.spyOn(globalThis, 'fetch').mockImplementation(async (_, init) => {
+        let send = (_text: string): void => undefined;
+        const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+          start: (controller) => {
+            send = (text) => controller.enqueue(Buffer.from(text));
+          },
+        });
+        streams.push({ send: (text) => send(text), isGivenUp: () => init?.signal?.aborted === true });
+        if (refuses) throw new TypeError('fetch failed');
+        return new Response(body, { status: 200 });
+      });
+      Object.assign(globalThis, {
+        addEventListener: network.addEventListener.bind(network),
+        removeEventListener: network.removeEventListener.bind(network),
+      });
+      return open({ url: 'http://service.example', token: 'token' });
+    };
+    afterEach(() => {
+      refuses = false;
+      jest.useRealTimers();
+      jest.restoreAllMocks();
+      Object.assign(globalThis, { addEventListener: undefined, removeEventListener: undefined });
+    });
+
+    test('is one that brings no heartbeat any more, and none that does', async () => {
+      const stop = start();
+      await settled();
+      const [stream] = streams;
+      stream?.send(SYNC);
+      for (let beat = 0; beat < 10; beat += 1) {
+        await settled();
+        jest.advanceTimersByTime(44_000);
+        expect(stream?.isGivenUp()).toBe(false);
+        stream?.send(':\n\n');
+      }
+      await settled();
+      jest.advanceTimersByTime(45_000);
+      expect(stream?.isGivenUp()).toBe(true);
+      stop();
+    });
+
+    test('is left at once when the network is back, and so is a long wait', async () => {
+      refuses = true;
+      const stop = start();
+      await settled();
+      for (const failures of [1, 2, 3]) {
+        expect(streams).toHaveLength(failures);
+        network.dispatchEvent(new Event('online'));
+        await settled();
+      }
+      refuses = false;
+      network.dispatchEvent(new Event('online'));
+      await settled();
+      expect(streams).toHaveLength(5);
+      expect(streams.at(-1)?.isGivenUp()).toBe(false);
+      network.dispatchEvent(new Event('online'));
+      expect(streams.at(-1)?.isGivenUp()).toBe(true);
+      stop();
+      network.dispatchEvent(new Event('online'));
+      await settled();
+      expect(streams).toHaveLength(5);
+    });
+  });
 });
