@@ -12,7 +12,7 @@ import { PARTITIONED } from '../log/partition-range.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
 import { POSITIONS_PER_MS } from '../log/position.ts';
-import { Metrics } from '../metrics/metrics.ts';
+import { Metrics, type RoundResult } from '../metrics/metrics.ts';
 import { Retention } from './retention.ts';
 import { RetentionStore } from './retention.store.ts';
 import type { Step, StepName } from './step.ts';
@@ -46,13 +46,19 @@ const FIRST_ROUND_MS = 2_000;
 const ROUND_LOCK = 7_469_003;
 const TRY_LOCK: Statement = {
   name: 'try_round_lock',
-  text: `select pg_try_advisory_lock(${ROUND_LOCK}) as locked, pg_backend_pid() as pid`,
+  text: `select pg_try_advisory_xact_lock(${ROUND_LOCK}) as locked, pg_backend_pid() as pid`,
 };
-const UNLOCK: Statement = { name: 'round_unlock', text: `select pg_advisory_unlock(${ROUND_LOCK})` };
+
+/** Once may happen between nodes that come at the same moment. This often in a row means that somebody keeps the lock. */
+const SUSPICIOUS_SKIPS = 3;
 
 /**
  * Keeps the database in shape beside the traffic: partitions ahead, retention, sweeps. One node works at a time;
  * the others skip their round. Every piece may fail and be tried again in the next round.
+ *
+ * Each statement of a round takes the lock of rounds for its own transaction. A lock of the session would outlive the round
+ * behind a pooler that lends sessions by the transaction, and stop the maintenance of all nodes. A node that finds another
+ * one at work, also between two statements of its own, leaves the rest to it.
  */
 @Injectable()
 export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
@@ -61,6 +67,8 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
   #running: Promise<MaintenanceReport> | undefined;
   #pid: number | undefined;
   #stopping = false;
+  /** Rounds in a row that another session was at. */
+  #skips = 0;
 
   constructor(
     private readonly pool: MaintenancePool,
@@ -117,29 +125,49 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       failed: [],
     };
     const attempt = (name: StepName, work: () => Promise<void>) => this.#attempt(report, name, work);
-    await attempt('lock', () => this.pool.session((run) => this.#underLock(run, report, attempt))).catch(
-      () => undefined,
-    );
+    let taken = false;
+    try {
+      report.worked = await attempt('lock', () => this.#underLock(async () => undefined));
+      if (report.worked) await this.#work(report, attempt);
+    } catch (error) {
+      taken = error instanceof RoundTaken;
+    }
+    if (!this.#stopping) await this.#count(taken ? 'skipped' : report.failed.length > 0 ? 'failed' : 'done');
     // Gauges are each node's own: one that skips its round has to show them all the same.
     await attempt('watch', () => this.#measure()).catch(() => undefined);
     return report;
   }
 
-  async #underLock(run: Pool['rows'], report: MaintenanceReport, attempt: Step['attempt']): Promise<void> {
-    const [lock] = await run<{ locked: boolean; pid: number }>(TRY_LOCK);
-    if (lock?.locked !== true) return;
-    this.#pid = lock.pid;
-    try {
-      report.worked = true;
-      await this.#work(run, report, attempt);
-      await run(UNLOCK);
-    } finally {
-      this.#pid = undefined;
-    }
+  /** Runs `work` in a transaction that has the lock of rounds. @throws RoundTaken if another session has it */
+  async #underLock<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
+    return await this.pool.transaction(async (run) => {
+      const [lock] = await run<{ locked: boolean; pid: number }>(TRY_LOCK);
+      if (lock?.locked !== true) throw new RoundTaken('another session is at it');
+      this.#pid = lock.pid;
+      try {
+        return await work(run);
+      } finally {
+        this.#pid = undefined;
+      }
+    });
   }
 
-  async #work(run: Pool['rows'], report: MaintenanceReport, attempt: Step['attempt']): Promise<void> {
+  async #count(result: RoundResult): Promise<void> {
+    this.metrics.maintenanceRounds.inc({ result });
+    if (result === 'done') this.metrics.maintenanceDone.setToCurrentTime();
+    this.#skips = result === 'skipped' ? this.#skips + 1 : 0;
+    if (this.#skips === 0) return;
+    const holder = await this.watch.holder(ROUND_LOCK).catch(() => undefined);
+    const who =
+      holder === undefined ? 'is over by now' : `session ${holder.pid}, "${holder.name}", has the lock`;
+    const line = `a round of maintenance did not run, since another one was under way (${who})`;
+    if (this.#skips < SUSPICIOUS_SKIPS) this.#logger.log(line);
+    else this.#logger.warn(`${line}; that was so ${this.#skips} times in a row`);
+  }
+
+  async #work(report: MaintenanceReport, attempt: Step['attempt']): Promise<void> {
     const isStopping = () => this.#stopping;
+    const run: Pool['rows'] = (statement, values) => this.#underLock((locked) => locked(statement, values));
     const step: Step = {
       run,
       attempt,
@@ -175,7 +203,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       // Broken off by the shutdown, and not a failure.
       if (this.#stopping) return false;
       // Counted and logged where it happened; here it passes through the steps around that one.
-      if (error instanceof RoundBroken) throw error;
+      if (error instanceof RoundBroken || error instanceof RoundTaken) throw error;
       report.failed.push(name);
       this.metrics.maintenanceFailures.inc({ step: name });
       this.#logger.warn(
@@ -201,3 +229,4 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
 }
 
 class RoundBroken extends Error {}
+class RoundTaken extends Error {}

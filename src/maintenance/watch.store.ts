@@ -11,6 +11,15 @@ from pg_stat_activity
 where backend_xmin is not null and backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()`,
 };
 
+const HOLDER: Statement = {
+  name: 'advisory_lock_holder',
+  text: `
+select l.pid, coalesce(a.application_name, '') as name
+from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = $1::bigint::oid and l.objsubid = 1
+  and l.database = (select oid from pg_database where datname = current_database())`,
+};
+
 const CANCEL: Statement = { name: 'cancel_statement', text: `select pg_cancel_backend($1)` };
 
 /** The SQL that looks at sessions of the database. */
@@ -22,6 +31,12 @@ export class WatchStore {
   async oldestSnapshot(): Promise<number> {
     const [row] = await this.pool.rows<{ seconds: number }>(OLDEST_SNAPSHOT);
     return row?.seconds ?? 0;
+  }
+
+  /** The session that holds an advisory lock, if one does: its number, and what it calls itself. */
+  async holder(lock: number): Promise<{ pid: number; name: string } | undefined> {
+    const [row] = await this.pool.rows<{ pid: number; name: string }>(HOLDER, [lock]);
+    return row;
   }
 
   /** Ends the statement that a session is running, if it is. */

@@ -24,6 +24,10 @@ const OF_EVERY_SOCKET = [
   ]),
 ];
 
+const ROUND_RESULTS = ['done', 'skipped', 'failed'] as const;
+/** How a round of maintenance ended. */
+export type RoundResult = (typeof ROUND_RESULTS)[number];
+
 /**
  * What an operator can watch. Everything is of this node alone, and nothing names a tenant: a label per tenant
  * would tell one customer's size to whoever may read the metrics, and grow without bound.
@@ -150,6 +154,16 @@ export class Metrics {
     ['step'],
   );
 
+  readonly maintenanceRounds = this.#counter(
+    'tidings_maintenance_rounds_total',
+    'Rounds of maintenance by how they ended: done, skipped (another session was at it) or failed (one of its steps did).',
+    ['result'],
+  );
+  readonly maintenanceDone = this.#gauge(
+    'tidings_maintenance_done_timestamp_seconds',
+    'When a round of maintenance was last done by this node, in seconds since 1970; 0 before the first.',
+  );
+
   readonly httpRequests = this.#histogram(
     'tidings_http_request_seconds',
     'Time to answer a request, by route pattern. Streams are not in it.',
@@ -163,6 +177,8 @@ export class Metrics {
     this.#gauge('tidings_build_info', 'Always 1; the label is the version that this node runs.', ['version'])
       .labels(VERSION)
       .set(1);
+    // From the beginning, so that the first one is an increase.
+    for (const result of ROUND_RESULTS) this.maintenanceRounds.inc({ result }, 0);
     collectDefaultMetrics({ register: this.registry });
     for (const name of OF_EVERY_SOCKET) this.registry.removeSingleMetric(name);
     if (process.platform === 'linux')

@@ -250,7 +250,7 @@ describe('beside traffic', () => {
     expect(await log.database.query('select count(*) as n from notifications')).toEqual([{ n: published }]);
   });
 
-  test('a round is skipped while another node is at it, and its gauges are set all the same', async () => {
+  test('a round is skipped while another node is at it, which is counted, and its gauges are set all the same', async () => {
     const other = await log.client();
     await other.query('select pg_advisory_lock(7469003)');
     await partitionsFor(0, -1, -2, 40);
@@ -260,10 +260,38 @@ describe('beside traffic', () => {
     expect(await log.partitionsOf('notifications')).toContain(named(40));
     const value = async (name: string) =>
       Number((await metrics.registry.getSingleMetricAsString(name)).split(' ').at(-1));
+    const rounds = async () => {
+      const { values } = await metrics.maintenanceRounds.get();
+      return Object.fromEntries(values.map(({ labels, value: count }) => [labels.result, count]));
+    };
+    expect(await rounds()).toEqual({ done: 0, skipped: 1, failed: 0 });
+    expect(await value('tidings_maintenance_done_timestamp_seconds')).toBe(0);
     expect(await value('tidings_partitions_ahead')).toBe(1);
     expect(await value('tidings_head_ahead_of_clock_seconds')).toBeGreaterThan(86_000);
     await other.query('select pg_advisory_unlock(7469003)');
     expect(await maintenance.runOnce()).toMatchObject({ worked: true, partitionsDropped: 3 });
+    expect(await rounds()).toEqual({ done: 1, skipped: 1, failed: 0 });
+    expect(await value('tidings_maintenance_done_timestamp_seconds')).toBeGreaterThan(
+      Date.now() / 1_000 - 86_400,
+    );
+  });
+
+  test('a node that finds another one at work between two of its own statements leaves the rest of its round to it', async () => {
+    await partitionsFor(40);
+    const reader = await log.client();
+    await reader.query('begin');
+    await reader.query('select count(*) from notifications');
+    const { maintenance } = log.node();
+    const round = maintenance.runOnce();
+    await log.waiting('drop_partition');
+    const other = await log.client();
+    // Gets the lock as soon as the statement that waits has given up, and keeps it.
+    await other.query('select pg_advisory_lock(7469003)');
+    expect(await round).toMatchObject({ worked: true, partitionsDropped: 0, connectionsForgotten: 0 });
+    await reader.query('rollback');
+    expect(await log.hasTable(named(40))).toBe(true);
+    await other.query('select pg_advisory_unlock(7469003)');
+    expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 3, failed: [] });
   });
 
   test('the age of the oldest snapshot is seen', async () => {
