@@ -20,13 +20,11 @@ export interface RevocationRecord {
 }
 
 /** A revocation as every node keeps it; times in ms since 1970. */
-export interface InForce {
+export type InForce = {
   readonly tenantId: TenantId;
-  readonly kind: 'token' | 'user';
   readonly subject: string;
-  readonly issuedBefore: number | undefined;
   readonly expiresAt: number;
-}
+} & ({ readonly kind: 'token' } | { readonly kind: 'user'; readonly issuedBefore: number });
 
 /** What is asked for: absent times are the database's now, and the longest life of a token. */
 export type RevocationRequest =
@@ -83,14 +81,15 @@ type RecordRow = Record<string, unknown> & {
     | { readonly kind: 'user'; readonly subject: UserId; readonly issued_before: Date }
   );
 
-interface InForceRow extends Record<string, unknown> {
+type InForceRow = Record<string, unknown> & {
   readonly tenant_id: TenantId;
   readonly revocation_id: string;
-  readonly kind: 'token' | 'user';
   readonly subject: string;
-  readonly issued_before: Date | null;
   readonly expires_at: Date;
-}
+} & (
+    | { readonly kind: 'token'; readonly issued_before: null }
+    | { readonly kind: 'user'; readonly issued_before: Date }
+  );
 
 const LOAD_ROWS = 10_000;
 const LAST_ID = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
@@ -167,10 +166,10 @@ function recordOf(row: RecordRow): RevocationRecord {
   return { id: row.revocation_id, revoked, createdAt: row.created_at, expiresAt: row.expires_at };
 }
 
-const inForceOf = (row: InForceRow): InForce => ({
-  tenantId: row.tenant_id,
-  kind: row.kind,
-  subject: row.subject,
-  issuedBefore: row.issued_before?.getTime(),
-  expiresAt: row.expires_at.getTime(),
-});
+function inForceOf(row: InForceRow): InForce {
+  const { tenant_id: tenantId, subject, expires_at: expiresAt } = row;
+  const revocation = { tenantId, subject, expiresAt: expiresAt.getTime() };
+  return row.kind === 'token'
+    ? { ...revocation, kind: row.kind }
+    : { ...revocation, kind: row.kind, issuedBefore: row.issued_before.getTime() };
+}

@@ -78,19 +78,19 @@ export class Revocations implements ChangeSource {
 }
 
 function add(tenants: Map<TenantId, OfTenant>, revocation: InForce): void {
-  const { tenantId, subject, issuedBefore, expiresAt } = revocation;
+  const { tenantId, subject, expiresAt } = revocation;
   let tenant = tenants.get(tenantId);
   if (tenant === undefined) {
     tenant = new OfTenant();
     tenants.set(tenantId, tenant);
   }
-  if (issuedBefore === undefined) {
+  if (revocation.kind === 'token') {
     tenant.tokens.set(subject, Math.max(expiresAt, tenant.tokens.get(subject) ?? 0));
     return;
   }
   const known = tenant.users.get(subject);
   tenant.users.set(subject, {
-    issuedBefore: Math.max(issuedBefore, known?.issuedBefore ?? 0),
+    issuedBefore: Math.max(revocation.issuedBefore, known?.issuedBefore ?? 0),
     expiresAt: Math.max(expiresAt, known?.expiresAt ?? 0),
   });
 }
