@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { DatabaseUrlError, readDatabaseUrl } from './database/database-url.ts';
 import { LIMITS, type LimitName } from './limits.ts';
 import { isLoopback } from './loopback.ts';
 import { SERVICE_SCOPES } from './scopes.ts';
@@ -33,7 +34,14 @@ const list = z
 
 const databaseUrl = z
   .string()
-  .regex(/^postgres(?:ql)?:\/\/[^/@:]+(?::[^/@]*)?@/, 'begins with postgres:// and a login')
+  .superRefine((url, context) => {
+    try {
+      readDatabaseUrl(url);
+    } catch (error) {
+      if (!(error instanceof DatabaseUrlError)) throw error;
+      context.addIssue({ code: 'custom', message: error.message });
+    }
+  })
   .optional();
 
 function isNetwork(text: string): boolean {
@@ -95,7 +103,7 @@ export const settingsSchema = z.object({
     ),
 
   DATABASE_URL: databaseUrl.describe(
-    'PostgreSQL 15 or newer, by the login of the service, which sees one tenant at a time. Without it the service starts its own under DATA_DIR.',
+    'PostgreSQL 15 or newer, by the login of the service, which sees one tenant at a time. Several hosts after commas are tried in turn for one that takes writes; a Unix socket is ?host=/folder. Without it the service starts its own under DATA_DIR.',
   ),
   DATABASE_ENGINE_URL: databaseUrl.describe(
     'The same database by the login for what concerns all tenants: heads of streams, the ledger, maintenance. Needed with DATABASE_URL.',
@@ -125,7 +133,7 @@ export const settingsSchema = z.object({
     'Connections for what concerns all tenants at once.',
   ),
   DATABASE_PREPARED_STATEMENTS: flag(true).describe(
-    'Named prepared statements; false for poolers in transaction mode that cannot keep them.',
+    'Named prepared statements; false for poolers in transaction mode that cannot keep them (PgBouncer before 1.21).',
   ),
 
   JWT_SECRET: z

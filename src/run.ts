@@ -29,13 +29,29 @@ export async function run(environment: NodeJS.ProcessEnv): Promise<void> {
   } catch (error) {
     // Told to stop while it was still waiting for the database.
     if (stop.signal.aborted && error instanceof Error && error.name === 'AbortError') return;
-    const plain = error instanceof ConfigError || error instanceof StartError;
-    console.error(plain ? error.message : error);
+    console.error(whyNotStarted(error));
     process.exitCode = 1;
   } finally {
     for (const signal of SIGNALS) process.off(signal, onSignal);
   }
 }
+
+/**
+ * What an operator mends takes a sentence; what nobody foresaw comes with its stack and those of its causes, and without
+ * their other properties, which hold what was asked for: a URL with its password, a row.
+ */
+function whyNotStarted(error: unknown): string {
+  if (error instanceof ConfigError || error instanceof StartError) return error.message;
+  if (!(error instanceof Error))
+    return 'The service cannot start: something that is not an error was thrown.';
+  const causes: string[] = [];
+  for (let cause: unknown = error; cause instanceof Error && causes.length < MAX_CAUSES; cause = cause.cause)
+    causes.push(cause.stack ?? cause.message);
+  return `The service cannot start: ${causes.join('\ncaused by ')}`;
+}
+
+/** How far the causes of an error are followed. */
+const MAX_CAUSES = 5;
 
 /** One life of the service; what was opened is closed in reverse, also when a later step fails. */
 async function serve(settings: Config, stop: AbortSignal): Promise<void> {
@@ -47,6 +63,8 @@ async function serve(settings: Config, stop: AbortSignal): Promise<void> {
     const app = await createApp(config);
     try {
       if (stop.aborted) return;
+      // What fails here is no matter of the port.
+      await app.init();
       const origin = await listen(app, config);
       void sleep(LOG_LAG_MS).then(() => announce(settings, origin));
       await stopped;

@@ -1,4 +1,4 @@
-import pg from 'pg';
+import { withConnection } from './connection.ts';
 import { loginOf, type DatabaseUrls } from './logins.ts';
 import { StartError } from './start-error.ts';
 
@@ -60,10 +60,7 @@ export async function checkLogins({ service, engine }: DatabaseUrls): Promise<vo
 
 /** Throws if there are faults, and says which database it is. */
 async function inspect(setting: string, url: string, faults: string): Promise<string> {
-  const client = new pg.Client({ connectionString: url, application_name: 'tidings login check' });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
+  return await withConnection({ url, name: 'tidings login check' }, async (client) => {
     const { rows } = await client.query<{ fault: string }>(`${REACH} ${faults}`);
     if (rows.length > 0)
       throw new StartError(
@@ -73,7 +70,5 @@ async function inspect(setting: string, url: string, faults: string): Promise<st
       `select current_database() || pg_postmaster_start_time()::text as place`,
     );
     return place.rows[0]?.place ?? '';
-  } finally {
-    await client.end();
-  }
+  });
 }

@@ -1,11 +1,13 @@
 import { DataSource, type DataSourceOptions } from 'typeorm';
 import { migrations } from '../../migrations/migrations.ts';
+import { connectionConfig, type ConnectionOptions } from './connection.ts';
 
 /** TypeORM's view of the database: migrations, and the plain tables that are edited row by row. */
-export function dataSourceOptions(url: string) {
+export function dataSourceOptions(connection: ConnectionOptions) {
   return {
     type: 'postgres',
-    url,
+    // Not as its own settings: it has a way of its own to read a URL, and sends what poolers refuse.
+    extra: connectionConfig(connection),
     migrations,
     // One transaction each: a migration that fails leaves those before it in place, and itself no trace.
     migrationsTransactionMode: 'each',
@@ -19,5 +21,5 @@ export function dataSourceOptions(url: string) {
 
 /** A data source that is not connected yet. */
 export function createDataSource(url: string): DataSource {
-  return new DataSource({ ...dataSourceOptions(url), applicationName: 'tidings migrate', poolSize: 1 });
+  return new DataSource({ ...dataSourceOptions({ url, name: 'tidings migrate' }), poolSize: 1 });
 }

@@ -23,12 +23,14 @@ const CHANGES_TIMEOUT_MS = 2_000;
     TypeOrmModule.forRootAsync({
       inject: [CONFIG],
       useFactory: (config: Config) => ({
-        ...dataSourceOptions(serviceUrl(config)),
+        ...dataSourceOptions({
+          url: serviceUrl(config),
+          name: 'tidings entities',
+          connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+          answerTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS + config.DATABASE_CONNECT_TIMEOUT_MS,
+        }),
         autoLoadEntities: true,
-        applicationName: 'tidings entities',
         poolSize: ENTITY_CONNECTIONS,
-        connectTimeoutMS: config.DATABASE_CONNECT_TIMEOUT_MS,
-        extra: { statement_timeout: config.DATABASE_STATEMENT_TIMEOUT_MS },
         // The database answered a moment ago; if it went away since, the start should fail soon and say so.
         retryAttempts: 2,
         retryDelay: 500,

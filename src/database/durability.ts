@@ -1,4 +1,4 @@
-import pg from 'pg';
+import { withConnection } from './connection.ts';
 import { StartError } from './start-error.ts';
 
 const OLDEST_MAJOR = 15;
@@ -7,8 +7,8 @@ const OLDEST_MAJOR = 15;
  * Refuses, with StartError, a server that would let a 201 lie, and returns warnings about what only may.
  *
  * Every `synchronous_commit` but `off` waits for the disk of the server itself, which is what a 201 promises;
- * they differ in what they ask of standbys. It is read in a session made like the service's own, so that a
- * value set for the role, the database or the URL counts.
+ * they differ in what they ask of standbys. It is read as sessions of the service begin, so that a value set
+ * for the role, the database or the URL counts.
  */
 export async function checkDurability(url: string): Promise<string[]> {
   const settings = await readSettings(url);
@@ -36,23 +36,13 @@ export async function checkDurability(url: string): Promise<string[]> {
 }
 
 async function readSettings(url: string): Promise<Map<string, string>> {
-  const client = new pg.Client({ connectionString: url, application_name: 'tidings durability check' });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    const names = [
-      'server_version_num',
-      'server_encoding',
-      'fsync',
-      'synchronous_commit',
-      'full_page_writes',
-    ];
+  const names = ['server_version_num', 'server_encoding', 'fsync', 'synchronous_commit', 'full_page_writes'];
+  return await withConnection({ url, name: 'tidings durability check' }, async (client) => {
+    // What the session began with, before we set it up.
     const { rows } = await client.query<{ name: string; setting: string }>(
-      'select name, setting from pg_settings where name = any($1)',
+      'select name, reset_val as setting from pg_settings where name = any($1)',
       [names],
     );
     return new Map(rows.map(({ name, setting }) => [name, setting]));
-  } finally {
-    await client.end();
-  }
+  });
 }

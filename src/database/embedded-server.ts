@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import { z } from 'zod';
+import { withConnection } from './connection.ts';
 import { createCluster } from './create-cluster.ts';
 import { lockFolder, type FolderLock } from './folder-lock.ts';
 import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
@@ -161,14 +161,7 @@ async function startOnFreePort(
 
 async function ensureDatabase(options: ServerOptions): Promise<void> {
   const url = serverUrl(options, 'postgres');
-  const client = new pg.Client({ connectionString: url });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    await makeDatabase(client, url, DATABASE);
-  } finally {
-    await client.end();
-  }
+  await withConnection({ url, name: 'tidings setup' }, (client) => makeDatabase(client, url, DATABASE));
 }
 
 /** The server only appends; what grew large goes aside once, at a start. */

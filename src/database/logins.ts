@@ -1,5 +1,6 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
 import pg from 'pg';
+import { readDatabaseUrl, type Login } from './database-url.ts';
 import { errorCode } from './pool.ts';
 import { StartError } from './start-error.ts';
 
@@ -19,16 +20,7 @@ export interface DatabaseUrls {
 /** How the logins are called where we choose their names. */
 const NAMES = { service: 'tidings_service', engine: 'tidings_engine', owner: 'tidings_owner' } as const;
 
-interface Login {
-  readonly name: string;
-  readonly password: string;
-}
-
-/** A name and a password as a URL holds them. */
-export function loginOf(url: string): Login {
-  const { username, password } = new URL(url);
-  return { name: decodeURIComponent(username), password: decodeURIComponent(password) };
-}
+export const loginOf = (url: string): Login => readDatabaseUrl(url).login;
 
 /** The same place by other logins. Their passwords follow from that of the superuser in `url`, so that nothing else has to be kept. */
 export function urlsOf(url: string, database: string): DatabaseUrls & { readonly owner: string } {

@@ -1,16 +1,20 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import type { Config } from '../config.ts';
 import { checkLogins } from './check-logins.ts';
+import { reasonOf, withConnection } from './connection.ts';
+import { readDatabaseUrl } from './database-url.ts';
 import { checkDurability } from './durability.ts';
 import { EmbeddedServer } from './embedded-server.ts';
 import type { DatabaseUrls } from './logins.ts';
+import { keepSettings } from './login-settings.ts';
 import { migrate, missingMigrations } from './migrate.ts';
-import { errorCode, isConnectionLoss } from './pool.ts';
+import { isConnectionLoss } from './pool.ts';
 import { StartError } from './start-error.ts';
 
 /** How long a database that is starting beside us may take. */
 const PATIENCE_MS = 30_000;
+/** How long it may take to answer once it is there. */
+const ANSWER_MS = 5_000;
 /** Sessions beside the pools: migrations, listeners, an operator. */
 const OTHER_SESSIONS = 30;
 
@@ -38,7 +42,8 @@ export interface OpenDatabase {
 
 /**
  * Opens the database of the settings or the embedded server: waits for it, migrates if the owner's login is at hand,
- * and checks that it keeps what it commits and that its logins cannot pass the wall between tenants.
+ * and checks that its sessions are as the service needs them, that it keeps what it commits, and that its logins cannot pass
+ * the wall between tenants.
  * Throws StartError with a sentence for the operator; `stop` ends the waiting with an AbortError.
  */
 export async function openDatabase(
@@ -50,6 +55,8 @@ export async function openDatabase(
   try {
     const { urls } = server;
     const ran = await migrateOrCheck(urls);
+    await keepSettings('DATABASE_URL', urls.service);
+    await keepSettings('DATABASE_ENGINE_URL', urls.engine);
     for (const warning of await checkDurability(urls.service)) report(warning);
     await checkLogins(urls);
     if (server.isOurs) await freeNodeNames(urls.engine);
@@ -92,42 +99,27 @@ async function openServer(
 
 /** Nobody else can be on a server of our own: a process that was killed has its name no longer. */
 async function freeNodeNames(url: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url, application_name: 'tidings node names' });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    await client.query('update nodes set instance = null');
-  } finally {
-    await client.end();
-  }
+  await withConnection({ url, name: 'tidings node names' }, (client) =>
+    client.query('update nodes set instance = null'),
+  );
 }
 
 async function waitFor(url: string, report: (line: string) => void, stop: AbortSignal): Promise<void> {
-  const { hostname, port, pathname } = new URL(url);
-  const place = `${hostname}:${port === '' ? '5432' : port}${pathname}`;
+  const { place } = readDatabaseUrl(url);
   const deadline = Date.now() + PATIENCE_MS;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await connectOnce(url);
+      return await withConnection(
+        { url, name: 'tidings start', answerTimeoutMs: ANSWER_MS },
+        async () => undefined,
+      );
     } catch (cause) {
-      // A name with several addresses fails with several errors, which have no message together, only a code.
-      const reason = cause instanceof Error ? cause.message || errorCode(cause) : String(cause);
       if (!isConnectionLoss(cause) || Date.now() > deadline) {
-        throw new StartError(`The database at ${place} cannot be used: ${reason}`, { cause });
+        throw new StartError(`The database at ${place} cannot be used: ${reasonOf(cause)}`, { cause });
       }
       if (attempt === 1)
         report(`The database at ${place} does not answer yet; trying for ${PATIENCE_MS / 1_000} seconds.`);
       await sleep(500, undefined, { signal: stop });
     }
-  }
-}
-
-async function connectOnce(url: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5_000 });
-  client.on('error', () => undefined);
-  try {
-    await client.connect();
-  } finally {
-    await client.end().catch(() => undefined);
   }
 }

@@ -1,57 +1,32 @@
 import pg from 'pg';
 import { Problem } from '../errors.ts';
+import { connectionConfig } from './connection.ts';
+import { ask, sqlOfLimits, type Limits, type Preface, type Statement } from './prefaced-query.ts';
 
-/** One SQL statement, named so that PostgreSQL parses and plans it once per connection. */
-export interface Statement {
-  readonly name: string;
-  readonly text: string;
-}
+export type { Statement } from './prefaced-query.ts';
 
-export interface PoolOptions {
+export interface PoolOptions extends Limits {
   url: string;
   /** Shown in `pg_stat_activity`, so that an operator sees who is busy. */
   name: string;
   connections: number;
   connectTimeoutMs: number;
-  statementTimeoutMs: number;
-  /** Longest wait for one lock; without it only the statement's own limit ends the wait. */
-  lockTimeoutMs?: number;
   preparedStatements: boolean;
-  /**
-   * Prepared statements are planned once for all values. The server, which compares estimates, went on to plan large ones each
-   * time, for 3 to 5 ms. Test such statements by their generic plan. Default: as the server likes.
-   */
-  genericPlans?: boolean;
 }
-
-const types = new pg.TypeOverrides();
-// A position fits a number until 2089, see log/position.ts.
-types.setTypeParser(pg.types.builtins.INT8, Number);
-// `data` is passed on as it came; parsing would round its numbers.
-types.setTypeParser(pg.types.builtins.JSON, (text) => text);
 
 /** Connections to `url` as every pool of the service makes them. */
 export function connectionsTo(options: PoolOptions): pg.Pool {
   const pool = new pg.Pool({
-    connectionString: options.url,
-    application_name: `tidings ${options.name}`,
+    ...connectionConfig({
+      url: options.url,
+      name: `tidings ${options.name}`,
+      connectTimeoutMs: options.connectTimeoutMs,
+      answerTimeoutMs: options.statementTimeoutMs + options.connectTimeoutMs,
+    }),
     max: options.connections,
-    connectionTimeoutMillis: options.connectTimeoutMs,
-    statement_timeout: options.statementTimeoutMs,
-    // The server's own limit cannot be heard when the network has swallowed the connection.
-    query_timeout: options.statementTimeoutMs + options.connectTimeoutMs,
-    lock_timeout: options.lockTimeoutMs,
-    // A snapshot held open keeps the hot stream rows from being pruned: 40 s of it cost three quarters of the appends.
-    idle_in_transaction_session_timeout: 30_000,
     // Kept for good: a new one has to make itself known and plan its statements, 50 ms on a busy server, and would be
     // needed just when there is a crowd.
     idleTimeoutMillis: 0,
-    keepAlive: true,
-    // A pooler that cannot keep statements may not know this either.
-    ...(options.genericPlans === true && options.preparedStatements
-      ? { options: '-c plan_cache_mode=force_generic_plan' }
-      : {}),
-    types,
   });
   // What is said of a connection that dies must be heard, or it ends the process. Of an idle one the pool hears, and the
   // next query opens a new one. Of one that was just handed out nobody does, unless it is listened to from the beginning:
@@ -68,9 +43,11 @@ export function connectionsTo(options: PoolOptions): pg.Pool {
 export class Pool {
   readonly #pool: pg.Pool;
   readonly #prepared: boolean;
+  readonly #preface: Preface;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
+    this.#preface = { statement: { name: 'limits', text: `select ${sqlOfLimits(options)}` }, values: [] };
     this.#pool = connectionsTo(options);
   }
 
@@ -79,26 +56,15 @@ export class Pool {
     statement: Statement,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    const { text, name } = statement;
-    const result = await this.#pool.query<Row>({
-      text,
-      values: [...values],
-      ...(this.#prepared ? { name } : {}),
-    });
-    return result.rows;
+    return await onConnection(this.#pool, (client) =>
+      ask<Row>(client, this.#preface, statement, values, this.#prepared),
+    );
   }
 
   /** Runs `work` in one transaction on one connection. */
   async transaction<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
-    return await inTransaction(this.#pool, 'begin', (client) => work(statementsOn(client)));
-  }
-
-  /**
-   * Runs `work` on one connection, outside of a transaction: for locks that belong to a session, and for statements
-   * that refuse to run in a transaction. When `work` fails the connection is closed, and its locks with it.
-   */
-  async session<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
-    return await onConnection(this.#pool, (client) => work(statementsOn(client)));
+    const begin = `begin; ${this.#preface.statement.text}`;
+    return await inTransaction(this.#pool, begin, (client) => work(statementsOn(client)));
   }
 
   /** Waits for running statements and closes the connections. */

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import pg from 'pg';
+import { withConnection } from './connection.ts';
 import { DATABASE, secretsSchema } from './embedded-server.ts';
 import { urlsOf, type DatabaseUrls } from './logins.ts';
 import { serverUrl } from './server-process.ts';
@@ -12,14 +12,8 @@ export async function findRunningServer(dataDir: string): Promise<DatabaseUrls |
   const kept = await readFile(join(home, 'server.json'), 'utf8').catch(() => undefined);
   if (kept === undefined) return undefined;
   const url = serverUrl(secretsSchema.parse(JSON.parse(kept)), 'postgres');
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
-  client.on('error', () => undefined);
-  try {
-    await client.connect();
-    return urlsOf(url, DATABASE);
-  } catch {
-    return undefined;
-  } finally {
-    await client.end().catch(() => undefined);
-  }
+  return await withConnection(
+    { url, name: 'tidings look-up', connectTimeoutMs: 2_000, answerTimeoutMs: 2_000 },
+    async () => urlsOf(url, DATABASE),
+  ).catch(() => undefined);
 }

@@ -7,8 +7,8 @@ import {
   onConnection,
   type Pool,
   type PoolOptions,
-  type Statement,
 } from './pool.ts';
+import { ask, sqlOfLimits, type Statement } from './prefaced-query.ts';
 import { Turns } from './turns.ts';
 
 /** Runs a statement of one tenant, which is its `$1`: the values begin at `$2`. */
@@ -40,10 +40,17 @@ export class TenantPool {
   readonly #prepared: boolean;
   /** Half of the connections for one tenant, so that there is one for another, whatever the first asks for. */
   readonly #turns: Turns<TenantId>;
+  readonly #limits: string;
+  readonly #nameTenant: Statement;
   #failure: (Failure & { readonly statement: string }) | undefined;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
+    this.#limits = sqlOfLimits(options);
+    this.#nameTenant = {
+      name: 'name_tenant',
+      text: `select set_config('${TENANT_SETTING}', $1, true), ${this.#limits}`,
+    };
     this.#pool = connectionsTo(options);
     this.#turns = new Turns(Math.ceil(options.connections / 2), options.connectTimeoutMs);
   }
@@ -54,17 +61,13 @@ export class TenantPool {
     statement: Statement,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    const ask = (client: pg.PoolClient) =>
-      new Promise<Row[]>((resolve, reject) => {
-        client.query(
-          new TenantQuery<Row>(tenantId, statement, values, this.#prepared, (error, result) =>
-            // The driver calls with null for no error.
-            error ? reject(error) : resolve(result.rows),
-          ),
-        );
-      });
+    const preface = { statement: this.#nameTenant, values: [tenantId] };
     try {
-      const rows = await this.#turns.take(tenantId, () => onConnection(this.#pool, ask));
+      const rows = await this.#turns.take(tenantId, () =>
+        onConnection(this.#pool, (client) =>
+          ask<Row>(client, preface, statement, [tenantId, ...values], this.#prepared),
+        ),
+      );
       if (this.#failure?.statement === statement.name) this.#failure = undefined;
       return rows;
     } catch (error) {
@@ -85,7 +88,7 @@ export class TenantPool {
     tenantId: TenantId,
     work: (run: RunOfTenant) => Promise<Result>,
   ): Promise<Result> {
-    const begin = `begin; select set_config('${TENANT_SETTING}', ${pg.escapeLiteral(tenantId)}, true)`;
+    const begin = `begin; select set_config('${TENANT_SETTING}', ${pg.escapeLiteral(tenantId)}, true), ${this.#limits}`;
     const runOn =
       (client: pg.PoolClient): RunOfTenant =>
       async <Row extends pg.QueryResultRow>(
@@ -110,66 +113,3 @@ export class TenantPool {
 
 /** What the policies of the tables compare `tenant_id` with. */
 export const TENANT_SETTING = 'tidings.tenant';
-
-const NAME_TENANT: Statement = {
-  name: 'name_tenant',
-  text: `select set_config('${TENANT_SETTING}', $1, true)`,
-};
-
-declare module 'pg' {
-  /* What the driver calls on every query, and its types leave out. */
-  interface Query {
-    name?: string | undefined;
-    prepare(connection: pg.Connection): void;
-    handleDataRow(message: object): void;
-    handleCommandComplete(message: object, connection: pg.Connection): void;
-  }
-}
-
-/** Connections that know the statement NAME_TENANT. */
-const prepared = new WeakSet<pg.Connection>();
-
-/**
- * A statement with the tenant named in front of it: two statements before one Sync, which PostgreSQL runs as one
- * transaction of its own ("Pipelining", § 54.2.4 of its manual), so that the setting ends with the statement. One round trip, as
- * without it. The answer to the first is swallowed.
- */
-export class TenantQuery<Row extends pg.QueryResultRow> extends pg.Query<Row> {
-  readonly #tenantId: TenantId;
-  readonly #prepared: boolean;
-  #named = false;
-
-  constructor(
-    tenantId: TenantId,
-    { name, text }: Statement,
-    values: readonly unknown[],
-    isPrepared: boolean,
-    done: (error: Error | undefined, result: pg.ResultBuilder<Row>) => void,
-  ) {
-    // Not as one object: the driver copies that by the descriptors of its properties, which takes ten times as long.
-    super(text, [tenantId, ...values], done);
-    if (isPrepared) this.name = name;
-    this.#tenantId = tenantId;
-    this.#prepared = isPrepared;
-  }
-
-  override prepare(connection: pg.Connection): void {
-    const name = this.#prepared ? NAME_TENANT.name : '';
-    // Should it fail, so does the statement behind it, and the connection is closed.
-    if (!this.#prepared || !prepared.has(connection))
-      connection.parse({ name, text: NAME_TENANT.text, types: [] }, true);
-    if (this.#prepared) prepared.add(connection);
-    connection.bind({ statement: name, values: [this.#tenantId] }, true);
-    connection.execute({}, true);
-    super.prepare(connection);
-  }
-
-  override handleDataRow(message: object): void {
-    if (this.#named) super.handleDataRow(message);
-  }
-
-  override handleCommandComplete(message: object, connection: pg.Connection): void {
-    if (this.#named) super.handleCommandComplete(message, connection);
-    this.#named = true;
-  }
-}

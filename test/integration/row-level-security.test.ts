@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import pg from 'pg';
-import type { Statement } from '../../src/database/pool.ts';
-import { TenantPool, TenantQuery } from '../../src/database/tenant-pool.ts';
+import { ask, type Statement } from '../../src/database/prefaced-query.ts';
+import { TenantPool, TENANT_SETTING } from '../../src/database/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { forgetStatements, statementsWithoutTenant } from '../support/statement-log.ts';
@@ -225,19 +225,17 @@ describe('the name of the tenant', () => {
   test.each([[true], [false]])('does not stay on the connection (prepared: %s)', async (prepared) => {
     const client = new pg.Client({ connectionString: database.urls.service });
     await client.connect();
-    const ask = (statement: Statement, values: unknown[] = []) =>
-      new Promise((resolve, reject) => {
-        client.query(
-          new TenantQuery(acme, statement, values, prepared, (error, result) =>
-            error ? reject(error) : resolve(result.rows),
-          ),
-        );
-      });
+    const preface = {
+      statement: { name: 'name_tenant', text: `select set_config('${TENANT_SETTING}', $1, true)` },
+      values: [acme],
+    };
+    const asked = (statement: Statement, values: unknown[] = []) =>
+      ask(client, preface, statement, [acme, ...values], prepared);
     const left = async () =>
       (await client.query(`select current_setting('tidings.tenant', true) as named`)).rows;
-    expect(await ask(seen)).toMatchObject([{ named: 'acme' }]);
+    expect(await asked(seen)).toMatchObject([{ named: 'acme' }]);
     expect(await left()).toEqual([{ named: '' }]);
-    await expect(ask(broken, [0])).rejects.toMatchObject({ code: '22012' });
+    await expect(asked(broken, [0])).rejects.toMatchObject({ code: '22012' });
     expect(await left()).toEqual([{ named: '' }]);
     expect(await shown('streams', undefined)).toEqual([]);
     await client.end();

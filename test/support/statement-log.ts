@@ -13,12 +13,15 @@ export const COUNTING = {
  * names the tenant, what TypeORM asks when it connects, and the checks before the start, which read the catalogue.
  */
 const OF_NOBODY = [
-  /^(?:begin|commit|rollback)$/i,
+  /^(?:begin|commit|rollback|discard all)$/i,
   /^select set_config\(/,
   /^select version\(\)$/i,
-  /^select \* from current_schema\(\)$/i,
+  /^select \* from current_(?:schema|database)\(\)$/i,
   /^(?:set|show) /i,
   /\bpg_settings\b/,
+  /^alter role session_user in database /,
+  /^select pg_advisory_xact_lock\(\$1\)$/,
+  /^select name, current_setting\(name\) /,
   /\bpg_roles\b/,
   /\bpg_postmaster_start_time\(\)/,
 ];

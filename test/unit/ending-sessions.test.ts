@@ -29,7 +29,7 @@ const NOTHING = { name: 'nothing', text: 'select' };
 
 let server: Server;
 let options: PoolOptions;
-/** What each connection is answered to its startup and to its first query. */
+/** What each connection is answered to its startup, to what sets up its session, and to its first query. */
 let answers: Buffer[][];
 
 beforeEach(async () => {
@@ -79,18 +79,32 @@ test.each([
   ['a transaction', transaction],
   ['a statement of a tenant', statementOfTenant],
 ])('%s loses its connection, no more, when the session ends as it begins', async (_, start) => {
-  answers = [[Buffer.concat([AUTHENTICATED, READY, TERMINATED])]];
-  const [pool, running] = start();
-  expect(await lossOf(running)).toBe(true);
-  await pool.end();
+  for (const begin of [
+    [Buffer.concat([AUTHENTICATED, READY, TERMINATED])],
+    [Buffer.concat([AUTHENTICATED, READY]), Buffer.concat([DONE, READY, TERMINATED])],
+  ]) {
+    answers = [begin];
+    const [pool, running] = start();
+    expect(await lossOf(running)).toBe(true);
+    await pool.end();
+  }
 });
 
-test('a transaction that waits for a connection loses it, no more, when the session ends with the answer of another', async () => {
-  answers = [[Buffer.concat([AUTHENTICATED, READY]), Buffer.concat([DONE, READY, TERMINATED])]];
+test('a transaction that waits for a connection gets a new one, when the session ends with the answer of another', async () => {
+  answers = [
+    [
+      Buffer.concat([AUTHENTICATED, READY]),
+      Buffer.concat([DONE, READY]),
+      // Two answers: to what goes in front of the statement, and to the statement.
+      Buffer.concat([DONE, DONE, READY, TERMINATED]),
+    ],
+    [Buffer.concat([AUTHENTICATED, READY])],
+  ];
   const pool = new Pool(options);
   const first = pool.rows(NOTHING);
   const second = pool.transaction((run) => run(NOTHING));
   expect(await first).toEqual([]);
-  expect(await lossOf(second)).toBe(true);
+  expect(await second).toEqual([]);
+  expect(answers).toEqual([]);
   await pool.end();
 });

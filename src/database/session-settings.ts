@@ -1,0 +1,48 @@
+/*
+ * What a session of the service has to be like. PostgreSQL takes these from the server's configuration, the database and
+ * the login, wherever somebody set them for somebody else, and each of them changes what is stored, what is read, or when
+ * a session ends. Every connection sets them (connection.ts), whoever set what before; and the logins of the service and
+ * the engine keep them (login-settings.ts), for poolers, behind which a statement may meet a session that nobody set up.
+ *
+ * Limits of time are none here: each statement brings its own (prefaced-query.ts).
+ */
+export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
+  // How instants are written and read.
+  DateStyle: 'ISO, MDY',
+  IntervalStyle: 'postgres',
+  TimeZone: 'UTC',
+  // What a text means: to the parser, as bytes, as a number, as an element of an array, beside null.
+  standard_conforming_strings: 'on',
+  bytea_output: 'hex',
+  extra_float_digits: '1',
+  array_nulls: 'on',
+  transform_null_equals: 'off',
+  // Temporary tables come last, or they would take the place of ours.
+  search_path: 'public, pg_temp',
+  // Off, a statement fails where it should be shown one tenant.
+  row_security: 'on',
+  // What a statement sees that waited for a lock (ADR 2) is that of this level.
+  default_transaction_isolation: 'read committed',
+  default_transaction_deferrable: 'off',
+  // Other people's limits. An idle session is kept; one that is idle in a transaction keeps hot rows from being pruned:
+  // 40 s of it cost three quarters of the appends.
+  statement_timeout: '0',
+  lock_timeout: '0',
+  idle_session_timeout: '0',
+  idle_in_transaction_session_timeout: '30s',
+};
+
+const assignments = (local: boolean): string[] =>
+  Object.entries(SESSION_SETTINGS).map(([name, value]) => `set_config('${name}', '${value}', ${local})`);
+
+/**
+ * Makes a session so. A commit that does not wait for the disk makes a lie of a 201; what else `synchronous_commit` can be
+ * asks more or less of standbys, and is the operator's.
+ */
+export const SET_UP_SESSION = `select ${[
+  ...assignments(false),
+  `set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)`,
+].join(', ')}`;
+
+/** Makes a transaction so. */
+export const SET_UP_TRANSACTION = `select ${assignments(true).join(', ')}`;

@@ -1,0 +1,89 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe } from '@jest/globals';
+import { give } from '../../src/database/create-cluster.ts';
+import { loginOf } from '../../src/database/logins.ts';
+import { findServerUser } from '../../src/database/server-user.ts';
+import { throughPort, type TestDatabase } from './database.ts';
+import { eventually } from './eventually.ts';
+import { ownPort } from './own-port.ts';
+
+const PROGRAM = '/usr/sbin/pgbouncer';
+
+/** When a session of the server is lent to the next client: after each transaction, or when the client leaves. */
+export type PoolMode = 'transaction' | 'session';
+
+/** Runs these tests behind a PgBouncer of each mode. Without PgBouncer they are skipped, or fail where all programs are required. */
+export function describeBehindPgBouncer(tests: (mode: PoolMode) => void): void {
+  const isThere = existsSync(PROGRAM);
+  const missing = `PgBouncer is not installed (looked for ${PROGRAM})`;
+  if (!isThere && process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(missing);
+  if (!isThere) process.stderr.write(`Skipped: ${missing}.\n`);
+  for (const mode of ['transaction', 'session'] as const)
+    (isThere ? describe : describe.skip)(`behind PgBouncer by the ${mode}`, () => tests(mode));
+}
+
+/** A PgBouncer as it is installed, with no setting made for us. `database` is reached through it by the service's logins. */
+export interface PgBouncer {
+  readonly database: TestDatabase;
+  end(): Promise<void>;
+}
+
+export async function startPgBouncer(direct: TestDatabase, mode: PoolMode): Promise<PgBouncer> {
+  const home = await mkdtemp(join(tmpdir(), 'tidings-pgbouncer-'));
+  const user = await findServerUser();
+  const port = await ownPort();
+  const logins = Object.values(direct.urls).map(loginOf);
+  const path = (name: string) => join(home, name);
+  await writeFile(
+    path('users.txt'),
+    logins.map(({ name, password }) => `"${name}" "${password}"\n`).join(''),
+  );
+  await writeFile(
+    path('pgbouncer.ini'),
+    `[databases]
+* = host=127.0.0.1 port=${new URL(direct.url).port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = ${path('users.txt')}
+pool_mode = ${mode}
+default_pool_size = 40
+logfile = ${path('log')}
+`,
+  );
+  await chmod(home, 0o700);
+  for (const name of ['', 'users.txt', 'pgbouncer.ini']) await give(path(name), user);
+  // Its input ends when this process does, in whatever way; then the shell takes it along.
+  const shell = spawn(
+    '/bin/sh',
+    [
+      '-c',
+      'trap "" INT HUP; "$1" -q "$2" & cat >/dev/null; kill $!; wait',
+      'sh',
+      PROGRAM,
+      path('pgbouncer.ini'),
+    ],
+    { ...user, cwd: home, stdio: ['pipe', 'ignore', 'ignore'] },
+  );
+  const ended = once(shell, 'close');
+  await eventually(async () => {
+    const socket = connect(port, '127.0.0.1');
+    await once(socket, 'connect').finally(() => socket.destroy());
+  });
+  return {
+    database: { ...direct, urls: throughPort(direct, port).urls },
+    end: async () => {
+      shell.stdin.end();
+      await ended;
+      await rm(home, { recursive: true, force: true });
+    },
+  };
+}
