@@ -96,6 +96,12 @@ export const ERRORS = {
     advice:
       'Nothing was stored. There is room again when older notifications are past `keptDays` of the tenant, when data of users is erased, or when an administrator raises `limits.storedBytes` or shortens `keptDays`.',
   },
+  revocations_full: {
+    status: 403,
+    title: 'The tenant has as many revocations as it may',
+    advice:
+      'Nothing was revoked. Instead of a token revoke its user, and send `expiresAt` with tokens, so that each revocation ends with its token; instead of many users set `revokedBefore` of their issuer. With a smaller `MAX_TOKEN_LIFETIME_DAYS` revocations end sooner.',
+  },
   not_found: {
     status: 404,
     title: 'There is nothing here',

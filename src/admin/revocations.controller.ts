@@ -9,6 +9,7 @@ import { Problem } from '../errors.ts';
 import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
 import { connectionPlace, pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
+import { MOST_REVOKED, Revocations } from '../revocations/revocations.ts';
 import {
   RevocationsStore,
   type RevocationRecord,
@@ -22,6 +23,7 @@ import { newRevocationSchema, revocationsQuerySchema } from './revocations.schem
 export class RevocationsController {
   constructor(
     private readonly revocations: RevocationsStore,
+    private readonly inForce: Revocations,
     private readonly acts: Acts,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
@@ -50,6 +52,8 @@ export class RevocationsController {
     refuseQuery(request.query);
     const wanted = requestOf(parseBody(newRevocationSchema, body));
     const { tenantId } = principal;
+    const subject = wanted.kind === 'token' ? wanted.jti : wanted.user;
+    if (!this.inForce.hasRoom(tenantId, wanted.kind, subject)) throw full(wanted);
     const act = { action: 'revocation.create', tenantId } as const;
     return await this.acts.perform(principal, request, act, async (run) => {
       const record = await this.revocations.insert(
@@ -69,6 +73,15 @@ function requestOf({ token, user, issuedBefore }: z.infer<typeof newRevocationSc
   if (token !== undefined) return { kind: 'token', jti: token.jti, expiresAt: token.expiresAt };
   if (user !== undefined) return { kind: 'user', user, issuedBefore };
   throw new Error('the schema lets nothing else through');
+}
+
+function full({ kind }: RevocationRequest): Problem {
+  return new Problem(
+    'revocations_full',
+    kind === 'token'
+      ? `The tenant has revoked ${MOST_REVOKED} tokens that have not ended yet: revoke the user of this one.`
+      : `The tenant has revoked ${MOST_REVOKED} users: have their issuer changed by its \`revokedBefore\`.`,
+  );
 }
 
 /** By the database's clock, which only the statement knows. */

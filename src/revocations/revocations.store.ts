@@ -34,16 +34,29 @@ export type RevocationRequest =
 /** Where a listing goes on: `createdAt` in microseconds as the database has it, and the id. */
 export type RevocationPlace = readonly [createdAt: string, id: string];
 
-/* No row: the instant lies ahead, or the token has ended already, by the database's clock. Or the tenant is gone. */
+/*
+ * No row: the instant lies ahead, or the token has ended already, by the database's clock. Or the tenant is gone. An end that
+ * is told is kept, however late: a token without iat may come into its longest life years from now.
+ *
+ * What was revoked before and adds nothing goes, so that there are no more rows than tokens and users. Nodes need not hear of
+ * that: they keep the most of all that they have read.
+ */
 const INSERT: Statement = {
   name: 'revocation_insert',
   text: `
-insert into revocations (tenant_id, revocation_id, kind, subject, issued_before, expires_at)
-select $1, $2, $3, $4, case when $3 = 'user' then coalesce($5::timestamptz, clock_timestamp()) end,
-  coalesce($6::timestamptz, clock_timestamp() + make_interval(days => $7))
-where coalesce($5::timestamptz <= clock_timestamp(), true) and coalesce($6::timestamptz > clock_timestamp(), true)
-  and not exists (select from tenants where tenant_id = $1 and status in ('deleting', 'deleted'))
-returning revocation_id, kind, subject, issued_before, created_at, expires_at`,
+with made as (
+  insert into revocations (tenant_id, revocation_id, kind, subject, issued_before, expires_at)
+  select $1, $2, $3, $4, case when $3 = 'user' then coalesce($5::timestamptz, clock_timestamp()) end,
+    coalesce($6::timestamptz, clock_timestamp() + make_interval(days => $7))
+  where coalesce($5::timestamptz <= clock_timestamp(), true) and coalesce($6::timestamptz > clock_timestamp(), true)
+    and not exists (select from tenants where tenant_id = $1 and status in ('deleting', 'deleted'))
+  returning revocation_id, kind, subject, issued_before, created_at, expires_at
+), superseded as (
+  delete from revocations r using made m
+  where r.tenant_id = $1 and r.kind = $3 and r.subject = $4
+    and r.expires_at <= m.expires_at and coalesce(r.issued_before <= m.issued_before, true)
+)
+select * from made`,
 };
 
 const PAGE: Statement = {

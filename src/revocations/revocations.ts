@@ -12,6 +12,12 @@ export interface TokenIdentity {
   readonly issuedAt: number | undefined;
 }
 
+/**
+ * Most tokens, and most users, of which a tenant can have revocations in force. Every node has them in memory, 30 MiB of a tenant
+ * that has them all, and an operator can make up any number of names.
+ */
+export const MOST_REVOKED = 100_000;
+
 /** Rows that have ended are thrown out this often, in ms. */
 const PRUNE_MS = 10 * 60_000;
 
@@ -50,6 +56,14 @@ export class Revocations implements ChangeSource {
     if (tokenId !== undefined && tenant.tokens.has(tokenId)) return true;
     const user = tenant.users.get(subject);
     return user !== undefined && (issuedAt === undefined || issuedAt < user.issuedBefore);
+  }
+
+  /** Whether one more can be revoked. One that is revoked already always can. Other nodes may add some that are not known here yet. */
+  hasRoom(tenantId: TenantId, kind: 'token' | 'user', subject: string): boolean {
+    const tenant = this.#tenants.get(tenantId);
+    if (tenant === undefined) return true;
+    const revoked = kind === 'token' ? tenant.tokens : tenant.users;
+    return revoked.size < MOST_REVOKED || revoked.has(subject);
   }
 
   async load(): Promise<void> {

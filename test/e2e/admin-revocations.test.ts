@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { Changes } from '../../src/changes/changes.ts';
 import { call, operatorOf, readerOf, type Page, type ProblemBody } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
@@ -69,6 +70,44 @@ describe('a revocation', () => {
   test('of a token whose end is not told is kept for the longest life of a token', async () => {
     const { body } = await revoke(newTenant().operator, { token: { jti: 'x' } });
     expect(Date.parse(body.expiresAt) - Date.parse(body.createdAt)).toBe(30 * DAY);
+  });
+
+  test('takes the place of those before it that it says nothing less than', async () => {
+    const { tenant, operator, reader } = newTenant();
+    const soon = new Date(Date.now() + 3_600_000).toISOString();
+    await revoke(operator, { token: { jti: 'x' } });
+    const { body: longer } = await revoke(operator, { token: { jti: 'x' } });
+    const { body: shorter } = await revoke(operator, { token: { jti: 'x', expiresAt: soon } });
+    await revoke(operator, { user: 'x', issuedBefore: '2026-01-01T00:00:00Z' });
+    const { body: later } = await revoke(operator, { user: 'x' });
+    const { body: earlier } = await revoke(operator, { user: 'x', issuedBefore: '2026-01-02T00:00:00Z' });
+    const { body: other } = await revoke(operator, { user: 'y' });
+    const { items } = await list(reader);
+    // The shorter one adds nothing and is there, since it was answered; the longer one ends later.
+    expect(items.map(({ id }) => id)).toEqual([other, earlier, later, shorter, longer].map(({ id }) => id));
+    expect(await isTaken(userToken({ tenant, claims: { jti: 'x' } }))).toBe(false);
+    expect(await isTaken(userToken({ tenant, user: 'x' }))).toBe(false);
+  });
+
+  test('is refused beyond as many as a tenant may have, with what to do; and never of whom something is revoked already', async () => {
+    const { tenant, operator } = newTenant();
+    await service.database.query(
+      `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
+       select $1, gen_random_uuid(), 'token', 'made-up-' || n, now() + interval '1 day' from generate_series(1, 100000) n`,
+      [tenant],
+    );
+    await service.app.get(Changes).now();
+    const refused = await revoke<ProblemBody>(operator, { token: { jti: 'one-more' } });
+    expect([refused.status, refused.body.code]).toEqual([403, 'revocations_full']);
+    expect(refused.body.detail).toMatch(/100000 tokens .* revoke the user/);
+    expect((await revoke(operator, { token: { jti: 'made-up-7' } })).status).toBe(201);
+    expect((await revoke(operator, { user: 'alice' })).status).toBe(201);
+    expect((await revoke(newTenant().operator, { token: { jti: 'one-more' } })).status).toBe(201);
+    const [{ rows } = { rows: 0 }] = await service.database.query<{ rows: number }>(
+      `select count(*)::int as rows from revocations where tenant_id = $1`,
+      [tenant],
+    );
+    expect(rows).toBe(100_001);
   });
 
   test('of a user refuses what was issued until now, and nothing of others', async () => {

@@ -166,7 +166,7 @@ const tenantsOwnOperations: readonly Operation[] = [
         token: { summary: 'Of a token', value: revocations.token },
       }),
     ],
-    problems: [...COMMON.problems, 'too_many_requests'],
+    problems: [...COMMON.problems, 'revocations_full', 'too_many_requests'],
   },
   {
     ...COMMON,

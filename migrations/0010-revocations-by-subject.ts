@@ -1,0 +1,14 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+/** What was revoked before of the same token or user goes when it adds nothing. */
+export class RevocationsBySubject1700000000010 implements MigrationInterface {
+  name = 'RevocationsBySubject1700000000010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`create index revocations_by_subject on revocations (tenant_id, kind, subject)`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`drop index revocations_by_subject`);
+  }
+}
