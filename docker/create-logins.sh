@@ -12,4 +12,7 @@ create role tidings_service login password :'service_password';
 create role tidings_engine login password :'engine_password';
 grant pg_read_all_stats to tidings_engine;
 alter database :"database" owner to tidings_owner;
+-- What PostgreSQL lets everybody do, and none of these needs.
+revoke temporary on database :"database" from public;
+revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) from public;
 SQL

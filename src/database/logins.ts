@@ -1,6 +1,8 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { readDatabaseUrl, type Login } from './database-url.ts';
+import { withConnection } from './connection.ts';
+import { takeFromEverybody } from './everybody.ts';
 import { errorCode } from './pool.ts';
 import { StartError } from './start-error.ts';
 
@@ -47,6 +49,9 @@ export async function makeDatabase(admin: pg.Client, url: string, database: stri
   const { rowCount } = await admin.query('select from pg_database where datname = $1', [database]);
   if (rowCount === 0)
     await admin.query(`create database ${pg.escapeIdentifier(database)} owner ${NAMES.owner}`);
+  const inside = new URL(url);
+  inside.pathname = `/${database}`;
+  await withConnection({ url: inside.href, name: 'tidings rights' }, takeFromEverybody);
 }
 
 /**

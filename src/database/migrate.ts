@@ -2,6 +2,7 @@ import type pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
 import { withConnection } from './connection.ts';
 import { createDataSource } from './data-source.ts';
+import { takeFromEverybody } from './everybody.ts';
 import { ensureLogins, type DatabaseUrls } from './logins.ts';
 import { errorCode } from './pool.ts';
 import { grantPrivileges } from './privileges.ts';
@@ -44,6 +45,7 @@ async function migrateLocked(
   try {
     const ran = await source.runMigrations();
     await grantPrivileges(owner, urls);
+    await takeFromEverybody(owner);
     return ran.map(({ name }) => name);
   } finally {
     await source.destroy();

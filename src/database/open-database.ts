@@ -4,6 +4,7 @@ import { checkLogins } from './check-logins.ts';
 import { reasonOf, withConnection } from './connection.ts';
 import { readDatabaseUrl } from './database-url.ts';
 import { checkDurability } from './durability.ts';
+import { leftToEverybody } from './everybody.ts';
 import { EmbeddedServer } from './embedded-server.ts';
 import type { DatabaseUrls } from './logins.ts';
 import { keepSettings } from './login-settings.ts';
@@ -59,6 +60,8 @@ export async function openDatabase(
     await keepSettings('DATABASE_ENGINE_URL', urls.engine);
     for (const warning of await checkDurability(urls.service)) report(warning);
     await checkLogins(urls);
+    const left = await leftToEverybody(urls.engine);
+    if (left !== undefined) report(left);
     if (server.isOurs) await freeNodeNames(urls.engine);
     return { ...server, migrations: ran };
   } catch (error) {

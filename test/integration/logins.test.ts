@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/g
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
 import { readConfig } from '../../src/config.ts';
+import { leftToEverybody } from '../../src/database/everybody.ts';
 import { checkLogins } from '../../src/database/check-logins.ts';
 import { loginOf, urlsOf } from '../../src/database/logins.ts';
 import { migrate, missingMigrations } from '../../src/database/migrate.ts';
@@ -126,6 +127,60 @@ describe('a database whose wall has a hole is refused', () => {
     await holed.query(sql);
     await expect(checkLogins(holed.urls)).rejects.toThrow(why);
     await holed.drop();
+  });
+});
+
+describe('logins of the service', () => {
+  const LARGE_OBJECTS =
+    'revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid,bytea) from public';
+
+  test('keep nothing of their own in the database: no tables, temporary or not, and no large objects', async () => {
+    expect(await leftToEverybody(database.urls.engine)).toBeUndefined();
+    for (const url of [database.urls.service, database.urls.engine]) {
+      const client = new pg.Client({ connectionString: url });
+      await client.connect();
+      for (const sql of [
+        'create temporary table t (a int)',
+        'select 1 as a into temporary t',
+        'create table t (a int)',
+        'create schema s',
+        'select lo_create(0)',
+        'select lo_creat(-1)',
+        `select lo_from_bytea(0, 'abc')`,
+        `select lo_import('/etc/hostname')`,
+      ])
+        await expect(client.query(sql)).rejects.toMatchObject({ code: '42501' });
+      await client.end();
+    }
+  });
+
+  test('are told of what its owner cannot take away, with what an administrator is to run', async () => {
+    await withEmptyDatabase('tidings_owner', async (name) => {
+      const urls = urlsOf(database.url, name);
+      await migrate(urls);
+      // The owner has the database, and not the functions of PostgreSQL.
+      const left = await leftToEverybody(urls.engine);
+      expect(left).toBe(
+        `The logins of the service may make large objects in this database, which they do not need. Have an administrator run there: ${LARGE_OBJECTS}`,
+      );
+      const admin = new pg.Client({ connectionString: database.url.replace(/\/[^/]*$/, `/${name}`) });
+      await admin.connect();
+      await admin.query(left?.split('run there: ')[1] ?? '');
+      await admin.end();
+      expect(await leftToEverybody(urls.engine)).toBeUndefined();
+    });
+  });
+
+  test('lose what they were given again, as in a copy that was restored, with the next migration', async () => {
+    const copy = await createDatabase();
+    await copy.query(`grant create on schema public to public`);
+    await server.query(`grant temporary on database ${new URL(copy.url).pathname.slice(1)} to public`);
+    expect(await leftToEverybody(copy.urls.engine)).toMatch(
+      /may make temporary tables, make tables of their own/,
+    );
+    await migrate(copy.urls);
+    expect(await leftToEverybody(copy.urls.engine)).toBeUndefined();
+    await copy.drop();
   });
 });
 

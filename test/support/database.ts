@@ -56,6 +56,8 @@ export async function createDatabase(): Promise<TestDatabase> {
   const server = testServer();
   const name = `test_${randomBytes(8).toString('hex')}`;
   await administer(server, `create database ${name} template tidings_template owner tidings_owner`);
+  // Rights on a database are not copied with it.
+  await administer(server, `revoke temporary on database ${name} from public`);
   const url = new URL(server);
   url.pathname = `/${name}`;
   const pool = new pg.Pool({ connectionString: url.href, max: 4, types });
