@@ -25,7 +25,6 @@ export async function createApp(
   deadlines: Deadlines = deadlinesOf(config),
 ): Promise<NestFastifyApplication> {
   const adapter = new FastifyAdapter({
-    bodyLimit: config.MAX_REQUEST_BYTES,
     ...serverOptions(deadlines),
     // Streams are ended one by one with a `bye`; what is idle then may go.
     forceCloseConnections: 'idle',
@@ -47,7 +46,7 @@ export async function createApp(
     abortOnError: false,
   });
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
-  acceptJson(adapter.getInstance());
+  acceptJson(adapter.getInstance(), config);
   endConnections(adapter.getInstance(), deadlines, config);
   refuseBadHttp(adapter.getHttpServer());
   admitGradually(adapter.getHttpServer());

@@ -1,31 +1,73 @@
-import type { IncomingHttpHeaders } from 'node:http';
+import { once } from 'node:events';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import type { Config } from './config.ts';
 import { Problem, type Fault } from './errors.ts';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Most bytes of the body. Default: BODY_BYTES. Of what is published: MAX_REQUEST_BYTES. */
+    bodyBytes?: number;
+  }
+}
+
+/** Enough for whatever an administrator sends, also for a set of keys and a thousand tenants. */
+const BODY_BYTES = 256 * 1024;
 
 /** A request body that is JSON: its bytes, the text that they spell, and what JSON.parse makes of it. */
 export class JsonBody {
+  #value: { readonly parsed: unknown } | undefined;
+
   constructor(
     readonly bytes: Buffer,
     readonly text: string,
-    readonly value: unknown,
   ) {}
+
+  /** @throws Problem `malformed_json` */
+  get value(): unknown {
+    this.#value ??= { parsed: parseJson(this.text) };
+    return this.#value.parsed;
+  }
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
-/** Reads JSON bodies as JsonBody. Invalid UTF-8 is refused: replaced characters would be stored as if they had been sent. */
-export function acceptJson(fastify: FastifyInstance): void {
+/**
+ * Reads JSON bodies as JsonBody. It comes behind the checks of `preParsing`, so that the caller is known.
+ * Each route has its limit, and each caller a share of what this node holds of bodies.
+ */
+export function acceptJson(
+  fastify: FastifyInstance,
+  { MAX_REQUEST_BYTES: most }: Pick<Config, 'MAX_REQUEST_BYTES'>,
+): void {
+  const shares = new BodyShares(most);
   fastify.removeAllContentTypeParsers();
+  fastify.addHook('onRequest', (request, reply, done) => {
+    // What was made of the body lives as long as its request.
+    if (carriesBody(request)) reply.raw.once('close', () => shares.giveBack(request));
+    done();
+  });
   // An async parser: what it throws becomes the answer.
-  fastify.addContentTypeParser<Buffer>(
+  fastify.addContentTypeParser(
     'application/json',
-    { parseAs: 'buffer' },
-    async ({ headers }: FastifyRequest, bytes: Buffer) => {
-      refuseEncodings(headers);
-      return readJson(bytes);
+    async (request: FastifyRequest, payload: IncomingMessage) => {
+      // Nobody will look at it.
+      if (request.is404) return undefined;
+      refuseEncodings(request.headers);
+      const { publishes, bodyBytes = BODY_BYTES } = request.routeOptions.config;
+      return readJson(
+        await readBytes(request, payload, publishes === true ? most : Math.min(bodyBytes, most), shares),
+      );
     },
   );
+}
+
+/** Whether a request says that it has a body. */
+export function carriesBody({ method, headers }: FastifyRequest): boolean {
+  if (method === 'GET' || method === 'HEAD') return false;
+  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 }
 
 function refuseEncodings(headers: IncomingHttpHeaders): void {
@@ -37,15 +79,102 @@ function refuseEncodings(headers: IncomingHttpHeaders): void {
   });
 }
 
-export function readJson(bytes: Buffer): JsonBody {
-  let text: string;
+/** How long the rest of a body that is too large is read for nothing, in ms: a client that sends does not hear yet. */
+const LINGER_MS = 1_000;
+
+async function readBytes(
+  request: FastifyRequest,
+  payload: IncomingMessage,
+  most: number,
+  shares: BodyShares,
+): Promise<Buffer> {
+  const announced = Number(request.headers['content-length'] ?? 0);
+  const chunks: Buffer[] = [];
+  let length = 0;
   try {
-    text = utf8.decode(bytes);
+    if (announced > most) throw tooLarge(most);
+    shares.take(request, announced);
+    await new Promise<void>((resolve, reject) => {
+      payload
+        .on('data', (chunk: Buffer) => {
+          length += chunk.length;
+          if (length > most) return reject(tooLarge(most));
+          try {
+            // What is announced is taken already.
+            if (length > announced) shares.take(request, chunk.length);
+          } catch (error) {
+            return reject(error);
+          }
+          chunks.push(chunk);
+        })
+        .once('end', resolve)
+        .once('error', reject);
+    });
+  } catch (error) {
+    payload.removeAllListeners('data').resume();
+    if (!payload.readableEnded) await Promise.race([once(payload, 'close'), sleep(LINGER_MS)]);
+    throw error;
+  }
+  return Buffer.concat(chunks, length);
+}
+
+const tooLarge = (most: number) => new Problem('body_too_large', `The body may have ${most} bytes here.`);
+
+/**
+ * Of the bytes of bodies that this node holds, those on their way and those of requests that are not answered yet, a tenant
+ * may have half, and one caller a quarter: a few hundred that never end would otherwise fill its memory.
+ */
+class BodyShares {
+  readonly #all: number;
+  readonly #taken = new Map<string, number>();
+  readonly #requests = new WeakMap<FastifyRequest, number>();
+
+  constructor(largest: number) {
+    // So that the largest body fits in the share of one caller.
+    this.#all = Math.max(128 * 1024 * 1024, 4 * largest);
+  }
+
+  /** @throws Problem `overloaded` */
+  take(request: FastifyRequest, bytes: number): void {
+    const owners = ownersOf(request);
+    for (const [n, owner] of owners.entries()) {
+      if ((this.#taken.get(owner) ?? 0) + bytes <= this.#all / 2 ** n) continue;
+      throw new Problem('overloaded', 'Too many bytes of requests are on their way to this node.', {
+        retryAfter: 1,
+      });
+    }
+    for (const owner of owners) this.#taken.set(owner, (this.#taken.get(owner) ?? 0) + bytes);
+    this.#requests.set(request, (this.#requests.get(request) ?? 0) + bytes);
+  }
+
+  giveBack(request: FastifyRequest): void {
+    const bytes = this.#requests.get(request) ?? 0;
+    this.#requests.delete(request);
+    for (const owner of ownersOf(request)) {
+      const left = (this.#taken.get(owner) ?? 0) - bytes;
+      if (left > 0) this.#taken.set(owner, left);
+      else this.#taken.delete(owner);
+    }
+  }
+}
+
+/** Everybody, the tenant, the caller. */
+function ownersOf({ user }: FastifyRequest): readonly string[] {
+  return ['', `${user?.tenantId}`, `${user?.tenantId} ${user?.subject}`];
+}
+
+export function readJson(bytes: Buffer): JsonBody {
+  try {
+    return new JsonBody(bytes, utf8.decode(bytes));
   } catch {
     throw new Problem('malformed_json', 'The body is not valid UTF-8.');
   }
+}
+
+/** @throws Problem `malformed_json` */
+export function parseJson(text: string): unknown {
   try {
-    return new JsonBody(bytes, text, JSON.parse(text));
+    return JSON.parse(text);
   } catch (error) {
     throw new Problem(
       'malformed_json',

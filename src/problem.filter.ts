@@ -5,10 +5,6 @@ import { Problem, type ErrorCode } from './errors.ts';
 
 /** Errors of Fastify and Nest that have a meaning for the caller, by Fastify's code or by HTTP status. */
 const FOREIGN: Record<string, [ErrorCode, string]> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: [
-    'body_too_large',
-    'The body is larger than MAX_REQUEST_BYTES of this service allows.',
-  ],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media_type', 'The body must be application/json.'],
   FST_ERR_CTP_EMPTY_TYPE: ['unsupported_media_type', 'Content-Type is missing; send application/json.'],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['malformed_json', 'The body is not as long as Content-Length says.'],

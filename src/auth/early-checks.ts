@@ -1,5 +1,6 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { Problem } from '../errors.ts';
+import { carriesBody } from '../json-body.ts';
 import { tokenInQuery } from './bearer.ts';
 import type { TokenGuard } from './token.guard.ts';
 import { tokenParameter } from './token-in-query.ts';
@@ -18,9 +19,4 @@ export function addEarlyChecks(fastify: FastifyInstance, guard: TokenGuard): voi
     // Nest asks its guards when the body has been read and parsed; megabytes from strangers are not.
     if (carriesBody(request)) await guard.authenticate(request, reply);
   });
-}
-
-function carriesBody({ method, headers }: FastifyRequest): boolean {
-  if (method === 'GET' || method === 'HEAD') return false;
-  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 }

@@ -1,4 +1,5 @@
 import { Body, Controller, Delete, Header, HttpCode, Inject, Post, Query, Req, Res } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
@@ -23,6 +24,7 @@ export class SessionController {
   ) {}
 
   @Post()
+  @RouteConfig({ bodyBytes: 1_024 })
   @HttpCode(204)
   @UserOnly({ clockTolerance: false })
   @Header('cache-control', 'no-store')

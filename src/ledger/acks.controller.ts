@@ -1,4 +1,5 @@
 import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
@@ -14,6 +15,7 @@ export class AcksController {
 
   /** Answers after the commit. */
   @Post()
+  @RouteConfig({ bodyBytes: 1_024 })
   @HttpCode(204)
   @UserOnly()
   @PaidFrom('acknowledgements')

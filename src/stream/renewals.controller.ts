@@ -1,4 +1,5 @@
 import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/bearer.ts';
@@ -25,6 +26,7 @@ export class RenewalsController {
 
   /** Answers when the renewal is stored; the node that holds the stream applies it within a second. */
   @Post()
+  @RouteConfig({ bodyBytes: 16 * 1_024 })
   @HttpCode(202)
   @UserOnly()
   @PaidFrom('renewals')

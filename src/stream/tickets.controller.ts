@@ -1,4 +1,5 @@
 import { Body, Controller, Header, Post, Query } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import type { z } from 'zod';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
@@ -14,6 +15,7 @@ export class TicketsController {
 
   /** A token in its seconds of grace gets none: its stream would have to end before it began. */
   @Post()
+  @RouteConfig({ bodyBytes: 1_024 })
   @UserOnly({ clockTolerance: false })
   @PaidFrom('tickets')
   @Header('cache-control', 'no-store')

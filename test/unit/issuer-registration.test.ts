@@ -24,7 +24,7 @@ const rsaJwk = { ...rsa.publicKey.export({ format: 'jwk' }), kid: 'r1' };
 const ecJwk = { ...ec.publicKey.export({ format: 'jwk' }), kid: 'e1' };
 const edJwk = { ...ed.publicKey.export({ format: 'jwk' }), kid: 'd1' };
 
-const bodyOf = (value: unknown) => new JsonBody(Buffer.alloc(0), '', value);
+const bodyOf = (value: unknown) => new JsonBody(Buffer.alloc(0), JSON.stringify(value));
 const register = (value: unknown, rules: Parameters<typeof newIssuer>[2] = RULES) =>
   newIssuer(ID, parseBody(issuerRegistrationSchema, bodyOf(value)), rules);
 const patch = (current: ReturnType<typeof register>, value: unknown, rules = RULES) =>

@@ -1,0 +1,95 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { post, publish } from '../support/api.ts';
+import { startService, type Service } from '../support/app.ts';
+import { eventually } from '../support/eventually.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
+import { RawConnection } from '../support/wire.ts';
+
+/* What a node reads of bodies: how much of one, of all of a caller, and of whom at all. */
+
+let service: Service;
+beforeAll(async () => {
+  service = await startService();
+});
+afterAll(() => service.close());
+
+const LARGEST = 8 * 1024 * 1024;
+const headOf = (path: string, token: string, framing: string) =>
+  `POST ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\n${framing}\r\n\r\n`;
+
+async function begin(path: string, token: string, framing: string, body = ''): Promise<RawConnection> {
+  const connection = await RawConnection.open(service.url);
+  connection.send(headOf(path, token, framing), body);
+  return connection;
+}
+
+const answered = async (connection: RawConnection) =>
+  await connection.until(([first]) => first?.complete === true && first, 'an answer');
+
+describe('a body', () => {
+  test.each([
+    ['/v1/acks', 1_024],
+    ['/v1/stream/tickets', 1_024],
+    ['/v1/session', 1_024],
+    ['/v1/stream/renewals', 16 * 1_024],
+    ['/v1/revocations', 256 * 1_024],
+  ])('of %s has at most %d bytes, announced or not', async (path, most) => {
+    const token = userToken();
+    const body = JSON.stringify({ x: 'x'.repeat(most) });
+    const announced = await post<{ code: string; detail: string }>(`${service.url}${path}`, token, body);
+    expect(announced).toMatchObject({ status: 413, body: { code: 'body_too_large' } });
+    expect(announced.body.detail).toContain(String(most));
+    const connection = await begin(
+      path,
+      token,
+      'Transfer-Encoding: chunked',
+      `${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`,
+    );
+    expect(await answered(connection)).toMatchObject({ status: 413 });
+    await connection.closed;
+  });
+
+  test('that is too large is refused although nothing of it came', async () => {
+    const connection = await begin('/v1/acks', userToken(), 'Content-Length: 8000000');
+    expect(await answered(connection)).toMatchObject({ status: 413 });
+    await connection.closed;
+  });
+
+  test.each(['/v1/notifications', '/v1/notifications/batch'])(
+    'for %s is not read of whom may not publish',
+    async (path) => {
+      const connection = await begin(path, userToken(), `Content-Length: ${LARGEST}`);
+      const { status, body } = await answered(connection);
+      expect([status, JSON.parse(body)]).toMatchObject([403, { code: 'scope_missing' }]);
+      connection.socket.destroy();
+    },
+  );
+
+  test('for a path that is not there is not read', async () => {
+    const connection = await begin('/v1/nothing', userToken(), `Content-Length: ${LARGEST}`);
+    expect(await answered(connection)).toMatchObject({ status: 404 });
+    connection.socket.destroy();
+  });
+});
+
+test('bodies on their way take no more than a share of the node, each caller its own, until they are gone', async () => {
+  const [greedy, other] = [serviceToken({ client: 'greedy' }), serviceToken({ client: 'other' })];
+  const batch = '/v1/notifications/batch';
+  const open = await Promise.all(
+    Array.from({ length: 6 }, () => begin(batch, greedy, `Content-Length: ${LARGEST}`)),
+  );
+  const refused = () => open.filter(({ answers: [first] }) => first?.complete);
+  await eventually(() => expect(refused()).toHaveLength(2));
+  for (const { answers } of refused()) {
+    expect(answers[0]).toMatchObject({ status: 503, headers: { 'retry-after': '1' } });
+    expect(answers[0]?.body).toContain('"code":"overloaded"');
+  }
+  const small = { to: { user: 'a' }, type: 't', data: 1 };
+  expect(await post(`${service.url}/v1/notifications`, greedy, small)).toMatchObject({ status: 503 });
+  // What is not announced counts when it comes.
+  open.push(await begin(batch, greedy, 'Transfer-Encoding: chunked', '1\r\n{\r\n'));
+  await eventually(() => expect(refused()).toHaveLength(3));
+  await publish(service.url, other, small);
+  for (const { socket } of open) socket.destroy();
+  await eventually(() => publish(service.url, greedy, small));
+});
