@@ -1,4 +1,5 @@
 import type { Config } from './config.ts';
+import { readDatabaseUrl } from './database/database-url.ts';
 import { isLoopback } from './loopback.ts';
 import { VERSION } from './version.ts';
 
@@ -20,11 +21,8 @@ export function announcement(settings: Config, origin: string): string {
 function databaseOf({ DATABASE_URL, DATABASE_OWNER_URL, DATA_DIR }: Config): string {
   if (DATABASE_URL === undefined) return `its own PostgreSQL under ${DATA_DIR}, for one machine`;
   const updates = DATABASE_OWNER_URL === undefined ? '' : '; each start brings its tables up to date';
-  return `${placeOf(DATABASE_URL)}${updates}`;
+  return `${readDatabaseUrl(DATABASE_URL).place}${updates}`;
 }
-
-/** Where a database is, without who comes there, and with what password. */
-const placeOf = (url: string): string => /^[^?]*@([^?]*)/.exec(url)?.[1] ?? 'that of DATABASE_URL';
 
 function tokensOf({ JWKS_URL, JWT_ISSUER, JWT_AUDIENCE }: Config): string {
   const { host, pathname } = (JWKS_URL === undefined ? null : URL.parse(JWKS_URL)) ?? {};

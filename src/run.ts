@@ -5,7 +5,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { announcement, demo } from './announcement.ts';
 import { createApp } from './app.ts';
 import { loadOrCreateSecret } from './auth/dev-secret.ts';
-import { ConfigError, readConfig, type Config } from './config.ts';
+import { readConfig, type Config } from './config.ts';
 import type { DatabaseUrls } from './database/logins.ts';
 import { openDatabase } from './database/open-database.ts';
 import { StartError } from './database/start-error.ts';
@@ -19,7 +19,11 @@ const ECHO_MS = 500;
 /** The log of the start is written a moment late, in ms; what a person should read comes after it. */
 const LOG_LAG_MS = 100;
 
-/** Runs the service until it is told to stop. Sets the exit code: 0 after a clean stop, else 1. */
+/**
+ * Runs the service until it is told to stop.
+ *
+ * @throws ConfigError or StartError with a sentence for the operator, or whatever ended it
+ */
 export async function run(environment: NodeJS.ProcessEnv): Promise<void> {
   const stop = new AbortController();
   const onSignal = signalHandler(stop);
@@ -29,29 +33,11 @@ export async function run(environment: NodeJS.ProcessEnv): Promise<void> {
   } catch (error) {
     // Told to stop while it was still waiting for the database.
     if (stop.signal.aborted && error instanceof Error && error.name === 'AbortError') return;
-    console.error(whyNotStarted(error));
-    process.exitCode = 1;
+    throw error;
   } finally {
     for (const signal of SIGNALS) process.off(signal, onSignal);
   }
 }
-
-/**
- * What an operator mends takes a sentence; what nobody foresaw comes with its stack and those of its causes, and without
- * their other properties, which hold what was asked for: a URL with its password, a row.
- */
-function whyNotStarted(error: unknown): string {
-  if (error instanceof ConfigError || error instanceof StartError) return error.message;
-  if (!(error instanceof Error))
-    return 'The service cannot start: something that is not an error was thrown.';
-  const causes: string[] = [];
-  for (let cause: unknown = error; cause instanceof Error && causes.length < MAX_CAUSES; cause = cause.cause)
-    causes.push(cause.stack ?? cause.message);
-  return `The service cannot start: ${causes.join('\ncaused by ')}`;
-}
-
-/** How far the causes of an error are followed. */
-const MAX_CAUSES = 5;
 
 /** One life of the service; what was opened is closed in reverse, also when a later step fails. */
 async function serve(settings: Config, stop: AbortSignal): Promise<void> {

@@ -73,13 +73,26 @@ export async function tidings([name = 'start', ...args]: readonly string[]): Pro
     await run(args, process.env, terminal);
   } catch (error) {
     process.exitCode = 1;
-    if (error instanceof UsageError) {
-      const command = COMMANDS.has(name) ? ` ${name}` : '';
-      terminal.report(`${error.message}\n(tidings${command} --help tells how to use this.)`);
-    } else if (error instanceof ConfigError || error instanceof StartError) terminal.report(error.message);
-    else console.error(error);
+    terminal.report(inWords(error, COMMANDS.has(name) ? `tidings ${name}` : 'tidings'));
   }
 }
+
+/**
+ * What an operator mends takes a sentence; what nobody foresaw comes with its stack and those of its causes, and without
+ * their other properties, which hold what was asked for: a URL with its password, a row.
+ */
+function inWords(error: unknown, command: string): string {
+  if (error instanceof UsageError) return `${error.message}\n(${command} --help tells how to use this.)`;
+  if (error instanceof ConfigError || error instanceof StartError) return error.message;
+  if (!(error instanceof Error)) return `${command} failed: something that is not an error was thrown.`;
+  const causes: string[] = [];
+  for (let cause: unknown = error; cause instanceof Error && causes.length < MAX_CAUSES; cause = cause.cause)
+    causes.push(cause.stack ?? cause.message);
+  return `${command} failed: ${causes.join('\ncaused by ')}`;
+}
+
+/** How far the causes of an error are followed. */
+const MAX_CAUSES = 5;
 
 /** What the environment has already wins, also where it is empty. */
 function readEnvFile(): void {

@@ -25,7 +25,7 @@ async function failure(settings: Record<string, string>): Promise<string> {
 test('a start that fails on what is in the database says that, and nothing of a port', async () => {
   await database.query('alter table revocations rename column kind to sort');
   const said = await failure({});
-  expect(said).toMatch(/^The service cannot start: .*column "kind" does not exist/);
+  expect(said).toMatch(/^tidings start failed: .*column "kind" does not exist/);
   expect(said).not.toMatch(/Port/);
   await database.query('alter table revocations rename column sort to kind');
 });
