@@ -1,4 +1,3 @@
-import type { Socket } from 'node:net';
 import type { SentInterval, SentSource } from '../ledger/open-intervals.ts';
 import { asPosition, type Position } from '../log/position.ts';
 import type { Page } from './backlog.ts';
@@ -13,13 +12,11 @@ import {
   type ByeReason,
 } from './frames.ts';
 import { Heartbeat } from './heartbeat.ts';
+import type { StreamSocket } from './socket.ts';
 import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
 import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
 import type { HubMember, TenantHub } from './tenant-hub.ts';
 import { TokenLife } from './token-life.ts';
-
-/** How long a client may take to read what was written before its stream ended. */
-const LINGER_MS = 5_000;
 
 /**
  * A socket and a position. It is *live* when it has everything up to the head of the tail and is written to as
@@ -53,7 +50,7 @@ export class Connection implements HubMember, SentSource {
     public subscriber: Subscriber,
     start: Position,
     private readonly target: Position,
-    private readonly socket: Socket,
+    private readonly stream: StreamSocket,
     private readonly hub: TenantHub<Connection>,
     private readonly node: StreamNode,
   ) {
@@ -65,13 +62,13 @@ export class Connection implements HubMember, SentSource {
     this.#lastId = start;
     this.#takenAt = Date.now();
     this.#heartbeat = new Heartbeat(node.config.HEARTBEAT_SECONDS);
-    socket.on('drain', () => void this.readOn());
-    socket.on('close', () => this.#closed());
+    stream.socket.on('drain', () => void this.readOn());
+    stream.socket.on('close', () => this.#closed());
   }
 
   /** It was not ended, and its client has not gone. */
   get isOpen(): boolean {
-    return this.#ended === undefined && this.socket.writable;
+    return this.#ended === undefined && this.stream.socket.writable;
   }
 
   /** By the id that its client knows, or by that of its present record in history. */
@@ -85,13 +82,13 @@ export class Connection implements HubMember, SentSource {
     for (const entry of entries) {
       if (!this.live) break;
       if (entry.position <= this.position) continue;
-      if (entries.length > 1 && this.socket.writableCorked === 0) this.socket.cork();
+      if (entries.length > 1 && this.stream.socket.writableCorked === 0) this.stream.socket.cork();
       this.#write(entry, false);
-      if (this.socket.writableLength > limit) this.socket.uncork();
+      if (this.stream.socket.writableLength > limit) this.stream.socket.uncork();
       // Memory stays bounded because nothing more is written: the rest waits in the tail, and after that in the log.
-      if (this.socket.writableLength > limit) this.fallBehind(this.position);
+      if (this.stream.socket.writableLength > limit) this.fallBehind(this.position);
     }
-    this.socket.uncork();
+    this.stream.socket.uncork();
   }
 
   /** No longer live: everything up to `position` was offered to it. */
@@ -117,7 +114,8 @@ export class Connection implements HubMember, SentSource {
       this.#reading = false;
     }
     // Below its own mark a socket does not report that it drained, so the last write does.
-    if (this.#isFull() && !this.socket.writableNeedDrain) this.socket.write('', () => void this.readOn());
+    if (this.#isFull() && !this.stream.socket.writableNeedDrain)
+      this.stream.socket.write('', () => void this.readOn());
   }
 
   /** Once a second. `now` by this machine's clock. */
@@ -128,10 +126,10 @@ export class Connection implements HubMember, SentSource {
       this.end('token-expired', jittered(this.node.config.STREAM_RETRY_MS), this.#life.left(now));
       return;
     }
-    if (due === 'notice') this.socket.write(expiringFrame(this.subscriber.tokenExpiresAt));
+    if (due === 'notice') this.stream.write(expiringFrame(this.subscriber.tokenExpiresAt));
     if (this.#isStalled(now)) {
       this.#ended = 'stalled';
-      this.socket.destroy();
+      this.stream.socket.destroy();
       return;
     }
     if (this.#heartbeat.isDue()) this.#beat();
@@ -163,13 +161,12 @@ export class Connection implements HubMember, SentSource {
   }
 
   /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */
-  end(reason: ByeReason, retryAfterMs: number, withinMs: number = LINGER_MS): void {
+  end(reason: ByeReason, retryAfterMs: number, withinMs?: number): void {
     if (this.#ended !== undefined) return;
     this.#ended = reason;
     // A write behind the end would destroy the socket with the `bye` in it, and be taken for sent.
     this.fallBehind(this.position);
-    this.socket.end(byeFrame(reason, retryAfterMs));
-    setTimeout(() => this.socket.destroy(), Math.max(0, Math.min(withinMs, LINGER_MS))).unref();
+    this.stream.end(byeFrame(reason, retryAfterMs), withinMs);
   }
 
   /** Ends it because its user is erased: what it did is not for history. */
@@ -186,7 +183,7 @@ export class Connection implements HubMember, SentSource {
   }
 
   #isFull(): boolean {
-    return this.isOpen && this.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES;
+    return this.isOpen && this.stream.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES;
   }
 
   #hasRoom(): boolean {
@@ -196,12 +193,12 @@ export class Connection implements HubMember, SentSource {
   /** Writes what this node has in memory, as one write. False: what follows is in the log only. */
   #writeOn(): boolean {
     // A system call for each of 20 frames was a third of what it costs when a client comes back.
-    this.socket.cork();
+    this.stream.socket.cork();
     try {
       if (this.#page !== undefined) this.#writePage(this.#page);
       return this.#page !== undefined || !this.#hasRoom() || this.#readTail();
     } finally {
-      this.socket.uncork();
+      this.stream.socket.uncork();
     }
   }
 
@@ -245,13 +242,13 @@ export class Connection implements HubMember, SentSource {
     if (this.#caughtUp) return;
     this.#caughtUp = true;
     this.#lastId = this.position;
-    this.socket.write(caughtUpFrame(this.position));
+    this.stream.write(caughtUpFrame(this.position));
   }
 
   #announceGap(oldest: Position): void {
     this.#endInterval();
     this.node.metrics.gapsAnnounced.inc();
-    this.socket.write(gapFrame(this.position, oldest));
+    this.stream.write(gapFrame(this.position, oldest));
     this.position = oldest;
   }
 
@@ -262,7 +259,7 @@ export class Connection implements HubMember, SentSource {
       this.#endInterval();
       return;
     }
-    this.socket.write(entry.frame);
+    this.stream.write(entry.frame);
     this.#heartbeat.written();
     this.#lastId = entry.position;
     this.node.counts.delivered(replayed, entry.frame.length);
@@ -288,23 +285,23 @@ export class Connection implements HubMember, SentSource {
 
   #beat(): void {
     // Bytes that still wait show that the stream is alive once they are read; more of them help nobody.
-    if (this.socket.writableLength > 0) return;
+    if (this.stream.socket.writableLength > 0) return;
     const settled = this.hub.settled;
     if (this.live && settled > this.#lastId) {
       this.#lastId = settled;
       this.position = asPosition(Math.max(this.position, settled));
-      this.socket.write(positionFrame(settled));
+      this.stream.write(positionFrame(settled));
     } else {
-      this.socket.write(HEARTBEAT);
+      this.stream.write(HEARTBEAT);
     }
   }
 
   #isStalled(now: number): boolean {
-    if (this.socket.writableLength === 0) {
+    if (this.stream.socket.writableLength === 0) {
       this.#takenAt = now;
       return false;
     }
-    const taken = this.socket.bytesWritten - this.socket.writableLength;
+    const taken = this.stream.socket.bytesWritten - this.stream.socket.writableLength;
     if (taken !== this.#taken) {
       this.#taken = taken;
       this.#takenAt = now;

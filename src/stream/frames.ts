@@ -6,7 +6,24 @@ import { createdAt, type Position } from '../log/position.ts';
 /*
  * What goes over the wire: Server-Sent Events as WHATWG HTML § 9.2 defines them. Positions are decimal strings, ids
  * are ASCII, and JSON without white space holds no CR or LF, so every event has exactly one `data:` line.
+ *
+ * Each is a chunk (RFC 9112 § 7.1). Python's `requests`, Tornado and others read a body that only the end of the connection ends
+ * by the buffer: they hold an event back until others have filled it. A chunk they give out when it has come.
  */
+
+/** One event or comment, as a chunk. */
+export type Frame = string | Buffer;
+
+const chunk = (text: string): string => `${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`;
+
+/** Behind the last frame: the stream has ended and was not cut off. */
+export const LAST_CHUNK = '0\r\n\r\n';
+
+/** What is in the chunk, for a client of HTTP/1.0, which knows none. A buffer's bytes are shared. */
+export function contentOf(frame: Frame): Frame {
+  const from = frame.indexOf('\n') + 1;
+  return typeof frame === 'string' ? frame.slice(from, -2) : frame.subarray(from, -2);
+}
 
 /** A notification has no `event:` field, so a plain `EventSource.onmessage` gets notifications and nothing else. */
 export function notificationFrame(notification: Notification): Buffer {
@@ -14,12 +31,16 @@ export function notificationFrame(notification: Notification): Buffer {
   const expiry = expiresAt === null ? 'null' : `"${new Date(expiresAt).toISOString()}"`;
   // `data` goes in as text: stringified again it would lose the publisher's digits and escapes.
   return Buffer.from(
-    `id: ${position}\ndata: {"id":"${id}","type":"${type}","to":${JSON.stringify(to)},"data":${data},"createdAt":"${createdAt(position)}","expiresAt":${expiry}}\n\n`,
+    chunk(
+      `id: ${position}\ndata: {"id":"${id}","type":"${type}","to":${JSON.stringify(to)},"data":${data},"createdAt":"${createdAt(position)}","expiresAt":${expiry}}\n\n`,
+    ),
   );
 }
 
-const event = (name: string, data: Record<string, unknown>, id?: Position): string =>
-  `event: ${name}\n${id === undefined ? '' : `id: ${id}\n`}data: ${JSON.stringify(data)}\n\n`;
+const event = (name: string, data: Record<string, unknown>, id?: Position, retryMs?: number): string =>
+  chunk(
+    `${retryMs === undefined ? '' : `retry: ${retryMs}\n`}event: ${name}\n${id === undefined ? '' : `id: ${id}\n`}data: ${JSON.stringify(data)}\n\n`,
+  );
 
 export type Resume = 'exact' | 'undelivered' | 'latest' | 'earliest' | 'gap' | 'reset';
 
@@ -85,14 +106,13 @@ export const BYES = {
 export type ByeReason = keyof typeof BYES;
 
 /** The `retry:` in front makes a native EventSource, which does not know `bye`, wait as long. */
-export function byeFrame(reason: ByeReason, retryAfterMs: number): string {
-  return `retry: ${retryAfterMs}\n${event('bye', { reason, reconnect: BYES[reason].reconnect, retryAfterMs })}`;
-}
+export const byeFrame = (reason: ByeReason, retryAfterMs: number): string =>
+  event('bye', { reason, reconnect: BYES[reason].reconnect, retryAfterMs }, undefined, retryAfterMs);
 
-export const HEARTBEAT = Buffer.from(':\n\n');
+export const HEARTBEAT = Buffer.from(chunk(':\n\n'));
 
 /** Leaves at once, so that a proxy or a client knows that the stream is open before the database was asked. */
-export const greeting = (retryMs: number): string => `retry: ${retryMs}\n:\n\n`;
+export const greeting = (retryMs: number): string => chunk(`retry: ${retryMs}\n:\n\n`);
 
 /**
  * When to come back after what does not pass by itself soon, in ms. A plain EventSource does so even when it should not at

@@ -21,7 +21,7 @@ export class PassingTroubleFilter implements ExceptionFilter {
       sendProblem(reply, problem);
       return;
     }
-    const socket = openEventStream(reply, jittered(this.config.STREAM_RETRY_MS));
-    socket?.end(byeFrame('unavailable', jittered(this.config.STREAM_RETRY_MS)));
+    const stream = openEventStream(reply, jittered(this.config.STREAM_RETRY_MS));
+    stream?.end(byeFrame('unavailable', jittered(this.config.STREAM_RETRY_MS)));
   }
 }

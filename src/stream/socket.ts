@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyReply } from 'fastify';
-import { greeting } from './frames.ts';
+import { contentOf, greeting, LAST_CHUNK, type Frame } from './frames.ts';
 
 /** Sockets of clients who left that are closed in one turn of the event loop: less than a millisecond of work. */
 const CLOSED_AT_ONCE = 16;
@@ -21,9 +21,8 @@ function closeSome(): void {
 }
 
 /**
- * Takes a socket away from the HTTP server, so that a stream holds neither parser, request nor response, and bytes are
- * written without chunks. `connection: close` in the head tells the client that the end of
- * the body is the end of the connection (RFC 9112 § 6.3).
+ * Takes a socket away from the HTTP server, so that a stream holds neither parser, request nor response, and a frame that
+ * was encoded once is written to all sockets as it is.
  *
  * Node lets go of them when a response is finished (`finish`) and of the parser when the socket is closed (`close`): so it is told
  * that both has happened. `detachSocket` alone leaves all three in the reach of the server, for as long as the stream is open.
@@ -75,12 +74,50 @@ function otherHeaderLines(reply: FastifyReply): string {
   return lines;
 }
 
+/** How long a client may take to read what was written before its stream ended, and to close in its turn, in ms. */
+const LINGER_MS = 5_000;
+
+/** The socket of a stream, which HTTP has nothing to do with any more. */
+export class StreamSocket {
+  /** `chunked`: the client knows chunks, since its HTTP is 1.1. */
+  constructor(
+    readonly socket: Socket,
+    private readonly chunked: boolean,
+  ) {}
+
+  write(frame: Frame): void {
+    this.socket.write(this.chunked ? frame : contentOf(frame));
+  }
+
+  /**
+   * Says the last word, and closes. What the client has not read by then, or if it does not close, is given up: there is no
+   * other end to a socket whose client does nothing.
+   *
+   * @param lingerMs at most 5 s
+   */
+  end(frame: Frame, lingerMs: number = LINGER_MS): void {
+    const { socket } = this;
+    socket.cork();
+    this.write(frame);
+    if (this.chunked) socket.write(LAST_CHUNK);
+    socket.end();
+    const timer = setTimeout(() => socket.destroy(), Math.max(0, Math.min(lingerMs, LINGER_MS))).unref();
+    socket.once('close', () => clearTimeout(timer));
+  }
+}
+
 /** Answers 200 with an event stream and gives the socket for its events; undefined when the client has gone. */
-export function openEventStream(reply: FastifyReply, retryMs: number): Socket | undefined {
+export function openEventStream(reply: FastifyReply, retryMs: number): StreamSocket | undefined {
   reply.hijack();
+  const chunked = reply.request.raw.httpVersionMinor > 0;
   const socket = takeSocket(reply.raw);
   if (socket === undefined) return undefined;
-  const headers = `${STREAM_HEADER_LINES}date: ${new Date().toUTCString()}\r\n${otherHeaderLines(reply)}`;
-  socket.write(`HTTP/1.1 200 OK\r\n${headers}\r\n${greeting(retryMs)}`);
-  return socket;
+  const framing = chunked ? 'transfer-encoding: chunked\r\n' : '';
+  const headers = `${STREAM_HEADER_LINES}${framing}date: ${new Date().toUTCString()}\r\n${otherHeaderLines(reply)}`;
+  const stream = new StreamSocket(socket, chunked);
+  socket.cork();
+  socket.write(`HTTP/1.1 200 OK\r\n${headers}\r\n`);
+  stream.write(greeting(retryMs));
+  socket.uncork();
+  return stream;
 }

@@ -35,8 +35,8 @@ export class StreamController {
       await reply.headers(STREAM_HEADERS).send();
       return;
     }
-    const socket = openEventStream(reply, jittered(this.config.STREAM_RETRY_MS));
-    if (socket === undefined) return;
+    const stream = openEventStream(reply, jittered(this.config.STREAM_RETRY_MS));
+    if (stream === undefined) return;
 
     const { tenantId, subject: user, topics, expiresAt: tokenExpiresAt } = principal;
     const sent = header || query.lastEventId || undefined;
@@ -54,7 +54,7 @@ export class StreamController {
         resume,
         malformed: sent !== undefined && resume === undefined,
       },
-      socket,
+      stream,
     );
   }
 }

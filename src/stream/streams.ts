@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
@@ -25,6 +24,7 @@ import { Connection } from './connection.ts';
 import { byeFrame, jittered, SLOW_RETRY_MS, syncFrame, type ByeReason } from './frames.ts';
 import { Hubs } from './hubs.ts';
 import { Replacements } from './replacements.ts';
+import type { StreamSocket } from './socket.ts';
 import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';
 import type { Tail } from './tail.ts';
 import { TenantHub } from './tenant-hub.ts';
@@ -88,8 +88,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
    * Serves a stream on a socket that was taken from HTTP and greeted. What is in the way and will pass (a limit,
    * shutdown, the database) is said with `bye`: a status other than 200 would make an EventSource give up for ever.
    */
-  async open(request: StreamRequest, socket: Socket): Promise<void> {
-    await this.#opening.track(request.tenantId, this.#admit(request, socket));
+  async open(request: StreamRequest, stream: StreamSocket): Promise<void> {
+    await this.#opening.track(request.tenantId, this.#admit(request, stream));
   }
 
   /** Waits until the streams of a tenant that are being opened now are open or refused. */
@@ -97,30 +97,30 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     await this.#opening.settled(tenantId);
   }
 
-  async #admit(request: StreamRequest, socket: Socket): Promise<void> {
-    if (this.draining.active) return this.#refuse(socket, 'shutdown');
-    if (!this.capacity.take(request.tenantId)) return this.#refuse(socket, 'over-limit');
+  async #admit(request: StreamRequest, stream: StreamSocket): Promise<void> {
+    if (this.draining.active) return this.#refuse(stream, 'shutdown');
+    if (!this.capacity.take(request.tenantId)) return this.#refuse(stream, 'over-limit');
     let begun = false;
     try {
       const arrived = await this.arrivals.arrive(request.tenantId, request);
-      if (socket.destroyed) return;
-      if (this.draining.active) return this.#refuse(socket, 'shutdown');
-      if (arrived === 'being-erased') return this.#refuse(socket, 'unavailable');
+      if (stream.socket.destroyed) return;
+      if (this.draining.active) return this.#refuse(stream, 'shutdown');
+      if (arrived === 'being-erased') return this.#refuse(stream, 'unavailable');
       // The database may have taken longer than the token had left.
-      if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(socket, 'token-expired');
+      if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(stream, 'token-expired');
       // Nor was anyone told of a stream that was not open yet.
-      if (this.admission.refusal(request.caller) !== undefined) return this.#refuse(socket, 'revoked');
+      if (this.admission.refusal(request.caller) !== undefined) return this.#refuse(stream, 'revoked');
       if (arrived === 'too-many-devices') {
         this.metrics.overLimit.inc({ limit: 'devicesPerUser' });
-        return this.#refuse(socket, 'over-limit', SLOW_RETRY_MS);
+        return this.#refuse(stream, 'over-limit', SLOW_RETRY_MS);
       }
-      this.#begin(request, arrived, socket);
+      this.#begin(request, arrived, stream);
       begun = true;
     } catch (error) {
       // Its tenant was deleted, of which this node has not heard yet.
-      if (error instanceof TenantUnknown) return this.#refuse(socket, 'revoked');
+      if (error instanceof TenantUnknown) return this.#refuse(stream, 'revoked');
       this.databaseTrouble(error);
-      this.#refuse(socket, 'unavailable');
+      this.#refuse(stream, 'unavailable');
     } finally {
       if (!begun) this.capacity.leave(request.tenantId);
     }
@@ -212,7 +212,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.counts.publish(this.metrics);
   }
 
-  #begin(request: StreamRequest, arrived: Arrived, socket: Socket): void {
+  #begin(request: StreamRequest, arrived: Arrived, stream: StreamSocket): void {
     const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck } = request;
     const { start, head, outcome, requested, at: openedAt } = arrived;
     const subscriber: Subscriber = {
@@ -231,7 +231,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       hub = new TenantHub(tenantId, head, this);
       this.hubs.set(tenantId, hub);
     }
-    const connection = new Connection(subscriber, start, head, socket, hub, this);
+    const connection = new Connection(subscriber, start, head, stream, hub, this);
     hub.join(connection);
     this.metrics.behind.inc();
     this.metrics.streamsOpened.inc({ resume: outcome });
@@ -240,8 +240,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
     // One write with what follows at once, often the end of the backlog.
-    socket.cork();
-    socket.write(
+    stream.socket.cork();
+    stream.write(
       syncFrame({
         connectionId: subscriber.connectionId,
         device,
@@ -253,14 +253,13 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     );
     // The first tick reads on, unless the token is about to end.
     connection.tick(Date.now());
-    socket.uncork();
+    stream.socket.uncork();
     this.replacements.opened(connection);
   }
 
-  #refuse(socket: Socket, reason: ByeReason, retryMs: number = this.config.STREAM_RETRY_MS): void {
+  #refuse(stream: StreamSocket, reason: ByeReason, retryMs: number = this.config.STREAM_RETRY_MS): void {
     this.metrics.streamsEnded.inc({ reason });
-    socket.end(byeFrame(reason, jittered(retryMs)));
-    setTimeout(() => socket.destroy(), 5_000).unref();
+    stream.end(byeFrame(reason, jittered(retryMs)));
   }
 
   #restartTenant(hub: TenantHub<Connection>): void {

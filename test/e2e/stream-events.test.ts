@@ -4,6 +4,7 @@ import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+import { RawConnection, requestText } from '../support/wire.ts';
 
 let service: Service;
 beforeAll(async () => {
@@ -30,9 +31,10 @@ describe('the answer', () => {
       'content-type': 'text/event-stream',
       'cache-control': 'no-store, no-transform',
       'x-accel-buffering': 'no',
+      'transfer-encoding': 'chunked',
     });
     expect(stream.response.headers['x-request-id']).toBeTruthy();
-    for (const name of ['content-encoding', 'content-length', 'transfer-encoding'])
+    for (const name of ['content-encoding', 'content-length'])
       expect(stream.response.headers).not.toHaveProperty(name);
     await stream.cut();
   });
@@ -67,6 +69,47 @@ describe('the answer', () => {
       );
       expect(rows).toEqual([{ over: true, reason: 'client' }]);
     });
+  });
+});
+
+describe('the body', () => {
+  const opened = async (version: '1.0' | '1.1', user: string): Promise<RawConnection> => {
+    const connection = await RawConnection.open(service.url);
+    connection.send(requestText('/v1/stream', { token: userToken({ user }), version }));
+    await connection.until(([answer]) => answer?.body.includes('event: caught-up'), 'the end of the backlog');
+    return connection;
+  };
+
+  test('is chunks to HTTP/1.1 and none to HTTP/1.0, and holds the same events', async () => {
+    const user = 'versions';
+    const connections = [await opened('1.1', user), await opened('1.0', user)];
+    for (const text of ['äöü 👍', 'x'.repeat(5_000)]) await to(user, text);
+    const last = await to(user, 'last');
+    await Promise.all(
+      connections.map((connection) =>
+        connection.until(([answer]) => answer?.body.includes(last.id), 'the last notification'),
+      ),
+    );
+    await fetch(`${service.url}/v1/users/${user}/disconnect`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${serviceToken({ scope: 'operations:write' })}` },
+    });
+    await Promise.all(connections.map(({ closed }) => closed));
+
+    const [chunked, bare] = connections.map(({ answers: [answer] }) => answer);
+    expect(chunked?.headers['transfer-encoding']).toBe('chunked');
+    expect(bare?.headers).not.toHaveProperty('transfer-encoding');
+    expect([chunked?.complete, bare?.complete]).toEqual([true, false]);
+    for (const answer of [chunked, bare]) {
+      expect(answer?.headers).toMatchObject({ connection: 'close' });
+      // A heartbeat may come in between.
+      const events = answer?.body.split('\n\n').filter((event) => /^id: |^retry: /.test(event));
+      expect(events?.at(0)).toMatch(/^retry: \d+\n:$/);
+      expect(events?.at(-1)).toMatch(/^retry: \d+\nevent: bye\n/);
+    }
+    const notifications = (body = '') => body.match(/^id: .*\ndata: \{"id".*$/gm);
+    expect(notifications(chunked?.body)).toHaveLength(3);
+    expect(notifications(bare?.body)).toEqual(notifications(chunked?.body));
   });
 });
 
@@ -264,6 +307,8 @@ describe('a request that will not get better', () => {
     ['?device=a%20b', '/device'],
     [`?device=${'x'.repeat(65)}`, '/device'],
     ['?device=a&device=b', '/device'],
+    ['?from=latest&from=earliest', '/from'],
+    ['?ack=auto&ack=explicit', '/ack'],
     ['?from=beginning', '/from'],
     ['?ack=never', '/ack'],
   ])('%s is 400 and points at the parameter', async (query, pointer) => {

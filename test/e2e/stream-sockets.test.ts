@@ -1,14 +1,18 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { generateKeyPairSync } from 'node:crypto';
+import { once } from 'node:events';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { connect } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { FastifyRequest } from 'fastify';
 import { Metrics } from '../../src/metrics/metrics.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
-import { userToken } from '../support/tokens.ts';
+import { sign, TEST_AUDIENCE, userToken } from '../support/tokens.ts';
+import { RawConnection, requestText } from '../support/wire.ts';
 
 /* What a stream costs beside its bytes. */
 
@@ -87,4 +91,56 @@ test('streams that end at once are closed a few at a time, so that nobody waits 
   await Promise.all([...streams.map((stream) => stream.cut()), look()]);
   const drops = seen.slice(1).map((now, n) => (seen[n] ?? 0) - now);
   expect(Math.max(...drops)).toBeLessThanOrEqual(32);
+});
+
+describe('a stream that is refused', () => {
+  const NO_KEYS = 'https://nowhere.example/';
+  const refusals = {
+    'since the node is full': {
+      settings: { MAX_CONNECTIONS: '1' },
+      reason: 'over-limit',
+      token: userToken(),
+    },
+    'since its keys cannot be fetched': {
+      settings: { JWKS_URL: 'http://127.0.0.1:1/', JWT_ISSUER: NO_KEYS },
+      reason: 'unavailable',
+      token: sign(
+        { iss: NO_KEYS, aud: TEST_AUDIENCE, sub: 'alice', tenant_id: 'acme', iat: 1, exp: 4e9 },
+        { alg: 'RS256', kid: 'unknown' },
+        generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey,
+      ),
+    },
+  };
+
+  test.each(Object.entries(refusals))(
+    '%s has an end, also when its client neither reads nor closes',
+    async (_why, { settings, reason, token }) => {
+      const refusing = await startService(settings);
+      const holder = await RawConnection.open(refusing.url);
+      if ('MAX_CONNECTIONS' in settings) {
+        holder.send(requestText('/v1/stream', { token }));
+        await holder.until(([answer]) => answer?.body.includes('caught-up'), 'the stream that may be');
+      }
+      const { port } = new URL(refusing.url);
+      const server: Server = refusing.app.getHttpServer();
+      const closed: Promise<unknown>[] = [];
+      server.on('connection', (socket) => closed.push(once(socket, 'close')));
+      const clients = Array.from({ length: 20 }, (_, n) => {
+        const client = connect({ port: Number(port), host: '127.0.0.1', allowHalfOpen: true });
+        client.on('error', () => undefined).write(requestText('/v1/stream', { token }));
+        // Half of them do not even read what they are told.
+        return n % 2 === 0 ? client : client.resume();
+      });
+      const metrics = refusing.app.get(Metrics);
+      await eventually(() => expect(closed).toHaveLength(20));
+      await Promise.all(closed);
+      for (const client of clients) client.destroy();
+      holder.socket.destroy();
+      if (reason === 'over-limit')
+        expect(
+          (await metrics.overLimit.get()).values.find(({ labels }) => labels['limit'] === 'node')?.value,
+        ).toBe(20);
+      await refusing.close();
+    },
+  );
 });

@@ -134,7 +134,7 @@ function bodyOf(
 }
 
 /** The content of chunks (RFC 9112 § 7.1), the last of which may be a part. Throws where there is none. */
-function chunksIn(raw: string, from = 0): { body: string; next: number | undefined } {
+export function chunksIn(raw: string, from = 0): { body: string; next: number | undefined } {
   let body = '';
   for (let at = from; ;) {
     const line = raw.indexOf('\r\n', at);

@@ -9,19 +9,23 @@ import {
   BYES,
   byeFrame,
   caughtUpFrame,
+  contentOf,
   expiringFrame,
   gapFrame,
   greeting,
   HEARTBEAT,
   jittered,
+  LAST_CHUNK,
   notificationFrame,
   positionFrame,
   syncFrame,
   type ByeReason,
+  type Frame,
 } from '../../src/stream/frames.ts';
+import { chunksIn } from '../support/wire.ts';
 
-/** What an EventSource makes of these bytes, cut into pieces of `chunk` bytes on their way. */
-function parse(bytes: string | Buffer, chunk = Infinity) {
+/** What an EventSource makes of these frames, cut into pieces of `piece` bytes on their way. */
+function parse(frames: Frame | readonly Frame[], piece = Infinity) {
   const events: EventSourceMessage[] = [];
   const comments: string[] = [];
   const retries: number[] = [];
@@ -31,10 +35,18 @@ function parse(bytes: string | Buffer, chunk = Infinity) {
     onRetry: (retry) => retries.push(retry),
   });
   const decoder = new TextDecoder();
-  const all = Buffer.from(bytes);
-  for (let i = 0; i < all.length; i += chunk)
-    parser.feed(decoder.decode(all.subarray(i, i + chunk), { stream: true }));
+  const all = unframed([frames].flat());
+  for (let i = 0; i < all.length; i += piece)
+    parser.feed(decoder.decode(all.subarray(i, i + piece), { stream: true }));
   return { events, comments, retries };
+}
+
+/** What a client of HTTP/1.1 takes out of the chunks. */
+function unframed(frames: readonly Frame[]): Buffer {
+  const bytes = Buffer.concat([...frames, LAST_CHUNK].map((frame) => Buffer.from(frame)));
+  const { body, next } = chunksIn(bytes.toString('latin1'));
+  expect(next).toBe(bytes.length);
+  return Buffer.from(body, 'latin1');
 }
 
 const P = asPosition(1_790_000_000_000_001);
@@ -54,7 +66,7 @@ describe('a notification', () => {
         fc.json({ stringUnit: 'binary' }),
         fc.option(fc.date({ noInvalidDate: true, min: new Date(0), max: new Date('9999-01-01') })),
         fc.integer({ min: 1, max: 60 }),
-        (to, json, expires, chunk) => {
+        (to, json, expires, piece) => {
           const { text: data } = compact(json);
           const frame = notificationFrame({
             position: P,
@@ -66,7 +78,7 @@ describe('a notification', () => {
             expiresAt: expires?.getTime() ?? null,
             trace: null,
           });
-          const { events } = parse(frame, chunk);
+          const { events } = parse(frame, piece);
           expect(events.map(({ id: position, event }) => ({ position, event }))).toEqual([
             { position: String(P), event: undefined },
           ]);
@@ -125,7 +137,7 @@ describe('the other events', () => {
   });
 
   test('caught-up and position carry a position as id, gap and expiring do not', () => {
-    const stream = caughtUpFrame(P) + positionFrame(P) + gapFrame(asPosition(1), P) + expiringFrame(0);
+    const stream = [caughtUpFrame(P), positionFrame(P), gapFrame(asPosition(1), P), expiringFrame(0)];
     expect(parse(stream).events).toEqual([
       { event: 'caught-up', id: String(P), data: `{"position":"${P}"}` },
       { event: 'position', id: String(P), data: `{"position":"${P}"}` },
@@ -149,12 +161,27 @@ describe('the other events', () => {
   );
 
   test('greeting and heartbeat are no events', () => {
-    expect(parse(greeting(3000) + HEARTBEAT.toString())).toEqual({
+    expect(parse([greeting(3000), HEARTBEAT])).toEqual({
       events: [],
       comments: ['', ''],
       retries: [3000],
     });
   });
+});
+
+test('a client of HTTP/1.0 gets the same without chunks', () => {
+  const notification = notificationFrame({
+    position: P,
+    id: 'i',
+    to: { everyone: true },
+    type: 't',
+    data: '"\u{1f44d} \u2028"',
+    size: 1,
+    expiresAt: null,
+    trace: null,
+  });
+  for (const frame of [notification, HEARTBEAT, greeting(1), byeFrame('shutdown', 1), caughtUpFrame(P)])
+    expect(Buffer.from(contentOf(frame))).toEqual(unframed([frame]));
 });
 
 test('jitter stays between half and one and a half, and is not always the same', () => {
