@@ -202,7 +202,8 @@ export const settingsSchema = z.object({
     'How many seconds of its rate a tenant may publish at once after a pause, unless it has `limits.burst`.',
   ),
   STORED_BYTES_PER_TENANT: limit('storedBytes', 100 * 1024 * MIB),
-  MAX_DATA_BYTES: limit('dataBytes', 64 * 1024),
+  // Many readers stop at a line of 65,536 bytes, of which the longest names, six other fields and their JSON take 1,500.
+  MAX_DATA_BYTES: limit('dataBytes', 64_000),
   MAX_DATA_DEPTH: integer(100, 1, 1_000).describe('Deepest nesting of `data`.'),
   MAX_REQUEST_BYTES: integer(8 * MIB, 1_024, 256 * MIB).describe('Largest request body, in bytes.'),
   MAX_NOTIFICATIONS_PER_REQUEST: integer(1_000, 1, MOST_NOTIFICATIONS_PER_REQUEST).describe(

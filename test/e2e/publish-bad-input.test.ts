@@ -150,7 +150,7 @@ describe('a single publish', () => {
     ['of a type with a line break at its end', wrong({ type: 'a\n' }), ['/type']],
     ['of a type of 129 characters', wrong({ type: 'x'.repeat(129) }), ['/type']],
     ['of a type in another script', wrong({ type: 'é' }), ['/type']],
-    ['with data of more than 64 KiB', wrong({ data: 'x'.repeat(64 * 1024) }), ['/data']],
+    ['with data of more than 64,000 bytes', wrong({ data: 'x'.repeat(64_000) }), ['/data']],
     [
       'with data of 101 levels',
       `{"to":{"user":"a"},"type":"t","data":${'['.repeat(101)}${']'.repeat(101)}}`,
@@ -218,7 +218,7 @@ describe('a batch', () => {
     ],
     [
       'with an item over the limit',
-      batch(good, { ...good, data: 'x'.repeat(65_536) }, good),
+      batch(good, { ...good, data: 'x'.repeat(64_000) }, good),
       ['/notifications/1/data'],
     ],
     [
@@ -289,7 +289,7 @@ test('at the limits nothing is refused', async () => {
   const store = async (notification: Record<string, unknown>) =>
     await publish(service.url, other, { ...good, ...notification });
   await store({ to: { user: '\u{1f980}'.repeat(256) }, type: `${'x'.repeat(124)}._:-` });
-  await store({ data: 'x'.repeat(65_536 - 2) });
+  await store({ data: 'x'.repeat(64_000 - 2) });
   const deep = await post(
     url,
     other,

@@ -25,7 +25,7 @@ test('nothing has to be set', () => {
     JWT_AUDIENCE: 'tidings',
     CORS_ORIGINS: [],
     HEARTBEAT_SECONDS: 15,
-    MAX_DATA_BYTES: 65_536,
+    MAX_DATA_BYTES: 64_000,
   });
 });
 

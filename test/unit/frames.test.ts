@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import fc from 'fast-check';
-import { deviceIdSchema, topicSchema, userIdSchema } from '../../src/identifiers.ts';
+import { readConfig } from '../../src/config.ts';
+import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../../src/identifiers.ts';
 import type { Recipient } from '../../src/log/notification.ts';
 import { asPosition, createdAt } from '../../src/log/position.ts';
 import { compact } from '../../src/raw-json.ts';
@@ -93,6 +95,24 @@ describe('a notification', () => {
         },
       ),
     );
+  });
+
+  test('is at most 65,536 bytes with the longest names and the largest data, since many readers stop there', () => {
+    const { MAX_DATA_BYTES: size } = readConfig({});
+    for (const character of ['\u{1f44d}', '"', '\\', '\u2028']) {
+      const longest = notificationFrame({
+        position: asPosition(Number.MAX_SAFE_INTEGER - 1),
+        id: randomUUID(),
+        to: { topic: topicSchema.parse(character.repeat(256)) },
+        type: typeSchema.parse('x'.repeat(128)),
+        data: `"${'x'.repeat(size - 2)}"`,
+        size,
+        expiresAt: 8.64e15,
+        trace: null,
+      });
+      expect(longest.length).toBeLessThanOrEqual(65_536);
+      expect(longest.length).toBeGreaterThan(size);
+    }
   });
 
   test('carries data as it was written', () => {

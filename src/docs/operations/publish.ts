@@ -57,7 +57,7 @@ export const publishOperations: readonly Operation[] = [
 \`users\` (one notification for each), \`topic\` (every token that carries it) and \`everyone\` (of the tenant).
 ${RIGHTS}
 
-\`data\` is passed on as it was written, but for white space between tokens: at most 64 KiB (unless the tenant has its own
+\`data\` is passed on as it was written, but for white space between tokens: at most 64,000 bytes (unless the tenant has its own
 \`dataBytes\`) and 100 levels.
 \`expiresAt\` or \`ttlSeconds\`, not both: an expired notification is never sent.
 
