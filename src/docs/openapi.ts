@@ -13,7 +13,7 @@ const DESCRIPTION = `One POST, and a notification reaches every device of a user
 Whoever was away gets it on return; an operator can prove what reached whom, and when.
 
 User and tenant come from the verified token and from nowhere else. Times are RFC 3339 in UTC with milliseconds.
-Unknown fields and query parameters are refused. Errors are \`application/problem+json\` (RFC 9457);
+Unknown fields and query parameters are refused; a stream leaves the latter out. Errors are \`application/problem+json\` (RFC 9457);
 [every code and what to do about it](/docs/errors). Any request may carry an \`X-Request-Id\` (1-128 characters of
 \`A-Za-z0-9._-\`); it is made if absent, logged, and in every answer.`;
 

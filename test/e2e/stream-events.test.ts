@@ -23,6 +23,8 @@ const open = async (user: string, options: Parameters<typeof StreamClient.open>[
   return stream;
 };
 
+const idsOf = (body: string) => [...body.matchAll(/^id: (\d+)$/gm)].map(([, id]) => id);
+
 describe('the answer', () => {
   test('has the headers of a stream that nobody may store, change or hold back', async () => {
     const stream = await open('headers');
@@ -298,11 +300,49 @@ describe('who gets what', () => {
   });
 });
 
+describe('a query that a client makes by itself', () => {
+  test.each(['_=1700000000000', 'unknown=1&unknown=2', 'r=%FF', 'user=bob&tenant=other', 'device=a&nocache'])(
+    'may have what is not known: %s',
+    async (query) => {
+      const stream = await StreamClient.open(service.url, userToken({ user: 'cached' }), {
+        query: Object.fromEntries(new URLSearchParams(query)),
+      });
+      expect(stream.status).toBe(200);
+      await stream.untilEvent('caught-up');
+      await stream.cut();
+    },
+  );
+
+  test('may say the position twice: the last one counts, and whatever it is, it is no 4xx', async () => {
+    const user = 'twice';
+    const positions = [await to(user), await to(user), await to(user)].map(({ position }) => position);
+    const [first, second] = positions;
+    for (const [sent, resume, left] of [
+      [[first, second], 'exact', positions.slice(2)],
+      [[second, first], 'exact', positions.slice(1)],
+      [['nonsense', first], 'exact', positions.slice(1)],
+      [[second, 'nonsense'], 'reset', positions],
+      [[second, ''], 'undelivered', positions],
+    ] as const) {
+      const query = sent.map((position) => `lastEventId=${position}`).join('&');
+      const connection = await RawConnection.open(service.url);
+      // Of a new device each time, since a resume confirms.
+      const path = `/v1/stream?device=d-${sent.join('-')}&${query}`;
+      connection.send(requestText(path, { token: userToken({ user }) }));
+      const { status, body } = await connection.until(
+        ([answer]) => answer?.body.includes('event: caught-up') === true && answer,
+        'the end of the backlog',
+      );
+      expect(status).toBe(200);
+      expect([query, /"resume":"(\w+)"/.exec(body)?.[1]]).toEqual([query, resume]);
+      if (resume === 'exact') expect(idsOf(body).slice(0, -1)).toEqual(left);
+      connection.socket.destroy();
+    }
+  });
+});
+
 describe('a request that will not get better', () => {
   test.each([
-    ['?unknown=1', '/unknown'],
-    ['?user=bob', '/user'],
-    ['?tenant=other', '/tenant'],
     ['?device=', '/device'],
     ['?device=a%20b', '/device'],
     [`?device=${'x'.repeat(65)}`, '/device'],
