@@ -70,9 +70,9 @@ export const ERRORS = {
   },
   origin_refused: {
     status: 403,
-    title: 'This page may not use the session cookie',
+    title: 'The origin of this page is not allowed',
     advice:
-      'Add the origin of the page to `corsOrigins` of the tenant or to `CORS_ORIGINS`, or send `Authorization: Bearer <token>`.',
+      'Add the origin of the page to `corsOrigins` of the tenant or to `CORS_ORIGINS`. Where only the session cookie was refused, `Authorization: Bearer <token>` will do, too.',
   },
   subject_mismatch: {
     status: 403,

@@ -9,9 +9,12 @@ const ACME = 'https://app.acme.example';
 const GLOBEX = 'https://app.globex.example';
 const NOWHERE = 'https://evil.example';
 
+const lines: string[] = [];
+
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ CORS_ORIGINS: EVERYWHERE });
+  const logs = { write: (line: string) => void lines.push(line) };
+  service = await startService({ CORS_ORIGINS: EVERYWHERE, LOG_LEVEL: 'warn' }, { logs });
   await allow('acme', [ACME]);
   await allow('globex', [GLOBEX]);
 });
@@ -57,6 +60,16 @@ const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
 const list = (value: string | null) => (value ?? '').split(', ').toSorted();
 
 describe('a preflight', () => {
+  // The first in this file, since a line is said once in a while.
+  test('that is refused is in the log with its origin, and a hundred of them are not as many lines', async () => {
+    await preflight(NOWHERE);
+    for (let n = 0; n < 100; n += 1) await preflight(`https://${'x'.repeat(300)}${n}.example`);
+    const said = lines.filter((line) => line.includes('CORS_ORIGINS'));
+    expect(JSON.parse(said[0] ?? '{}')).toMatchObject({ level: 'warn', origin: NOWHERE, refused: 1 });
+    expect(said.length).toBeLessThan(10);
+    expect(said.join('')).not.toContain('x'.repeat(201));
+  });
+
   test.each([EVERYWHERE, ACME, GLOBEX])(
     'lets pages of %s ask, since somebody allows them',
     async (origin) => {
@@ -83,15 +96,30 @@ describe('a preflight', () => {
     },
   );
 
-  test.each([NOWHERE, `${ACME}.evil.example`, 'http://app.acme.example', 'null', '*', undefined])(
-    'from %s is no preflight',
+  const allows = ({ headers }: Response) =>
+    [...headers.keys()].filter((name) => name.startsWith('access-control-'));
+
+  test.each([NOWHERE, `${ACME}.evil.example`, 'http://app.acme.example', 'null', '*'])(
+    'from %s is refused, and told what is missing',
     async (origin) => {
-      const answer = await preflight(origin);
-      expect(answer.status).toBe(405);
-      expect([...answer.headers.keys()].filter((name) => name.startsWith('access-control-'))).toEqual([]);
+      const answer = await fetch(`${service.url}/v1/stream`, {
+        method: 'OPTIONS',
+        headers: { origin, 'access-control-request-method': 'GET' },
+      });
+      expect(answer.status).toBe(403);
+      expect(allows(answer)).toEqual([]);
       expect(answer.headers.get('vary')).toBe('Origin');
+      const problem = (await answer.json()) as { code: string; detail: string };
+      expect(problem.code).toBe('origin_refused');
+      for (const named of [origin, 'CORS_ORIGINS', 'corsOrigins']) expect(problem.detail).toContain(named);
     },
   );
+
+  test('that names no origin is none', async () => {
+    const answer = await preflight(undefined);
+    expect(answer.status).toBe(405);
+    expect(allows(answer)).toEqual([]);
+  });
 
   test('is answered for every path, so that a page may read that there is nothing', async () => {
     expect((await preflight(ACME, '/v1/nothing/here')).status).toBe(204);
@@ -181,9 +209,9 @@ describe('an answer', () => {
 
 test('an origin counts from when it is allowed until it is not', async () => {
   const origin = 'https://new.acme.example';
-  expect((await preflight(origin)).status).toBe(405);
+  expect((await preflight(origin)).status).toBe(403);
   await allow('acme', [ACME, origin]);
   expect((await preflight(origin)).status).toBe(204);
   await allow('acme', [ACME]);
-  expect((await preflight(origin)).status).toBe(405);
+  expect((await preflight(origin)).status).toBe(403);
 });
