@@ -29,9 +29,19 @@ const ROUND_RESULTS = ['done', 'skipped', 'failed'] as const;
 export type RoundResult = (typeof ROUND_RESULTS)[number];
 
 /**
+ * A counter whose series are there from the start: `increase()` does not see the first event of a series that begins
+ * with it. What is not in the list of its values cannot be counted.
+ */
+interface KnownCounter<Label extends string, Value extends string> {
+  inc(by?: number): void;
+  inc(labels: Readonly<Record<Label, Value>>, by?: number): void;
+  get(): ReturnType<Counter<Label>['get']>;
+}
+
+/**
  * What an operator can watch. Everything is of this node alone, and nothing names a tenant: a label per tenant
  * would tell one customer's size to whoever may read the metrics, and grow without bound.
- * Labels take their values from the short lists in the types. On a hot path count once per batch, not per item.
+ * Labels take their values from short lists. On a hot path count once per batch, not per item.
  */
 @Injectable()
 export class Metrics {
@@ -42,7 +52,7 @@ export class Metrics {
   readonly publishRequests = this.#counter(
     'tidings_publish_requests_total',
     'Publish requests by how they ended: stored, replayed (known Idempotency-Key), limited (the tenant is over its rate or its storage), refused (the request was at fault) or unavailable (503).',
-    ['result'],
+    { result: ['stored', 'replayed', 'limited', 'refused', 'unavailable'] },
   );
   readonly batchSize = this.#histogram(
     'tidings_batch_size',
@@ -60,22 +70,33 @@ export class Metrics {
   readonly streamsOpened = this.#counter(
     'tidings_streams_opened_total',
     'Streams opened, by how they resumed (the `resume` of the `sync` event).',
-    ['resume'],
+    { resume: ['exact', 'undelivered', 'latest', 'earliest', 'gap', 'reset'] },
   );
   readonly streamsEnded = this.#counter(
     'tidings_streams_ended_total',
     'Streams ended, by reason: `client`, `stalled`, or that of the `bye` event.',
-    ['reason'],
+    {
+      reason: [
+        'client',
+        'stalled',
+        'token-expired',
+        'revoked',
+        'shutdown',
+        'replaced',
+        'over-limit',
+        'unavailable',
+      ],
+    },
   );
   readonly overLimit = this.#counter(
     'tidings_over_limit_total',
     'Streams that got `bye` `over-limit`, by limit: `node` (MAX_CONNECTIONS), `connections`, `devicesPerUser`.',
-    ['limit'],
+    { limit: ['node', 'connections', 'devicesPerUser'] },
   );
   readonly deliveries = this.#counter(
     'tidings_deliveries_total',
     'Notifications written to a socket: live as they were published, or replayed from the backlog.',
-    ['kind'],
+    { kind: ['live', 'replayed'] },
   );
   readonly deliveredBytes = this.#counter(
     'tidings_delivered_bytes_total',
@@ -151,13 +172,13 @@ export class Metrics {
   readonly maintenanceFailures = this.#counter(
     'tidings_maintenance_failures_total',
     'Steps of maintenance that failed and will be tried again.',
-    ['step'],
+    { step: ['lock', 'partitions', 'floor', 'drop', 'sweep', 'watch'] },
   );
 
   readonly maintenanceRounds = this.#counter(
     'tidings_maintenance_rounds_total',
     'Rounds of maintenance by how they ended: done, skipped (another session was at it) or failed (one of its steps did).',
-    ['result'],
+    { result: ROUND_RESULTS },
   );
   readonly maintenanceDone = this.#gauge(
     'tidings_maintenance_done_timestamp_seconds',
@@ -177,8 +198,6 @@ export class Metrics {
     this.#gauge('tidings_build_info', 'Always 1; the label is the version that this node runs.', ['version'])
       .labels(VERSION)
       .set(1);
-    // From the beginning, so that the first one is an increase.
-    for (const result of ROUND_RESULTS) this.maintenanceRounds.inc({ result }, 0);
     collectDefaultMetrics({ register: this.registry });
     for (const name of OF_EVERY_SOCKET) this.registry.removeSingleMetric(name);
     if (process.platform === 'linux')
@@ -195,12 +214,17 @@ export class Metrics {
       });
   }
 
-  #counter<Label extends string = never>(
+  /** `labels`: every value that the label can have. */
+  #counter<Label extends string = never, Value extends string = never>(
     name: string,
     help: string,
-    labelNames: readonly Label[] = [],
-  ): Counter<Label> {
-    return new Counter({ name, help, labelNames, registers: [this.registry] });
+    labels?: Readonly<Record<Label, readonly Value[]>>,
+  ): KnownCounter<Label, Value> {
+    const values = Object.entries<readonly Value[]>(labels ?? {});
+    const labelNames = values.map(([label]) => label);
+    const counter = new Counter({ name, help, labelNames, registers: [this.registry] });
+    for (const [label, known] of values) for (const value of known) counter.inc({ [label]: value }, 0);
+    return counter;
   }
 
   #gauge<Label extends string = never>(

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { MetricsListener } from '../../src/metrics/metrics-listener.ts';
+import { BYES } from '../../src/stream/frames.ts';
 import { call, KeyIssuer } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { get, post, publish } from '../support/api.ts';
@@ -41,6 +42,30 @@ describe('GET /metrics', () => {
     // To list every handle takes as long as there are streams.
     expect(text).not.toContain('nodejs_active_');
     expect(valueOf(text, 'process_open_fds')).toBeGreaterThan(10);
+  });
+
+  test('has every series of a counter before anything is counted, so that its first event is an increase', async () => {
+    const text = await read(service);
+    const counters = [...text.matchAll(/^# TYPE (tidings_\w+) counter$/gm)].map(([, name]) => name);
+    expect(counters.length).toBeGreaterThan(10);
+    for (const name of counters) expect(text).toMatch(new RegExp(`^${name}(?:\\{.*\\})? \\d+$`, 'm'));
+    const valuesOf = (name: string) =>
+      [...text.matchAll(new RegExp(`^tidings_${name}_total\\{\\w+="([^"]*)"\\} `, 'gm'))].map(
+        ([, value]) => value,
+      );
+    expect(new Set(valuesOf('streams_ended'))).toEqual(new Set(['client', 'stalled', ...Object.keys(BYES)]));
+    expect(valuesOf('streams_opened')).toEqual([
+      'exact',
+      'undelivered',
+      'latest',
+      'earliest',
+      'gap',
+      'reset',
+    ]);
+    expect(valuesOf('over_limit')).toEqual(['node', 'connections', 'devicesPerUser']);
+    expect(valuesOf('publish_requests')).toEqual(['stored', 'replayed', 'limited', 'refused', 'unavailable']);
+    expect(valuesOf('deliveries')).toEqual(['live', 'replayed']);
+    expect(valuesOf('maintenance_failures')).toHaveLength(6);
   });
 
   test('counts what this node published, and not what another did', async () => {
