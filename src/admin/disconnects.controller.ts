@@ -4,11 +4,11 @@ import { z } from 'zod';
 import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
-import { userIdSchema } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
 import { OpenConnectionsStore } from '../stream/open-connections.store.ts';
 import { StreamOrdersStore } from '../stream/stream-orders.store.ts';
 import { Acts } from './acts.ts';
+import { namedUser } from './named-user.ts';
 import { nothingHere, pathId } from './path-id.ts';
 
 const emptyBody = z.strictObject({});
@@ -23,19 +23,17 @@ export class DisconnectsController {
   ) {}
 
   /** Also for a user who has no stream: whether there is one may change while the order is on its way. */
-  @Post('users/:id/disconnect')
+  @Post(['users/:id/disconnect', 'users/disconnect'])
   @HttpCode(204)
   @RequireScope('operations:write')
   @PaidFrom('acts')
   async disconnect(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,
-    @Param('id') id: string,
     @Body() body: unknown,
   ): Promise<void> {
-    refuseQuery(request.query);
+    const user = namedUser(request);
     if (body !== undefined) parseBody(emptyBody, body);
-    const user = pathId(userIdSchema, id, 'user');
     const { tenantId } = principal;
     const act = { action: 'user.disconnect', tenantId } as const;
     await this.acts.perform(principal, request, act, async (run) => {

@@ -1,11 +1,11 @@
 import { Controller, Delete, Get, Header, Param, Query, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import { namedUser } from '../admin/named-user.ts';
 import { nothingHere, pathId } from '../admin/path-id.ts';
 import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
-import { userIdSchema } from '../identifiers.ts';
 import { refuseQuery } from '../json-body.ts';
 import { beginLines, LINES_TYPE } from '../notifications/export.ts';
 import { ErasureOrders } from './erasure-orders.ts';
@@ -21,32 +21,28 @@ export class UserDataController {
     private readonly erasures: ErasuresStore,
   ) {}
 
-  @Get('users/:id/data')
+  @Get(['users/:id/data', 'users/data'])
   @RequireScope('history:read')
   async export(
     @CurrentPrincipal() { tenantId }: Principal,
-    @Param('id') id: string,
-    @Query() query: unknown,
+    @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    refuseQuery(query);
-    const lines = await beginLines(this.exports.lines(tenantId, pathId(userIdSchema, id, 'user')));
+    const lines = await beginLines(this.exports.lines(tenantId, namedUser(request)));
     await reply.header('cache-control', 'no-store').type(LINES_TYPE).send(lines);
   }
 
   /** 204 when all of it is gone; 202 when that takes longer than a caller may be kept waiting. */
-  @Delete('users/:id/data')
+  @Delete(['users/:id/data', 'users/data'])
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
   @PaidFrom('acts')
   async erase(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,
-    @Param('id') id: string,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    refuseQuery(request.query);
-    const user = pathId(userIdSchema, id, 'user');
+    const user = namedUser(request);
     const erasure = await this.orders.ofUser(principal, request, user);
     const outcome = await this.orders.outcome(principal.tenantId, erasure);
     if (outcome === undefined || outcome.status === 'done') await reply.status(204).send();

@@ -21,10 +21,15 @@ async function ask(
   method: string,
   path: string,
   token: string,
-  { id = '', body }: { id?: string; body?: unknown } = {},
+  { id = '', query = '', body }: { id?: string; query?: string; body?: unknown } = {},
 ) {
   const operation = adminOperations.find((each) => each.path === path && each.method === method);
-  const answer = await call(method.toUpperCase(), `${service.url}${path.replace('{id}', id)}`, token, body);
+  const answer = await call(
+    method.toUpperCase(),
+    `${service.url}${path.replace('{id}', id)}${query}`,
+    token,
+    body,
+  );
   const documented = operation?.answers.find(({ status }) => status === answer.status);
   if (documented === undefined)
     throw new Error(`${method} ${path} answered ${answer.status}, which is not documented`);
@@ -59,6 +64,7 @@ test('every administrative route answers as documented', async () => {
   await ask('post', '/v1/revocations', operator, { body: { token: { jti: 'j' } } });
   await ask('get', '/v1/revocations', reader);
   await ask('post', '/v1/users/{id}/disconnect', operator, { id: 'alice' });
+  await ask('post', '/v1/users/disconnect', operator, { query: '?user=..' });
   const connectionId = '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70';
   await service.database.query(
     `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)

@@ -30,9 +30,12 @@ const ROUTES: readonly [route: string, scopes: readonly string[]][] = [
   ['get /v1/revocations', ['history:read', 'operations:write']],
   ['post /v1/revocations', ['operations:write']],
   ['post /v1/users/{id}/disconnect', ['operations:write']],
+  ['post /v1/users/disconnect', ['operations:write']],
   ['delete /v1/connections/{id}', ['operations:write']],
   ['get /v1/users/{id}/data', ['history:read']],
   ['delete /v1/users/{id}/data', ['operations:write']],
+  ['get /v1/users/data', ['history:read']],
+  ['delete /v1/users/data', ['operations:write']],
   ['get /v1/erasures/{id}', ['history:read', 'operations:write']],
   ['delete /v1/tenants/{id}', ['tenants:admin']],
 ];

@@ -208,6 +208,7 @@ describe('an answer that went well is as documented', () => {
     await ok('post', '/v1/revocations', { token: { jti: 'lost' } });
     await ok('get', '/v1/revocations');
     await ok('post', '/v1/users/{id}/disconnect', undefined, '/v1/users/gone/disconnect');
+    await ok('post', '/v1/users/disconnect', undefined, '/v1/users/disconnect?user=..');
     await ok('get', '/v1/audit');
     const stream = await StreamClient.open(service.url, userToken({ user: 'closed' }));
     const { connectionId } = await stream.untilEvent('sync');
@@ -228,6 +229,9 @@ describe('an answer that went well is as documented', () => {
     expect((await call('/v1/users/{id}/data', data)).status).toBe(200);
     expect((await call('/v1/users/{id}/data', { ...data, method: 'delete' })).status).toBe(204);
     const [row] = await service.database.query<{ id: string }>('select erasure_id as id from erasures');
+    const named = { token, url: '/v1/users/data?user=..' };
+    expect((await call('/v1/users/data', named)).status).toBe(200);
+    expect((await call('/v1/users/data', { ...named, method: 'delete' })).status).toBe(204);
     expect((await call('/v1/erasures/{id}', { token, url: `/v1/erasures/${row?.id}` })).status).toBe(200);
     const other = { ...data, url: `/v1/erasures/${NOBODYS}` };
     expect(await call('/v1/erasures/{id}', other)).toMatchObject({ status: 404, code: 'not_found' });

@@ -380,3 +380,37 @@ describe('a user who is erased', () => {
     await (await openLive(here, tokenOf(tenant, USER))).cut();
   });
 });
+
+describe('a user whose id no path can carry', () => {
+  test.each([
+    ['one dot', '.'],
+    ['two dots', '..'],
+    ['256 slashes', '/'.repeat(256)],
+  ])('(%s) is disconnected, shown and erased by an ordinary client', async (_, user) => {
+    const tenant = 'unspeakable';
+    const query = new URLSearchParams({ user }).toString();
+    const at = (path: string) => `${here.url}/v1/users/${path}?${query}`;
+    const lines = async () => {
+      const response = await fetch(at('data'), { headers: { authorization: `Bearer ${readerOf(tenant)}` } });
+      expect(response.status).toBe(200);
+      return await response.text();
+    };
+    await send(tenant, { user });
+    const stream = await openLive(here, tokenOf(tenant, user));
+    expect((await call('POST', at('disconnect'), operatorOf(tenant))).status).toBe(204);
+    expect(await stream.untilEvent('bye')).toMatchObject({ reason: 'revoked' });
+    await stream.closed;
+    expect(await lines()).toContain('"kind":"device"');
+    const { status, body } = await call<{ id: string }>('DELETE', at('data'), operatorOf(tenant));
+    if (status === 202) await untilErasure(here.url, tenant, body.id, 'done');
+    else expect(status).toBe(204);
+    expect(await lines()).toBe('');
+  });
+
+  test('is one user: no parameter, two of them and an unknown one are refused', async () => {
+    for (const query of ['', '?user=', '?user=a&user=b', '?user=a&id=b']) {
+      const answer = await call('DELETE', `${here.url}/v1/users/data${query}`, operatorOf('unspeakable'));
+      expect([query, answer.status]).toEqual([query, 400]);
+    }
+  });
+});

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { namedUserSchema } from '../../admin/named-user.ts';
 import { DATABASE_PROBLEMS, type Answer, type Examples, type Operation } from '../operation.ts';
 
 /* What the descriptions of administrative routes have in common. */
@@ -27,3 +28,18 @@ export const EFFECT =
   'Counts on the node that answers as soon as it answers, on the others within a second, and is recorded in the audit log.';
 export const PATCHING =
   'A member that is absent stays as it is; null takes its value away. What changes nothing is not recorded.';
+
+/** What is said of a user in the path, for one who is named in the query. */
+export function byQuery(byPath: Operation): Operation {
+  const { pathParameters: _, problems, ...operation } = byPath;
+  return {
+    ...operation,
+    path: operation.path.replace('/{id}', ''),
+    id: `${operation.id}ByQuery`,
+    summary: `${operation.summary}, named in the query`,
+    description: `As \`${operation.method.toUpperCase()} ${operation.path}\`, for any user: no path carries \`.\` or \`..\`, since clients take them
+for a step in it, also when they are encoded.`,
+    query: namedUserSchema,
+    problems: problems.filter((code) => code !== 'not_found'),
+  };
+}

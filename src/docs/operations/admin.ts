@@ -17,7 +17,7 @@ import { tenantIdSchema, userIdSchema } from '../../identifiers.ts';
 import type { Operation } from '../operation.ts';
 import { acts, revocations, tenant } from './admin.examples.ts';
 import { issuerOperations } from './admin.issuers.ts';
-import { COMMON, DONE, EFFECT, json, page, PATCHING, WITH_ID } from './admin.parts.ts';
+import { byQuery, COMMON, DONE, EFFECT, json, page, PATCHING, WITH_ID } from './admin.parts.ts';
 
 const ofTenant = z.object({ id: tenantIdSchema.meta({ description: 'The tenant.' }) });
 
@@ -117,6 +117,19 @@ lost. \`limits\` is merged member by member, too; \`null\` gives a limit back to
   },
 ];
 
+const disconnectUser: Operation = {
+  ...COMMON,
+  method: 'post',
+  path: '/v1/users/{id}/disconnect',
+  id: 'disconnectUser',
+  summary: 'End the streams of a user',
+  description: `Those that are open now; also fine if there is none. The tokens stay good: revoke them to keep the user out. ${EFFECT}`,
+  access: ['operations:write'],
+  pathParameters: z.object({ id: userIdSchema }),
+  answers: [DONE],
+  problems: [...COMMON.problems, 'not_found', 'too_many_requests'],
+};
+
 const tenantsOwnOperations: readonly Operation[] = [
   {
     ...COMMON,
@@ -168,18 +181,8 @@ const tenantsOwnOperations: readonly Operation[] = [
     ],
     problems: [...COMMON.problems, 'revocations_full', 'too_many_requests'],
   },
-  {
-    ...COMMON,
-    method: 'post',
-    path: '/v1/users/{id}/disconnect',
-    id: 'disconnectUser',
-    summary: 'End the streams of a user',
-    description: `Those that are open now; also fine if there is none. The tokens stay good: revoke them to keep the user out. ${EFFECT}`,
-    access: ['operations:write'],
-    pathParameters: z.object({ id: userIdSchema }),
-    answers: [DONE],
-    problems: [...COMMON.problems, 'not_found', 'too_many_requests'],
-  },
+  disconnectUser,
+  byQuery(disconnectUser),
   {
     ...WITH_ID,
     method: 'delete',

@@ -3,7 +3,7 @@ import { tenantIdSchema, userIdSchema } from '../../identifiers.ts';
 import { erasureSchema, exportLineSchemas } from '../../privacy/privacy.schema.ts';
 import { historyItemSchema } from '../history.schema.ts';
 import type { Answer, Operation } from '../operation.ts';
-import { COMMON, json, WITH_ID } from './admin.parts.ts';
+import { byQuery, COMMON, json, WITH_ID } from './admin.parts.ts';
 
 const ofUser = z.object({ id: userIdSchema });
 
@@ -44,7 +44,7 @@ const LINES = [
   },
 ];
 
-export const privacyOperations: readonly Operation[] = [
+const ofUsers: readonly Operation[] = [
   {
     method: 'get',
     path: '/v1/users/{id}/data',
@@ -90,6 +90,11 @@ The tokens stay good: whoever comes back begins as a new user. What is published
     answers: [GONE, underWay('It is stored and goes on.')],
     problems: [...WITH_ID.problems, 'too_many_requests'],
   },
+];
+
+export const privacyOperations: readonly Operation[] = [
+  ...ofUsers,
+  ...ofUsers.map(byQuery),
   {
     method: 'get',
     path: '/v1/erasures/{id}',

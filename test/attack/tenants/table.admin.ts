@@ -176,6 +176,26 @@ export const administration: Table = {
       ],
     },
   },
+  'POST /v1/users/disconnect': {
+    request: () => ({ query: { user: 'nobody' } }),
+    parameters: {
+      'query user': [
+        attempt({
+          what: 'a user that only another tenant has',
+          as: operator,
+          foreign: ({ globex }) => globex.only,
+          answer: { status: 204 },
+          writes: ['stream_orders', ACT],
+        }),
+        attempt({
+          what: 'another user, as a user',
+          as: alice,
+          foreign: () => 'bob',
+          answer: NO_SCOPE,
+        }),
+      ],
+    },
+  },
   'DELETE /v1/connections/{id}': {
     request: ({ acme }) => ({ path: { id: acme.connections.bob } }),
     parameters: {

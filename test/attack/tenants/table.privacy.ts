@@ -28,6 +28,14 @@ export const privacy: Table = {
     request: () => ({ path: { id: 'nobody' } }),
     parameters: { 'path id': [ofOnly({ status: 204 }, ['erasures', 'audit_log']), asUser] },
   },
+  'GET /v1/users/data': {
+    request: () => ({ query: { user: 'nobody' } }),
+    parameters: { 'query user': [ofOnly({ status: 200 }), asUser] },
+  },
+  'DELETE /v1/users/data': {
+    request: () => ({ query: { user: 'nobody' } }),
+    parameters: { 'query user': [ofOnly({ status: 204 }, ['erasures', 'audit_log']), asUser] },
+  },
   'GET /v1/erasures/{id}': {
     request: ({ acme }) => ({ path: { id: acme.erasure } }),
     parameters: {
