@@ -8,6 +8,7 @@ import { ErasuresInMemory1700000000007 } from './0007-erasures-in-memory.ts';
 import { TicketKey1700000000008 } from './0008-ticket-key.ts';
 import { NodeInstances1700000000009 } from './0009-node-instances.ts';
 import { RevocationsBySubject1700000000010 } from './0010-revocations-by-subject.ts';
+import { Beginnings1700000000011 } from './0011-beginnings.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -21,4 +22,5 @@ export const migrations = [
   TicketKey1700000000008,
   NodeInstances1700000000009,
   RevocationsBySubject1700000000010,
+  Beginnings1700000000011,
 ];

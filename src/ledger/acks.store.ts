@@ -23,7 +23,7 @@ export type AckResult = 'confirmed' | 'ahead' | 'device_unknown';
  * The rules of arrivals.store.ts hold here too: rows are locked in key order and through their key, the cursor comes
  * from the locked row alone, acknowledgements of one device in one batch are steps of one walk, and the cursor is
  * written through the conflict. A tenant without a stream row has an empty log, so that everything is ahead of it.
- * `stored_to` is where the interval ends in the table (covering.ts).
+ * `stored_to` is where the interval ends in the table (covering.ts). It begins with the log of the tenant at the earliest.
  */
 const ACKNOWLEDGE: Statement = {
   name: 'acknowledge',
@@ -32,7 +32,9 @@ with ack as materialized (
   select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, up_to, stored_to
   from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], up_to bigint, stored_to bigint)
 ), stream as materialized (
-  select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor from streams where tenant_id = $1
+  select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor,
+    coalesce(max(beginning), 0) as beginning
+  from streams where tenant_id = $1
 ), known as materialized (
   select device.user_id, device.device_id, device.cursor
   from (select distinct user_id, device_id from ack order by user_id, device_id) a
@@ -42,7 +44,7 @@ with ack as materialized (
     for update
   ) device
 ), step as materialized (
-  select a.*, s.floor, k.cursor,
+  select a.*, s.floor, s.beginning, k.cursor,
     greatest(k.cursor, max(a.up_to) over (
       partition by a.user_id, a.device_id order by a.n rows between unbounded preceding and 1 preceding
     )) as before
@@ -57,8 +59,8 @@ with ack as materialized (
   on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.cursor
 ), confirmed as (
   insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
-  select $1, user_id, device_id, before, stored_to, width_bucket(stored_to - before - 1, $3::bigint[]), false, topics
-  from step where stored_to > before and stored_to > floor
+  select $1, user_id, device_id, first, stored_to, width_bucket(stored_to - first - 1, $3::bigint[]), false, topics
+  from (select *, greatest(before, beginning) as first from step) s where stored_to > first and stored_to > floor
 )
 select a.n, case when a.up_to > s.head then 'ahead' when k.user_id is null then 'device_unknown' else 'confirmed' end as result
 from ack a

@@ -66,7 +66,7 @@ export type Refused = 'too-many-devices' | 'being-erased';
  * - The cursor of a new device comes from the acknowledgements, not from the cursors, of the user's other devices:
  *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
  * - An interval that ends at or below the floor covers nothing that is kept. `stored_to` is where it ends in the table
- *   (covering.ts).
+ *   (covering.ts); it begins with the log of the tenant at the earliest, since nothing was ever stored before.
  * - Nobody gets a device while their data is being erased: it would go with the rest, and its stream would stay.
  * - A device that would be one too many has no effect. Where two nodes make devices of one user at the same time, neither
  *   counts those of the other; but both begin with the same ordinal, and of twins one is stored. The other comes back
@@ -83,7 +83,7 @@ with comer as materialized (
 ), arrival as materialized (
   select * from comer where not held
 ), stream as materialized (
-  select head, floor from streams where tenant_id = $1
+  select head, floor, beginning from streams where tenant_id = $1
 ), known as materialized (
   select device.user_id, device.device_id, device.cursor
   from (select distinct user_id, device_id from arrival order by user_id, device_id) a
@@ -93,7 +93,7 @@ with comer as materialized (
     for update
   ) device
 ), wish as materialized (
-  select a.*, s.head, s.floor, k.cursor is not null as known,
+  select a.*, s.head, s.floor, s.beginning, k.cursor is not null as known,
     case when k.cursor is not null then k.cursor else coalesce((
       select max(newest.to_position)
       from devices other
@@ -148,8 +148,9 @@ with comer as materialized (
   left join created c on c.user_id = s.user_id and c.device_id = s.device_id
 ), confirmed as (
   insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
-  select $1, user_id, device_id, before, stored_to, width_bucket(stored_to - before - 1, $3::bigint[]), true, topics
-  from settled where settled and resumed and stored_to > before and stored_to > floor
+  select $1, user_id, device_id, first, stored_to, width_bucket(stored_to - first - 1, $3::bigint[]), true, topics
+  from (select *, greatest(before, beginning) as first from settled) s
+  where settled and resumed and stored_to > first and stored_to > floor
 )
 select n, settled, case when excess then 'too-many-devices' end as refused, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
 union all

@@ -54,6 +54,7 @@ export interface Remembered {
  *   `returning` would read the statement's old snapshot instead of the row that was waited for.
  * - Positions are given to every draft before it is known which keys are free. A twin leaves a hole in the numbers;
  *   holes are harmless, and the key can be stored with its answer in the same statement.
+ * - No position lies at or below the beginning of the tenant's log, also where the clock was set back since.
  * - `clock_timestamp()`, not `now()`: the statement may have waited for the lock. It is asked for once the row is locked.
  * - The lock is held until the commit, so no reader sees a position before every smaller one is visible.
  * - An append that was given up with its connection may still be on its way, and must not be stored when it arrives:
@@ -67,11 +68,11 @@ const APPEND: Statement = {
   name: 'append',
   text: `
 with stream as materialized (
-  select head, spent, spent_at, appended_bytes, removed_bytes
+  select head, beginning, spent, spent_at, appended_bytes, removed_bytes
   from streams where tenant_id = $1 and not $17::uuid = any(abandoned) for update
 ), place as materialized (
   select head as previous, now, appended_bytes, removed_bytes,
-    greatest(head, floor(extract(epoch from now) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base,
+    greatest(head, beginning, floor(extract(epoch from now) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base,
     greatest(0, spent - $18::float8 * greatest(0, extract(epoch from now - spent_at)::float8)) as spent
   from (select *, clock_timestamp() as now from stream) locked
 ), draft as materialized (
@@ -144,7 +145,8 @@ with deleted as materialized (
 ), tenant as (
   insert into tenants (tenant_id) values ($1) on conflict do nothing
 ), stream as (
-  insert into streams (tenant_id) select $1 where not exists (select from deleted) on conflict do nothing
+  insert into streams (tenant_id, beginning) select $1, position_at(now()) where not exists (select from deleted)
+  on conflict do nothing
 )
 select not exists (select from deleted) as there`,
 };

@@ -58,7 +58,8 @@ with tenant as (
     where tenants.status = 'deleted'
   returning *
 ), stream as (
-  insert into streams (tenant_id, head, floor) select tenant_id, last_head, last_head from tenant on conflict do nothing
+  insert into streams (tenant_id, head, floor, beginning)
+  select tenant_id, last_head, last_head, position_at(now()) from tenant on conflict do nothing
 )
 select ${COLUMNS} from tenant`,
 };

@@ -194,7 +194,16 @@ test('positions of any day since 2020, acknowledged or resumed at, make no table
     await stream.cut();
   }
   expect(await tables()).toEqual(before);
+  // Nor is anything confirmed that lies before the tenant's log begins, not even today.
+  const [{ beginning } = { beginning: 0 }] = await service.database.query<{ beginning: number }>(
+    `select beginning from streams where tenant_id = 'acme'`,
+  );
+  expect(beginning).toBeGreaterThan(positionOfTime(Date.UTC(2026, 0)));
+  expect((await acknowledge(token(), { upTo: String(beginning) })).status).toBe(204);
   expect(await service.database.query('select from acks where user_id = $1', [user])).toEqual([]);
   expect((await acknowledge(token(), { upTo: first.position })).status).toBe(204);
+  expect(
+    await service.database.query('select from_position, to_position from acks where user_id = $1', [user]),
+  ).toEqual([{ from_position: beginning, to_position: Number(first.position) }]);
   expect(await undelivered(token())).toEqual([]);
 });

@@ -12,7 +12,7 @@ import { KnownKeys } from '../../src/log/known-keys.ts';
 import type { Batch, Draft } from '../../src/log/notification.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
-import { asPosition } from '../../src/log/position.ts';
+import { asPosition, positionOfTime } from '../../src/log/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
 import { Metrics } from '../../src/metrics/metrics.ts';
 import { Tenants } from '../../src/tenants/tenants.ts';
@@ -215,6 +215,15 @@ describe('positions', () => {
     const next = await ingest.publish(tenant, publication([draft(), draft()]));
     expect(next.first).toBe(ahead + 1);
     expect((await positionsOf(tenant)).slice(-2)).toEqual([ahead + 1, ahead + 2]);
+  });
+
+  test('lie above the beginning of the log, also when the clock was set back since', async () => {
+    const tenant = freshTenant();
+    const { ingest, store } = node();
+    await store.ensureTenant(tenant);
+    const beginning = positionOfTime(Date.now() + 3_600_000);
+    await database.query('update streams set beginning = $2 where tenant_id = $1', [tenant, beginning]);
+    expect((await ingest.publish(tenant, publication())).first).toBe(beginning + 1);
   });
 
   test('of one publication follow one another, in its order', async () => {
