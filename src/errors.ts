@@ -230,7 +230,7 @@ export interface Fault {
 }
 
 /** A body of a few megabytes can hold a million faults; whoever made it needs the first. */
-const MOST_FAULTS = 100;
+export const MOST_FAULTS = 100;
 
 interface ProblemExtras {
   errors?: Fault[];

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from './config.ts';
+import type { Slice } from './raw-json.ts';
 import { Problem, type Fault } from './errors.ts';
 
 declare module 'fastify' {
@@ -171,24 +172,33 @@ export function readJson(bytes: Buffer): JsonBody {
   }
 }
 
-/** @throws Problem `malformed_json` */
-export function parseJson(text: string): unknown {
+/**
+ * JSON.parse of a text, or of a part of it.
+ * @throws Problem `malformed_json`
+ */
+export function parseJson(text: string, { start, end }: Slice = { start: 0, end: text.length }): unknown {
+  const part = text.slice(start, end);
   try {
-    return JSON.parse(text);
+    return JSON.parse(part);
   } catch (error) {
-    throw new Problem(
-      'malformed_json',
-      text.trim() === '' ? 'The body is empty.' : describeSyntaxError(error),
-    );
+    throw part.trim() === '' ? emptyBody() : malformed(error, start);
   }
 }
 
-/** V8 quotes the text around the fault; payloads must not reach logs or intermediaries, the place is enough. */
-function describeSyntaxError(error: unknown): string {
+const emptyBody = () => new Problem('malformed_json', 'The body is empty.');
+
+/**
+ * V8 quotes the text around the fault; payloads must not reach logs or intermediaries, the place is enough.
+ * @param from where the text that it speaks of begins in the body
+ */
+export function malformed(error: unknown, from = 0): Problem {
   const place = error instanceof Error ? /at position (\d+)/.exec(error.message)?.[1] : undefined;
-  return place === undefined
-    ? 'The body is not valid JSON.'
-    : `The body is not valid JSON at character ${place}.`;
+  return new Problem(
+    'malformed_json',
+    place === undefined
+      ? 'The body is not valid JSON.'
+      : `The body is not valid JSON at character ${from + Number(place)}.`,
+  );
 }
 
 /** Checks a body against its schema. */
@@ -198,7 +208,7 @@ export function parseBody<Schema extends z.ZodType>(schema: Schema, body: unknow
 
 export function asJsonBody(body: unknown): JsonBody {
   if (body instanceof JsonBody) return body;
-  throw new Problem('malformed_json', 'The body is empty.');
+  throw emptyBody();
 }
 
 /** Checks a query string. Pointers are `/` and the name of the parameter. */
@@ -214,12 +224,28 @@ export function refuseQuery(query: unknown): void {
 }
 
 function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, detail: string): z.infer<Schema> {
+  const checked = check(schema, value);
+  if ('faults' in checked) throw notValid(checked.faults, detail);
+  return checked.value;
+}
+
+/** Holds a value against its schema. @param path where it stands */
+export function check<Schema extends z.ZodType>(
+  schema: Schema,
+  value: unknown,
+  path: readonly PropertyKey[] = [],
+): { readonly value: z.infer<Schema> } | { readonly faults: Fault[] } {
   const parsed = schema.safeParse(value, {
     error: ({ input }) => (input === undefined ? 'is required' : undefined),
   });
-  if (parsed.success) return parsed.data;
-  throw new Problem('validation_failed', detail, { errors: parsed.error.issues.flatMap(faultsOf) });
+  if (parsed.success) return { value: parsed.data };
+  return {
+    faults: parsed.error.issues.flatMap((issue) => faultsOf({ ...issue, path: [...path, ...issue.path] })),
+  };
 }
+
+export const notValid = (errors: Fault[], detail = 'The body is not valid.'): Problem =>
+  new Problem('validation_failed', detail, { errors });
 
 function faultsOf(issue: z.core.$ZodIssue): Fault[] {
   if (issue.code === 'unrecognized_keys') {

@@ -1,11 +1,21 @@
 import { createHash, randomUUIDv7 } from 'node:crypto';
+import { z } from 'zod';
 import { MOST_NOTIFICATIONS_PER_REQUEST, type Config } from '../config.ts';
-import { Problem, type Fault } from '../errors.ts';
+import { MOST_FAULTS, Problem, type Fault } from '../errors.ts';
 import type { Topic, UserId } from '../identifiers.ts';
-import { parseBody, pointerTo, type JsonBody } from '../json-body.ts';
+import { check, malformed, notValid, parseJson, pointerTo, type JsonBody } from '../json-body.ts';
 import type { Limits } from '../limits.ts';
 import type { Draft, Recipient } from '../log/notification.ts';
-import { compact, elements, members, type Slice } from '../raw-json.ts';
+import {
+  inTurns,
+  walkCompact,
+  walkElements,
+  walkMembers,
+  walkRoot,
+  type Part,
+  type Slice,
+} from '../raw-json.ts';
+import { Slice as Turn } from '../slice.ts';
 import { batchSchema, publishSchema, type PublishRequest } from './publish.schema.ts';
 
 export type PublishRoute = 'single' | 'batch';
@@ -26,43 +36,138 @@ export interface WideRecipient {
   readonly topic: Topic | undefined;
 }
 
+/** The body of a publish, before anything is made of its data. */
+export interface Envelope {
+  /** How many notifications it asks for, as far as it has the right shape. Beyond what any setting allows reading has stopped. */
+  readonly asked: number;
+  /** What is around the items of a batch; undefined for a single publish. */
+  readonly around: unknown;
+  readonly items: readonly Item[];
+}
+
 interface Item {
   readonly path: readonly PropertyKey[];
-  readonly request: PublishRequest;
-  readonly data: Slice;
+  /** As JSON.parse has it, but `data` and what nobody knows are null. */
+  readonly value: unknown;
+  readonly data: Slice | undefined;
+  /** How many notifications it is. */
+  readonly asked: number;
+  /** The path of the first of two members of one name. JSON.parse keeps the last, other readers the first. */
+  readonly double: readonly PropertyKey[] | undefined;
+}
+
+/** Of those of one object; more are refused in any case, since there are not so many that are known. */
+const MOST_MEMBERS = 1_000;
+/** Of what is made of one member of the envelope; as many users do not fit in any request. */
+const MOST_VALUES = 2 * MOST_NOTIFICATIONS_PER_REQUEST;
+
+const KNOWN = new Set(Object.keys(publishSchema.shape));
+
+/**
+ * Reads what a publish asks for. `data` is only passed over, and large parts are not looked into: JSON.parse of eight
+ * megabytes holds up everybody for a second.
+ * @throws Problem `malformed_json`
+ */
+export async function readEnvelope(route: PublishRoute, { text }: JsonBody): Promise<Envelope> {
+  if (text.trim() === '') throw new Problem('malformed_json', 'The body is empty.');
+  try {
+    return await inTurns(route === 'single' ? walkSingle(text) : walkBatch(text), new Turn());
+  } catch (error) {
+    throw error instanceof SyntaxError ? malformed(error) : error;
+  }
+}
+
+function* walkSingle(text: string): Generator<void, Envelope> {
+  const root = yield* walkRoot(text);
+  const item = yield* walkItem(text, root, []);
+  return { asked: item.asked, around: undefined, items: [item] };
+}
+
+function* walkBatch(text: string): Generator<void, Envelope> {
+  const root = yield* walkRoot(text);
+  const { value: around, parts, double } = yield* walkObject(text, root, [], NO_PARTS);
+  if (double !== undefined) throw standsTwice(double);
+  const list = parts.get('notifications');
+  if (list === undefined || text[list.start] !== '[') return { asked: 0, around, items: [] };
+  const items: Item[] = [];
+  let asked = 0;
+  for (const part of yield* walkElements(text, list.start, MOST_NOTIFICATIONS_PER_REQUEST + 1)) {
+    const item = yield* walkItem(text, part, ['notifications', items.length]);
+    items.push(item);
+    asked += item.asked;
+    if (asked > MOST_NOTIFICATIONS_PER_REQUEST) break;
+    yield;
+  }
+  // For their number; they are checked one by one.
+  if (isObject(around)) around['notifications'] = items.map(() => null);
+  return { asked, around, items };
+}
+
+const NO_PARTS: ReadonlySet<string> = new Set();
+const PARTS: ReadonlySet<string> = new Set([...KNOWN].filter((name) => name !== 'data'));
+
+function* walkItem(text: string, part: Part, path: readonly PropertyKey[]): Generator<void, Item> {
+  const { value, parts, double } = yield* walkObject(text, part, path, PARTS);
+  const to = parts.get('to');
+  const inner = to !== undefined && to.values <= MOST_VALUES && text[to.start] === '{';
+  const ofTo = inner ? yield* walkObject(text, to, [...path, 'to'], NO_PARTS) : undefined;
+  // So many values are nothing else but users, or no shape that anybody knows.
+  const asked = to !== undefined && to.values > MOST_VALUES ? to.values : countRecipients(value);
+  return { path, value, data: parts.get('data'), asked, double: double ?? ofTo?.double };
+}
+
+/** An object whose members are null but for those that are `wanted`, and where all of them are. What is no object is null. */
+function* walkObject(
+  text: string,
+  part: Part,
+  path: readonly PropertyKey[],
+  wanted: ReadonlySet<string>,
+): Generator<void, { value: unknown; parts: Map<string, Part>; double: PropertyKey[] | undefined }> {
+  const parts = new Map<string, Part>();
+  if (text[part.start] !== '{') return { value: null, parts, double: undefined };
+  const values: [string, unknown][] = [];
+  let double: PropertyKey[] | undefined;
+  for (const { name, value } of yield* walkMembers(text, part.start, MOST_MEMBERS)) {
+    if (parts.has(name)) double ??= [...path, name];
+    parts.set(name, value);
+    const made = wanted.has(name) && value.values <= MOST_VALUES;
+    values.push([name, made ? parseJson(text, value) : null]);
+  }
+  // Not by assignment: `__proto__` is a name like others.
+  return { value: Object.fromEntries(values), parts, double };
 }
 
 /**
  * Reads the body of a publish.
- * @throws Problem `validation_failed` with a pointer for every fault of shape
+ * @throws Problem `validation_failed` with a pointer for every fault of shape, `malformed_json`
  */
-export function readPublication(
+export async function readPublication(
   route: PublishRoute,
-  body: JsonBody,
+  { text }: JsonBody,
+  { asked, around, items }: Envelope,
   trace: string | null,
   now: number,
   config: Pick<Config, 'MAX_NOTIFICATIONS_PER_REQUEST' | 'MAX_DATA_DEPTH'>,
   limits: Pick<Limits, 'dataBytes' | 'burst'>,
-): ReadPublication {
+): Promise<ReadPublication> {
   // More than the burst would never pass, however long its publisher waited.
   const most = Math.min(config.MAX_NOTIFICATIONS_PER_REQUEST, limits.burst);
-  const asked = countAsked(route, body.value);
   if (asked > MOST_NOTIFICATIONS_PER_REQUEST) {
     throw new Problem('validation_failed', 'The request is over a limit.', {
       errors: [tooMany(route, asked, most)],
     });
   }
-  const items =
-    route === 'single' ? [readItem(body, parseBody(publishSchema, body), [], 0)] : readBatch(body);
+  const turn = new Turn();
+  const requests = await readRequests(route, around, items, turn);
   const faults: Fault[] = [];
   const drafts: Draft[] = [];
   let count = 0;
-  for (const { path, request, data: slice } of items) {
+  for (const { path, request, data: slice } of requests) {
     const recipients = recipientsOf(request.to);
     count += recipients.length;
     // Beyond the limit nothing is built any more, so that a small body cannot become a million drafts.
     if (count > most) continue;
-    const data = compact(body.text, slice);
+    const data = await inTurns(walkCompact(text, slice), turn);
     const size = Buffer.byteLength(data.text);
     const expiresAt = expiryOf(request, now);
     if (size > limits.dataBytes)
@@ -77,10 +182,13 @@ export function readPublication(
           `is nested ${data.depth} levels deep; at most ${config.MAX_DATA_DEPTH} are allowed`,
         ),
       );
+    // Within the limits, so that it takes its few milliseconds; nobody else has looked whether it is JSON.
+    if (faults.length === 0) parseJson(text, slice);
     if (expiresAt !== null && expiresAt <= now) faults.push(fault(path, 'expiresAt', 'is in the past'));
     for (const to of recipients) {
       drafts.push({ id: randomUUIDv7(), to, type: request.type, data: data.text, size, expiresAt, trace });
     }
+    if (turn.isOver) await turn.next();
   }
   if (count > most) faults.push(tooMany(route, count, most));
   const refusal =
@@ -91,10 +199,47 @@ export function readPublication(
         });
   return {
     drafts,
-    users: route === 'single' ? items[0]?.request.to.users : undefined,
+    users: route === 'single' ? requests[0]?.request.to.users : undefined,
     refusal,
-    wide: items.flatMap(wideRecipients),
+    wide: requests.flatMap(wideRecipients),
   };
+}
+
+interface CheckedRequest {
+  readonly path: readonly PropertyKey[];
+  readonly request: PublishRequest;
+  readonly data: Slice;
+}
+
+/** What is around a batch; its items are checked one by one. */
+const aroundSchema = batchSchema.extend({
+  notifications: z.array(z.null()).min(1, 'holds at least one notification'),
+});
+
+const faultsIn = (schema: z.ZodType, value: unknown): Fault[] => {
+  const checked = check(schema, value);
+  return 'faults' in checked ? checked.faults : [];
+};
+
+async function readRequests(
+  route: PublishRoute,
+  around: unknown,
+  items: readonly Item[],
+  turn: Turn,
+): Promise<CheckedRequest[]> {
+  const faults = route === 'batch' ? faultsIn(aroundSchema, around) : [];
+  const requests: CheckedRequest[] = [];
+  for (const { path, value, data, double } of items) {
+    const checked = check(publishSchema, value, path);
+    if ('faults' in checked) faults.push(...checked.faults);
+    else if (double !== undefined) throw standsTwice(double);
+    else if (data === undefined) faults.push(fault(path, 'data', 'is required'));
+    else requests.push({ path, request: checked.value, data });
+    if (faults.length >= MOST_FAULTS) break;
+    if (turn.isOver) await turn.next();
+  }
+  if (faults.length > 0) throw notValid(faults);
+  return requests;
 }
 
 /** What a key stands for: the route and the exact bytes. */
@@ -102,54 +247,18 @@ export function fingerprintOf(route: PublishRoute, bytes: Buffer): Buffer {
   return createHash('sha256').update(route).update('\0').update(bytes).digest();
 }
 
-function readBatch(body: JsonBody): Item[] {
-  const { notifications } = parseBody(batchSchema, body);
-  const list = uniqueMembers(body, [], 0).get('notifications');
-  const slices = list === undefined ? [] : elements(body.text, list.start);
-  return notifications.flatMap((request, index) => {
-    const slice = slices[index];
-    return slice === undefined ? [] : [readItem(body, request, ['notifications', index], slice.start)];
-  });
-}
-
-function readItem(body: JsonBody, request: PublishRequest, path: readonly PropertyKey[], at: number): Item {
-  const own = uniqueMembers(body, path, at);
-  const to = own.get('to');
-  if (to !== undefined) uniqueMembers(body, [...path, 'to'], to.start);
-  const data = own.get('data');
-  if (data === undefined) throw refuse(path, 'data', 'is required');
-  return { path, request, data };
-}
-
-/** JSON.parse keeps the last of two members with one name, other readers the first: in the envelope there are no doubles. */
-function uniqueMembers(body: JsonBody, path: readonly PropertyKey[], at: number): Map<string, Slice> {
-  const found = new Map<string, Slice>();
-  for (const { name, value } of members(body.text, at)) {
-    if (found.has(name)) throw refuse(path, name, 'stands here twice');
-    found.set(name, value);
-  }
-  return found;
-}
-
 const fault = (path: readonly PropertyKey[], name: string, detail: string): Fault => ({
   pointer: pointerTo([...path, name]),
   detail,
 });
 
-const refuse = (path: readonly PropertyKey[], name: string, detail: string) =>
-  new Problem('validation_failed', 'The body is not valid.', { errors: [fault(path, name, detail)] });
+const standsTwice = (path: readonly PropertyKey[]) =>
+  notValid([{ pointer: pointerTo(path), detail: 'stands here twice' }]);
 
 const tooMany = (route: PublishRoute, count: number, most: number): Fault => ({
   pointer: route === 'batch' ? '/notifications' : '/to/users',
   detail: `makes ${count} notifications; at most ${most} per request are allowed`,
 });
-
-/** How many notifications a body asks for, as far as it has the right shape: checking millions one by one would hold up everybody. */
-export function countAsked(route: PublishRoute, value: unknown): number {
-  if (route === 'single') return countRecipients(value);
-  if (!isObject(value) || !Array.isArray(value['notifications'])) return 0;
-  return value['notifications'].reduce<number>((sum, item) => sum + countRecipients(item), 0);
-}
 
 function countRecipients(item: unknown): number {
   const users = isObject(item) && isObject(item['to']) ? item['to']['users'] : undefined;
@@ -166,7 +275,7 @@ function recipientsOf({ user, users, topic }: PublishRequest['to']): Recipient[]
   return [{ everyone: true }];
 }
 
-function wideRecipients({ path, request: { to } }: Item): WideRecipient[] {
+function wideRecipients({ path, request: { to } }: CheckedRequest): WideRecipient[] {
   if (to.topic === undefined && to.everyone === undefined) return [];
   return [{ pointer: pointerTo([...path, 'to']), topic: to.topic }];
 }

@@ -19,7 +19,7 @@ import { asPosition, createdAt } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
-import { countAsked, fingerprintOf, readPublication, type PublishRoute } from './publication.ts';
+import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
 import { isOfLimits, Refusals } from './refusals.ts';
 
@@ -85,11 +85,13 @@ export class PublishController {
       const key = readKey(headers['idempotency-key']);
       const idempotency =
         key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };
-      await this.#requireBalance(tenantId, countAsked(route, body.value), idempotency);
+      const envelope = await readEnvelope(route, body);
+      await this.#requireBalance(tenantId, envelope.asked, idempotency);
       const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
-      const { drafts, users, refusal, wide } = readPublication(
+      const { drafts, users, refusal, wide } = await readPublication(
         route,
         body,
+        envelope,
         trace,
         this.clock.now(),
         this.config,

@@ -1,19 +1,32 @@
+import { setImmediate } from 'node:timers/promises';
 import { describe, expect, test } from '@jest/globals';
+import fc from 'fast-check';
 import { readConfig } from '../../src/config.ts';
 import { Problem } from '../../src/errors.ts';
 import { limitsOf, NO_LIMITS } from '../../src/limits.ts';
 import { readJson } from '../../src/json-body.ts';
-import { fingerprintOf, readPublication, type PublishRoute } from '../../src/notifications/publication.ts';
+import {
+  fingerprintOf,
+  readEnvelope,
+  readPublication,
+  type PublishRoute,
+} from '../../src/notifications/publication.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
-const read = (route: PublishRoute, body: string, settings: Record<string, string> = {}) => {
+const read = async (route: PublishRoute, text: string, settings: Record<string, string> = {}) => {
   const config = readConfig(settings);
-  return readPublication(route, readJson(Buffer.from(body)), null, NOW, config, limitsOf(NO_LIMITS, config));
+  const body = readJson(Buffer.from(text));
+  const envelope = await readEnvelope(route, body);
+  return await readPublication(route, body, envelope, null, NOW, config, limitsOf(NO_LIMITS, config));
 };
 
-function refusalOf(route: PublishRoute, body: string, settings?: Record<string, string>): Problem {
+async function refusalOf(
+  route: PublishRoute,
+  body: string,
+  settings?: Record<string, string>,
+): Promise<Problem> {
   try {
-    const { refusal } = read(route, body, settings);
+    const { refusal } = await read(route, body, settings);
     if (refusal !== undefined) return refusal;
   } catch (error) {
     if (error instanceof Problem) return error;
@@ -25,8 +38,11 @@ function refusalOf(route: PublishRoute, body: string, settings?: Record<string, 
 const pointers = (problem: Problem) => problem.errors?.map(({ pointer }) => pointer);
 
 describe('what a publish becomes', () => {
-  test('one draft per user, in their order, each with an id of its own and the same data', () => {
-    const { drafts, users } = read('single', '{"to":{"users":["b","a"]},"type":"t","data":{ "n" : 1.0 }}');
+  test('one draft per user, in their order, each with an id of its own and the same data', async () => {
+    const { drafts, users } = await read(
+      'single',
+      '{"to":{"users":["b","a"]},"type":"t","data":{ "n" : 1.0 }}',
+    );
     expect(users).toEqual(['b', 'a']);
     expect(drafts.map(({ to, data, size }) => ({ to, data, size }))).toEqual([
       { to: { user: 'b' }, data: '{"n":1.0}', size: 9 },
@@ -35,13 +51,16 @@ describe('what a publish becomes', () => {
     expect(new Set(drafts.map(({ id }) => id)).size).toBe(2);
   });
 
-  test('the members of data that have the names of the envelope stay data', () => {
-    const { drafts } = read('single', '{"data":{"data":1,"to":2,"to":3},"type":"t","to":{"everyone":true}}');
+  test('the members of data that have the names of the envelope stay data', async () => {
+    const { drafts } = await read(
+      'single',
+      '{"data":{"data":1,"to":2,"to":3},"type":"t","to":{"everyone":true}}',
+    );
     expect(drafts[0]?.data).toBe('{"data":1,"to":2,"to":3}');
   });
 
-  test('in a batch every item keeps its own data, and users stand where their item stands', () => {
-    const { drafts } = read(
+  test('in a batch every item keeps its own data, and users stand where their item stands', async () => {
+    const { drafts } = await read(
       'batch',
       '{"notifications":[{"to":{"user":"a"},"type":"x","data":1},{"to":{"users":["b","c"]},"type":"y","data":[ 2 ]},{"to":{"topic":"d"},"type":"z","data":"3"}]}',
     );
@@ -53,8 +72,8 @@ describe('what a publish becomes', () => {
     ]);
   });
 
-  test('size is counted in bytes and without white space', () => {
-    expect(read('single', '{"to":{"user":"a"},"type":"t","data":[ "é" ]}').drafts[0]?.size).toBe(6);
+  test('size is counted in bytes and without white space', async () => {
+    expect((await read('single', '{"to":{"user":"a"},"type":"t","data":[ "é" ]}')).drafts[0]?.size).toBe(6);
   });
 
   test.each([
@@ -65,10 +84,10 @@ describe('what a publish becomes', () => {
       '"expiresAt":"9999-12-31T23:59:59.999Z"',
       Date.UTC(9999, 11, 31, 23, 59, 59, 999),
     ],
-  ])('expiry as %s', (_, member, expected) => {
-    expect(read('single', `{"to":{"user":"a"},"type":"t","data":1,${member}}`).drafts[0]?.expiresAt).toBe(
-      expected,
-    );
+  ])('expiry as %s', async (_, member, expected) => {
+    expect(
+      (await read('single', `{"to":{"user":"a"},"type":"t","data":1,${member}}`)).drafts[0]?.expiresAt,
+    ).toBe(expected);
   });
 });
 
@@ -88,50 +107,56 @@ describe('what is refused', () => {
       '{"to":{"user":"a"},"type":"t","data":1,"expiresAt":"9999-12-31T23:59:59-12:00"}',
       ['/expiresAt'],
     ],
-  ])('%s', (_, body, expected) => {
-    expect(pointers(refusalOf('single', body))).toEqual(expected);
+  ])('%s', async (_, body, expected) => {
+    expect(pointers(await refusalOf('single', body))).toEqual(expected);
   });
 
-  test('in a batch, with the place of the item', () => {
+  test('in a batch, with the place of the item', async () => {
     const body =
       '{"notifications":[{"to":{"user":"a"},"type":"t","data":1},{"to":{"user":"a"},"type":"t","data":1,"data":1}]}';
-    expect(pointers(refusalOf('batch', body))).toEqual(['/notifications/1/data']);
+    expect(pointers(await refusalOf('batch', body))).toEqual(['/notifications/1/data']);
     expect(
       pointers(
-        refusalOf('batch', '{"notifications":[],"notifications":[{"to":{"user":"a"},"type":"t","data":1}]}'),
+        await refusalOf(
+          'batch',
+          '{"notifications":[],"notifications":[{"to":{"user":"a"},"type":"t","data":1}]}',
+        ),
       ),
     ).toEqual(['/notifications']);
   });
 
-  test('data over the limits, with what was counted', () => {
+  test('data over the limits, with what was counted', async () => {
     const limits = { MAX_DATA_BYTES: '4', MAX_DATA_DEPTH: '2' };
-    const refusal = refusalOf('single', '{"to":{"user":"a"},"type":"t","data":[[[ 1 ]]]}', limits);
+    const refusal = await refusalOf('single', '{"to":{"user":"a"},"type":"t","data":[[[ 1 ]]]}', limits);
     expect(refusal.errors).toEqual([
       { pointer: '/data', detail: expect.stringContaining('7 bytes') },
       { pointer: '/data', detail: expect.stringContaining('3 levels') },
     ]);
-    expect(read('single', '{"to":{"user":"a"},"type":"t","data":[[]] }', limits).refusal).toBeUndefined();
+    expect(
+      (await read('single', '{"to":{"user":"a"},"type":"t","data":[[]] }', limits)).refusal,
+    ).toBeUndefined();
   });
 
-  test('more than the burst of the tenant, which no waiting would let pass', () => {
+  test('more than the burst of the tenant, which no waiting would let pass', async () => {
     const settings = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: '2' };
-    const refusal = refusalOf('single', '{"to":{"users":["a","b","c"]},"type":"t","data":1}', settings);
+    const refusal = await refusalOf('single', '{"to":{"users":["a","b","c"]},"type":"t","data":1}', settings);
     expect(refusal.errors).toEqual([
       { pointer: '/to/users', detail: expect.stringContaining('makes 3 notifications; at most 2 ') },
     ]);
   });
 
-  test('more than the limit after expansion, also when single items are small', () => {
+  test('more than the limit after expansion, also when single items are small', async () => {
     const limits = { MAX_NOTIFICATIONS_PER_REQUEST: '3' };
     const item = '{"to":{"users":["a","b"]},"type":"t","data":1}';
-    expect(pointers(refusalOf('batch', `{"notifications":[${item},${item}]}`, limits))).toEqual([
+    expect(pointers(await refusalOf('batch', `{"notifications":[${item},${item}]}`, limits))).toEqual([
       '/notifications',
     ]);
     expect(
-      pointers(refusalOf('single', '{"to":{"users":["a","b","c","d"]},"type":"t","data":1}', limits)),
+      pointers(await refusalOf('single', '{"to":{"users":["a","b","c","d"]},"type":"t","data":1}', limits)),
     ).toEqual(['/to/users']);
     expect(
-      read('batch', `{"notifications":[${item},{"to":{"user":"a"},"type":"t","data":1}]}`, limits).refusal,
+      (await read('batch', `{"notifications":[${item},{"to":{"user":"a"},"type":"t","data":1}]}`, limits))
+        .refusal,
     ).toBeUndefined();
   });
 });
@@ -145,3 +170,76 @@ describe('what a key stands for', () => {
     expect(fingerprintOf('single', Buffer.from('{ }'))).not.toEqual(fingerprint);
   });
 });
+
+describe('a text that nobody has parsed', () => {
+  const item = (data: string) =>
+    `{"to": {"users":["a","b\\u00e9"]}, "type" :"t","data":${data}, "ttlSeconds":90}`;
+  const json = fc.json({ maxDepth: 4 });
+
+  test.each<PublishRoute>(['single', 'batch'])('is read as JSON.parse reads it: %s', async (route) => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(json, { minLength: 1, maxLength: 3 }), async (all) => {
+        const text =
+          route === 'single' ? item(all[0] ?? '') : `{"notifications":[${all.map(item).join(' ,')}]}`;
+        const { drafts } = await read(route, text);
+        const given = route === 'single' ? all.slice(0, 1) : all;
+        expect(drafts.map(({ data }) => JSON.parse(data) as unknown)).toEqual(
+          given.flatMap((data) => [JSON.parse(data) as unknown, JSON.parse(data) as unknown]),
+        );
+      }),
+    );
+  });
+
+  test.each<PublishRoute>(['single', 'batch'])(
+    'is refused where JSON.parse would not read it: %s',
+    async (route) => {
+      const mutated = fc.tuple(
+        json,
+        fc.nat(),
+        fc.constantFrom('', '"', '{', '}', '[', ']', ',', ':', '\\', ' ', '0', 'x', '\n'),
+      );
+      await fc.assert(
+        fc.asyncProperty(mutated, async ([data, at, change]) => {
+          const whole = route === 'single' ? item(data) : `{"notifications":[${item(data)},${item('1')}]}`;
+          const place = at % whole.length;
+          const text = `${whole.slice(0, place)}${change}${whole.slice(place + 1)}`;
+          fc.pre(!isJson(text));
+          const { code } = await refusalOf(route, text);
+          expect(['malformed_json', 'validation_failed']).toContain(code);
+        }),
+        { numRuns: 500 },
+      );
+    },
+  );
+
+  test.each([
+    [
+      'a batch of large notifications',
+      `{"notifications":[${Array<string>(100)
+        .fill(item(`[${'1,'.repeat(30_000)}1]`))
+        .join(',')}]}`,
+    ],
+    ['millions of elements', `{"notifications":[${'[],'.repeat(2_000_000)}1]}`],
+    ['one value of megabytes', `{"to":{"user":"a"},"type":"t","data":[${'[],'.repeat(2_000_000)}1]}`],
+    ['brackets without end', '['.repeat(6_000_000)],
+  ])('of many megabytes lets others be served meanwhile: %s', async (_what, text) => {
+    const done = new AbortController();
+    let turns = 0;
+    const others = (async () => {
+      for (; !done.signal.aborted; turns += 1) await setImmediate();
+    })();
+    await read('batch', text).catch(() => undefined);
+    done.abort();
+    await others;
+    expect(turns).toBeGreaterThan(5);
+  });
+});
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
