@@ -66,7 +66,7 @@ logfile = ${path('log')}
     '/bin/sh',
     [
       '-c',
-      'trap "" INT HUP; "$1" -q "$2" & cat >/dev/null; kill $!; wait',
+      'trap "" INT TERM HUP; "$1" -q "$2" & cat >/dev/null; kill $!; wait',
       'sh',
       PROGRAM,
       path('pgbouncer.ini'),
