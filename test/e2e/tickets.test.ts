@@ -371,7 +371,7 @@ describe('without the database', () => {
 
 describe('a ticket is not used up', () => {
   test.each([
-    ['an unknown parameter', { nonsense: '1' }],
+    ['a confirmation that is none', { ack: 'never' }],
     ['a value that is none', { from: 'yesterday' }],
     ['a device that is none', { device: 'a device' }],
   ])('by a request that is refused for %s', async (_, query: Record<string, string>) => {
@@ -394,7 +394,7 @@ test('no ticket stands in a log, in a metric or in an answer', async () => {
   const good = await ticketFor(userToken({ user: 'kate' }));
   await (await open(good)).untilEvent('sync');
   const spent = await refusal(open(good));
-  const wrongQuery = await refusal(open(await ticketFor(userToken()), { query: { nonsense: '1' } }));
+  const wrongQuery = await refusal(open(await ticketFor(userToken()), { query: { from: 'yesterday' } }));
   expect(wrongQuery.code).toBe('validation_failed');
   const lost = await (await fetch(`${service.url}/v1/streams?ticket=${good}`)).text();
   await eventually(() => {
