@@ -199,7 +199,7 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
     await pause(ms);
     const upTo = handled;
     const { status } = await post('/v1/acks', { device, upTo }).catch(() => ({ status: 503 }));
-    const failed = status === 401 || status >= 500;
+    const failed = status === 401 || status === 429 || status >= 500;
     confirming = undefined;
     if (!stopped && (failed || upTo !== handled))
       confirming = confirm(failed ? 5_000 + 10_000 * Math.random() : 500);

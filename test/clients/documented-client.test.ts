@@ -294,14 +294,19 @@ describe('a connection that is dead, though nobody says so', () => {
     /** Each stream that was asked for: what the service sends on it, and whether the client has given it up. */
     let streams: { send(text: string): void; isGivenUp(): boolean }[] = [];
     let refuses = false;
+    /** The bodies of acknowledgements; the first of them is one too many. */
+    let confirmed: unknown[] = [];
     const network = new EventTarget();
     const settled = () => new Promise((resolve) => setImmediate(resolve));
     const start = () => {
       streams = [];
+      confirmed = [];
       jest.useFakeTimers({
         doNotFake: ['setImmediate', 'nextTick', 'queueMicrotask', 'performance', 'Date'],
       });
-      jest.spyOn(globalThis, 'fetch').mockImplementation(async (_, init) => {
+      jest.spyOn(globalThis, 'fetch').mockImplementation(async (address, init) => {
+        if (address === 'http://service.example/v1/acks')
+          return new Response(null, { status: confirmed.push(init?.body) === 1 ? 429 : 204 });
         let send = (_text: string): void => undefined;
         const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
           start: (controller) => {
@@ -339,6 +344,20 @@ describe('a connection that is dead, though nobody says so', () => {
       await settled();
       jest.advanceTimersByTime(45_000);
       expect(stream?.isGivenUp()).toBe(true);
+      stop();
+    });
+
+    test('is no reason to forget a confirmation, and neither is a refusal that passes', async () => {
+      const stop = start();
+      await settled();
+      streams[0]?.send(`${SYNC}id: 8\ndata: {"id":"n","type":"t","data":null}\n\n`);
+      await settled();
+      jest.advanceTimersByTime(500);
+      await settled();
+      expect(confirmed).toHaveLength(1);
+      jest.advanceTimersByTime(15_000);
+      await settled();
+      expect(confirmed).toEqual(Array.from({ length: 2 }, () => '{"device":"node","upTo":"8"}'));
       stop();
     });
 
