@@ -6,7 +6,7 @@ const ITS_OWN: readonly [RegExp, string][] = [
   [/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, '<time>'],
   [/\b\d{15,16}\b/g, '<position>'],
   // A ticket.
-  [/[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}/g, '<ticket>'],
+  [/[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}/g, '<ticket>'],
 ];
 
 /** An answer without what is another in each, and without what was named in the request. */

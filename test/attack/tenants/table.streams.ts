@@ -53,11 +53,13 @@ const [acmeInTickets, globexInTickets] = ['acme', 'globex'].map((id) =>
 );
 
 /** Another ticket of the same tenant. */
-const otherTicket = (ticket: string) => `${ticket.split('.')[0]}.${randomBytes(32).toString('base64url')}`;
+const otherTicket = (ticket: string) => `${ticket.split('.')[0]}.${randomBytes(48).toString('base64url')}`;
 
-async function spentTicketOfBob({ node, acme }: Stage): Promise<string> {
+/** Each node has seen that it is spent, and need not look again, as with one that nobody made. */
+async function spentTicketOfBob({ node, otherNode, acme }: Stage): Promise<string> {
   const ticket = await acme.ticket('bob');
   await visit(node, undefined, { ticket });
+  await (await fetch(`${otherNode.url}/v1/stream?ticket=${ticket}`)).text();
   return ticket;
 }
 
