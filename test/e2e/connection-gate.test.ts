@@ -90,19 +90,21 @@ describe('connections that come at once', () => {
   });
 
   test('and say half a request keep nobody out', async () => {
-    // More than could be waited for one after the other before this test ends.
+    // Waited for one after the other, a hundred a second, they would take half a minute.
     const half = await Promise.all(Array.from({ length: 4_000 }, () => open()));
     for (const each of half) each.write(LIVE.slice(0, 1));
     const socket = await open();
+    const asked = performance.now();
     socket.write(LIVE);
     expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
-    // Nor are they forgotten.
-    const few = half.splice(0, 300);
-    for (const each of few) each.write(LIVE.slice(1));
-    const answers = await Promise.all(few.map((each) => text(each)));
-    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(300);
-    for (const each of half) each.destroy();
-  }, 30_000);
+    const answered = performance.now();
+    // Nor are they forgotten; and all of them take as long as a machine like this one needs.
+    for (const each of half) each.write(LIVE.slice(1));
+    const answers = await Promise.all(half.map((each) => text(each)));
+    const served = performance.now();
+    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(4_000);
+    expect((answered - asked) / (served - answered)).toBeLessThan(5);
+  });
 
   test('from one address do not hold up one from another', async () => {
     const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
