@@ -38,23 +38,27 @@ export type RevocationPlace = readonly [createdAt: string, id: string];
  * No row: the instant lies ahead, or the token has ended already, by the database's clock. Or the tenant is gone. An end that
  * is told is kept, however late: a token without iat may come into its longest life years from now.
  *
- * What was revoked before and adds nothing goes, so that there are no more rows than tokens and users. Nodes need not hear of
- * that: they keep the most of all that they have read.
+ * It says all that was revoked before of the same token or user, too, and takes the place of that: there are no more rows than
+ * tokens and users, whatever is asked in which order. (Two at once do not see each other; the next one takes the place of
+ * both.) Nodes need not hear of what went: they keep the most of all that they have read.
  */
 const INSERT: Statement = {
   name: 'revocation_insert',
   text: `
-with made as (
+with known as (
+  select max(issued_before) as issued_before, max(expires_at) as expires_at
+  from revocations where tenant_id = $1 and kind = $3 and subject = $4
+), made as (
   insert into revocations (tenant_id, revocation_id, kind, subject, issued_before, expires_at)
-  select $1, $2, $3, $4, case when $3 = 'user' then coalesce($5::timestamptz, clock_timestamp()) end,
-    coalesce($6::timestamptz, clock_timestamp() + make_interval(days => $7))
+  select $1, $2, $3, $4,
+    case when $3 = 'user' then greatest(coalesce($5::timestamptz, clock_timestamp()), known.issued_before) end,
+    greatest(coalesce($6::timestamptz, clock_timestamp() + make_interval(days => $7)), known.expires_at)
+  from known
   where coalesce($5::timestamptz <= clock_timestamp(), true) and coalesce($6::timestamptz > clock_timestamp(), true)
     and not exists (select from tenants where tenant_id = $1 and status in ('deleting', 'deleted'))
   returning revocation_id, kind, subject, issued_before, created_at, expires_at
 ), superseded as (
-  delete from revocations r using made m
-  where r.tenant_id = $1 and r.kind = $3 and r.subject = $4
-    and r.expires_at <= m.expires_at and coalesce(r.issued_before <= m.issued_before, true)
+  delete from revocations where tenant_id = $1 and kind = $3 and subject = $4 and exists (select from made)
 )
 select * from made`,
 };
@@ -117,8 +121,9 @@ export class RevocationsStore {
   ) {}
 
   /**
-   * In the transaction of `run`. `longestLifeDays`: how long a token may live at most. Undefined: `issuedBefore` lies in
-   * the future, or `expiresAt` in the past.
+   * In the transaction of `run`. `longestLifeDays`: how long a token may live at most. What is recorded holds for as long and
+   * for as much as whatever was revoked before of the same subject. Undefined: `issuedBefore` lies in the future, or
+   * `expiresAt` in the past.
    */
   async insert(
     run: RunOfTenant,

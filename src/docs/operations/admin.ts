@@ -161,7 +161,8 @@ const tenantsOwnOperations: readonly Operation[] = [
     path: '/v1/revocations',
     id: 'revoke',
     summary: 'Revoke one token, or all that a user has',
-    description: `Open streams with such a token end with \`bye\` \`revoked\`. ${EFFECT}`,
+    description: `Open streams with such a token end with \`bye\` \`revoked\`. ${EFFECT} It takes the place of what was revoked
+before of the same token or user: \`expiresAt\` and \`issuedBefore\` are the latest of them.`,
     access: ['operations:write'],
     body: {
       schema: newRevocationSchema,
