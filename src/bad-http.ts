@@ -24,7 +24,7 @@ const NO_SUCH_EXPECTATION = new Problem('expectation_failed', 'Only `100-continu
 export function refuseBadHttp(server: Server): void {
   server.removeAllListeners('clientError');
   server.on('clientError', refuseBytes);
-  server.on('connect', (_request: IncomingMessage, socket: Socket) => answer(socket, NO_TUNNEL));
+  server.on('connect', (_request: IncomingMessage, socket: Socket) => refuseTunnel(socket));
   server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
     const { body, headers } = written(NO_SUCH_EXPECTATION);
     response.writeHead(NO_SUCH_EXPECTATION.status, headers).end(body);
@@ -38,6 +38,16 @@ function refuseBytes(error: unknown, socket: Socket): void {
   // What is being answered came before, and is complete; its answer is the last.
   else if (inFlight?.req.complete === true) inFlight.shouldKeepAlive = false;
   else answer(socket, REFUSALS[errorCode(error) ?? ''] ?? MALFORMED);
+}
+
+/** Node has let go of the socket by now, but for what is being answered on it: that came before, and its answer is the last. */
+function refuseTunnel(socket: Socket): void {
+  const inFlight = responseOn(socket);
+  if (inFlight === undefined) return answer(socket, NO_TUNNEL);
+  socket.on('data', () => undefined).on('error', () => undefined);
+  inFlight.shouldKeepAlive = false;
+  // Its head, which says so, may be on its way already.
+  inFlight.once('finish', () => socket.destroySoon());
 }
 
 /** What is being answered on this socket. Node's types do not know of it. */

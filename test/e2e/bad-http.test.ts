@@ -80,6 +80,26 @@ describe('what is no HTTP', () => {
     await connection.closed;
     expect(answers.map(({ status }) => status)).toEqual([200]);
   });
+
+  test.each([
+    ['that is made at once', requestText('/health/live'), 200],
+    [
+      'that the database has a part in',
+      requestText('/v1/notifications', {
+        token: serviceToken(),
+        body: { to: { user: 'alice' }, type: 't', data: 1 },
+      }),
+      201,
+    ],
+  ])(
+    'but a wish for a tunnel does not take the place of the answer before it, %s',
+    async (_, text, status) => {
+      const connection = await RawConnection.open(service.url);
+      connection.send(text, 'CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n');
+      await connection.closed;
+      expect(connection.answers).toMatchObject([{ status, complete: true }]);
+    },
+  );
 });
 
 describe('a request that nobody takes', () => {
