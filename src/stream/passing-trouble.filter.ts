@@ -16,8 +16,10 @@ export class PassingTroubleFilter implements ExceptionFilter {
   catch(error: unknown, host: ArgumentsHost): void {
     const http = host.switchToHttp();
     const reply = http.getResponse<FastifyReply>();
-    const problem = toProblem(error, http.getRequest<FastifyRequest>().id);
-    if (problem.status !== 503) {
+    const { id, method } = http.getRequest<FastifyRequest>();
+    const problem = toProblem(error, id);
+    // An answer to HEAD has no body, so it is no stream either (RFC 9110 § 9.3.2).
+    if (problem.status !== 503 || method === 'HEAD') {
       sendProblem(reply, problem);
       return;
     }

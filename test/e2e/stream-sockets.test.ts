@@ -143,4 +143,18 @@ describe('a stream that is refused', () => {
       await refusing.close();
     },
   );
+
+  test('is none when only its head was asked for: HEAD is told the status', async () => {
+    const { settings, token } = refusals['since its keys cannot be fetched'];
+    const refusing = await startService(settings);
+    const { status, headers } = await fetch(`${refusing.url}/v1/stream`, {
+      method: 'HEAD',
+      headers: { authorization: `Bearer ${token}` },
+    });
+    expect([status, headers.get('content-type')]).toEqual([
+      503,
+      expect.stringMatching(/^application\/problem\+json/),
+    ]);
+    await refusing.close();
+  });
 });
