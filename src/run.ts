@@ -1,3 +1,4 @@
+import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
 import { networkInterfaces } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -122,7 +123,9 @@ const LOOPBACK = '127.0.0.1';
 async function listen(app: NestFastifyApplication, config: Config): Promise<string> {
   const host = config.HOST ?? everyAddress();
   try {
-    await app.listen({ port: config.PORT, host });
+    // For `localhost` Fastify would open a second server, with nothing of what guards the first (src/app.ts).
+    const { address } = await lookup(host, { order: 'ipv4first' });
+    await app.listen({ port: config.PORT, host: address });
   } catch (cause) {
     if (cause instanceof StartError) throw cause;
     throw new StartError(whyNotListening(cause, host, config.PORT), { cause });
