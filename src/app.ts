@@ -13,7 +13,11 @@ import { serveInOrder } from './in-order.ts';
 import { acceptJson } from './json-body.ts';
 import { REQUEST_ID_HEADER } from './logging/request-id.ts';
 import { ServiceLogger } from './logging/service-logger.ts';
+import { makeRoom } from './make-room.ts';
 import { sendProblem, toProblem } from './problem.filter.ts';
+
+/** Connections beside those of the streams that a node may have: requests, and streams that are being refused. */
+const BESIDE_STREAMS = 1_000;
 
 /**
  * Builds the service; the caller listens and closes. The URLs of the database must be set, and it migrated.
@@ -51,5 +55,9 @@ export async function createApp(
   refuseBadHttp(adapter.getHttpServer());
   admitGradually(adapter.getHttpServer());
   serveInOrder(adapter.getHttpServer());
+  makeRoom(adapter.getHttpServer(), {
+    most: config.MAX_CONNECTIONS + BESIDE_STREAMS,
+    patience: deadlines.patience,
+  });
   return app;
 }

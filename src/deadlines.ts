@@ -1,5 +1,5 @@
-import type { Server, ServerResponse } from 'node:http';
-import { Logger } from '@nestjs/common';
+import type { ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import type { Config } from './config.ts';
 
@@ -13,8 +13,10 @@ export interface Deadlines {
   readonly idle: number;
   /** Without a byte in either direction while a request is served. */
   readonly silence: number;
-  /** For what is left of an answer when there is nothing to add to it. */
+  /** For what is left of an answer when there is nothing to add to it, and for each page of one that is sent page by page. */
   readonly answer: number;
+  /** Without a request, or with an answer that is not read, while there are as many connections as may be. */
+  readonly patience: number;
   /** How often the first two are looked at. */
   readonly look: number;
 }
@@ -28,6 +30,8 @@ export const deadlinesOf = (
   // Nobody is silent for longer than that who waits for the database.
   silence: 60_000 + config.DATABASE_CONNECT_TIMEOUT_MS + config.DATABASE_STATEMENT_TIMEOUT_MS,
   answer: 120_000,
+  // A client sends its request at once, and may have to wait while thousands are served that came with it.
+  patience: 1_000,
   look: 5_000,
 });
 
@@ -45,34 +49,24 @@ export const serverOptions = ({ head, request, idle, silence, look }: Deadlines)
   },
 });
 
-/** Connections beside those of the streams that a node may have: requests, and streams that are being refused. */
-const BESIDE_STREAMS = 1_000;
-/** One line at most in this time, in ms. */
-const QUIET_MS = 10_000;
-
-const logger = new Logger('Connections');
-
 /** What the options of the server have no word for. */
 export function endConnections(
   fastify: FastifyInstance,
   { answer }: Deadlines,
-  config: Pick<Config, 'MAX_CONNECTIONS' | 'SHUTDOWN_DEADLINE_SECONDS'>,
+  config: Pick<Config, 'SHUTDOWN_DEADLINE_SECONDS'>,
 ): void {
-  const { server } = fastify;
-  endUnreadAnswers(server, answer);
-  server.maxConnections = config.MAX_CONNECTIONS + BESIDE_STREAMS;
-  reportTrouble(server);
+  endUnreadAnswers(fastify, answer);
   // A browser opens connections that it may need and says nothing on them, and a client may send half a request: neither
   // is idle to Node, and both would hold a stop until its deadline. What is under way gets a quarter of it.
   fastify.addHook('preClose', (done) => {
-    setTimeout(() => server.closeAllConnections(), config.SHUTDOWN_DEADLINE_SECONDS * 250).unref();
+    setTimeout(() => fastify.server.closeAllConnections(), config.SHUTDOWN_DEADLINE_SECONDS * 250).unref();
     done();
   });
 }
 
 /** Whoever takes a byte now and then is never silent, and keeps the rest in memory. */
-function endUnreadAnswers(server: Server, withinMs: number): void {
-  server.prependListener('request', (_request, response: ServerResponse) => {
+function endUnreadAnswers(fastify: FastifyInstance, withinMs: number): void {
+  fastify.server.prependListener('request', (_request, response: ServerResponse) => {
     response.once('prefinish', () => {
       const { socket } = response;
       if (socket === null || socket.writableLength === 0) return;
@@ -80,22 +74,18 @@ function endUnreadAnswers(server: Server, withinMs: number): void {
       response.once('close', () => clearTimeout(timer));
     });
   });
-}
-
-/** Connections that are closed as soon as they come, since there are too many, or no descriptor is left for them. */
-function reportTrouble(server: Server): void {
-  let refused = 0;
-  let said = -Infinity;
-  const report = (why: string) => {
-    refused += 1;
-    if (performance.now() - said < QUIET_MS) return;
-    logger.warn({ msg: 'connections are refused', refused, why });
-    said = performance.now();
-    refused = 0;
-  };
-  server.on('drop', () => report('more than MAX_CONNECTIONS and some'));
-  server.on('listening', () =>
-    // Without a listener it would end the process.
-    server.on('error', ({ message }) => report(message)),
-  );
+  // What is sent page by page (src/notifications/export.ts) pauses until the client has taken a page.
+  fastify.addHook('onSend', (_request, { raw: response }, payload, done) => {
+    if (payload instanceof Readable) {
+      let timer: NodeJS.Timeout | undefined;
+      payload.on('pause', () => {
+        // It pauses for the last time when the answer is over.
+        if (!response.writableNeedDrain) return;
+        clearTimeout(timer);
+        timer = setTimeout(() => response.destroy(), withinMs);
+      });
+      for (const taken of ['drain', 'close']) response.on(taken, () => clearTimeout(timer));
+    }
+    done();
+  });
 }

@@ -2,7 +2,12 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { Inject, Injectable, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
 import { CONFIG, ConfigError, type Config } from '../config.ts';
+import { deadlinesOf } from '../deadlines.ts';
+import { makeRoom } from '../make-room.ts';
 import { Metrics } from './metrics.ts';
+
+/** Connections that it may have: some servers that scrape, and somebody who looks. */
+const MOST_CONNECTIONS = 100;
 
 /**
  * The metrics at an address of their own (METRICS_PORT), so that whoever reaches the API does not reach them. Until the
@@ -14,7 +19,7 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
 
   constructor(
     private readonly metrics: Metrics,
-    @Inject(CONFIG) private readonly config: Pick<Config, 'METRICS_HOST' | 'METRICS_PORT'>,
+    @Inject(CONFIG) private readonly config: Config,
   ) {}
 
   /** The port that it listens on, if it does. */
@@ -27,9 +32,19 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
   async onApplicationBootstrap(): Promise<void> {
     const { METRICS_PORT: port, METRICS_HOST: host } = this.config;
     if (port === undefined) return;
-    const server = createServer((request, response) => {
-      this.#answer(request, response).catch(() => response.writeHead(500).end());
+    // The same ends of connections as at the other port.
+    const { head, request, idle, silence, look, patience } = deadlinesOf(this.config);
+    const server = createServer({
+      headersTimeout: head,
+      requestTimeout: request,
+      keepAliveTimeout: idle,
+      connectionsCheckingInterval: look,
     });
+    server.setTimeout(silence);
+    server.on('request', (asked, response) => {
+      this.#answer(asked, response).catch(() => response.writeHead(500).end());
+    });
+    makeRoom(server, { most: MOST_CONNECTIONS, patience });
     try {
       await once(server.listen(port, host), 'listening');
     } catch (cause) {

@@ -1,14 +1,19 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { FastifyInstance } from 'fastify';
 import { startService, type Service } from '../support/app.ts';
-import { serviceToken } from '../support/tokens.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, userToken } from '../support/tokens.ts';
 import { RawConnection, requestText } from '../support/wire.ts';
 
 /* Every connection that is no open stream has an end. Waited for is the end; that it comes is what is kept, not when. */
 
 const SHORT = 300;
+const MIB = 1024 * 1024;
 
 let service: Service;
 beforeAll(async () => {
@@ -41,19 +46,25 @@ describe('a connection ends', () => {
     ['half a head', 'GET /health/live HTTP/1.1\r\nHo'],
     ['half a body', `${HEAD}Content-Length: 100\r\n\r\n{`],
     ['a body of chunks that do not come', `${HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n`],
-  ])('behind %s, and says why', async (_what, text) => {
+  ])('behind %s, and says why', async (_what, sent) => {
     const connection = await RawConnection.open(service.url);
-    connection.send(text);
+    connection.send(sent);
     await connection.closed;
     expect(connection.answers).toMatchObject([{ status: 408 }]);
     expect(connection.answers[0]?.body).toContain('"code":"request_timeout"');
   });
 
   test('behind an answer, when no other request comes', async () => {
-    const connection = await RawConnection.open(service.url);
+    // The request itself has all the time it needs.
+    const patient = await startService(
+      {},
+      { database: service.database, deadlines: { head: 600_000, request: 600_000, idle: SHORT, look: 50 } },
+    );
+    const connection = await RawConnection.open(patient.url);
     connection.send(requestText('/health/live'));
     await connection.closed;
     expect(connection.answers).toMatchObject([{ status: 200, complete: true }]);
+    await patient.close();
   });
 
   test.each([
@@ -75,12 +86,70 @@ describe('a connection ends', () => {
     clearInterval(sips);
     client.destroy();
   });
+
+  test('when its client sips at an answer that is sent page by page', async () => {
+    function* pages(): Generator<Buffer> {
+      const page = Buffer.alloc(64 * MIB, 'x');
+      for (;;) yield page;
+    }
+    const sipping = await startService(
+      {},
+      {
+        database: service.database,
+        deadlines: { answer: 2 * SHORT },
+        prepare: (app) => {
+          const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
+          fastify.get('/pages', (_request, reply) =>
+            reply.send(Readable.from(pages(), { objectMode: false })),
+          );
+        },
+      },
+    );
+    const client = connect(Number(new URL(sipping.url).port), '127.0.0.1').on('error', () => undefined);
+    client.write(requestText('/pages'));
+    // The service is never without progress; it would have sent a page in half a minute, and the next one then.
+    const sips = setInterval(() => client.resume().once('data', () => client.pause()), SHORT / 10);
+    await once(client, 'close');
+    clearInterval(sips);
+    await sipping.close();
+  });
+});
+
+const PATIENT = { head: 600_000, request: 600_000, idle: 600_000 };
+
+test('more connections than a node may have take the places of those that say nothing, and are served', async () => {
+  const small = await startService({ MAX_CONNECTIONS: '1' }, { deadlines: { ...PATIENT, patience: 0 } });
+  const dropped: unknown[] = [];
+  const server: Server = small.app.getHttpServer();
+  server.on('drop', (which) => dropped.push(which));
+  // One that waits for nobody but the service, and one that says nothing, from an address that has no other.
+  const stream = await StreamClient.open(small.url, userToken());
+  const from = { port: Number(new URL(small.url).port), host: '127.0.0.1', localAddress: '127.0.0.2' };
+  const other = connect(from);
+  await once(other, 'connect');
+  const crowd: RawConnection[] = [];
+  for (let n = 0; n < 1_100; n += 1) {
+    const connection = await RawConnection.open(small.url);
+    connection.send('G');
+    crowd.push(connection);
+  }
+  await crowd[0]?.closed;
+  other.write(requestText('/health/live', { headers: { connection: 'close' } }));
+  expect(await text(other)).toMatch(/^HTTP\/1\.1 200/);
+  const last = crowd.at(-1);
+  last?.send(requestText('/health/live').slice(1));
+  await last?.until(([answer]) => answer?.complete, 'an answer');
+  expect(dropped).toEqual([]);
+  await stream.untilEvent('caught-up');
+  for (const { socket } of crowd) socket.destroy();
+  await stream.cut();
+  await small.close();
 });
 
 test('more connections than a node may have are closed, and the others are served', async () => {
   const small = await startService(
     { MAX_CONNECTIONS: '1' },
-    { deadlines: { head: 600_000, request: 600_000, idle: 600_000 } },
+    { deadlines: { ...PATIENT, patience: 600_000 } },
   );
   const server: Server = small.app.getHttpServer();
   const dropped: unknown[] = [];

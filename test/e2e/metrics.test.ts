@@ -6,6 +6,7 @@ import { startService, type Service } from '../support/app.ts';
 import { get, post, publish } from '../support/api.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+import { RawConnection } from '../support/wire.ts';
 
 describe('GET /metrics', () => {
   let service: Service;
@@ -161,6 +162,14 @@ describe('metrics at an address of their own', () => {
     expect((await fetch(url('/metrics'), { method: 'POST' })).status).toBe(405);
     const head = await fetch(url('/metrics'), { method: 'HEAD' });
     expect([head.status, await head.text()]).toEqual([200, '']);
+  });
+
+  test('take no more than a hundred connections', async () => {
+    const connections = await Promise.all(
+      Array.from({ length: 110 }, () => RawConnection.open(url('/metrics'))),
+    );
+    await Promise.race(connections.map(({ closed }) => closed));
+    for (const { socket } of connections) socket.destroy();
   });
 
   test('keep the service from starting where the port is taken, and say which setting it is', async () => {
