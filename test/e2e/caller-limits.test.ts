@@ -94,9 +94,12 @@ describe('one user', () => {
       };
       const [of, carols] = [await openStream('mallory'), await openStream('carol')];
       const began = performance.now();
-      const answers = await Promise.all(
-        Array.from({ length: 4 * atOnce }, () => ask('mallory', of.connectionId)),
-      );
+      const answers: Awaited<ReturnType<typeof ask>>[] = [];
+      // On a machine that takes long for them, there is more to have meanwhile.
+      while (!answers.some(({ status }) => status === 429)) {
+        const asked = Array.from({ length: 4 * atOnce }, () => ask('mallory', of.connectionId));
+        answers.push(...(await Promise.all(asked)));
+      }
       const seconds = (performance.now() - began) / 1_000;
       const refused = answers.filter(({ status }) => status === 429);
       expect(new Set(refused.map(({ body }) => body.code))).toEqual(new Set(['too_many_requests']));
