@@ -1,8 +1,6 @@
 import { withConnection } from './connection.ts';
 import { StartError } from './start-error.ts';
 
-const OLDEST_MAJOR = 15;
-
 /**
  * Refuses, with StartError, a server that would let a 201 lie, and returns warnings about what only may.
  *
@@ -12,10 +10,6 @@ const OLDEST_MAJOR = 15;
  */
 export async function checkDurability(url: string): Promise<string[]> {
   const settings = await readSettings(url);
-  const major = Math.floor(Number(settings.get('server_version_num')) / 10_000);
-  if (major < OLDEST_MAJOR) {
-    throw new StartError(`The database is PostgreSQL ${major}; ${OLDEST_MAJOR} or newer is needed.`);
-  }
   if (settings.get('server_encoding') !== 'UTF8') {
     throw new StartError(
       `The database is encoded in ${settings.get('server_encoding')}: create it with encoding UTF8.`,
@@ -36,7 +30,7 @@ export async function checkDurability(url: string): Promise<string[]> {
 }
 
 async function readSettings(url: string): Promise<Map<string, string>> {
-  const names = ['server_version_num', 'server_encoding', 'fsync', 'synchronous_commit', 'full_page_writes'];
+  const names = ['server_encoding', 'fsync', 'synchronous_commit', 'full_page_writes'];
   return await withConnection({ url, name: 'tidings durability check' }, async (client) => {
     // What the session began with, before we set it up.
     const { rows } = await client.query<{ name: string; setting: string }>(

@@ -21,9 +21,9 @@ const EXPECTED: Readonly<Record<string, string>> = {
  */
 export async function keepSettings(setting: string, url: string): Promise<void> {
   await withConnection({ url, name: 'tidings settings' }, async (client) => {
-    const { database, kept, pid } = await lookAt(client);
-    if (!isKept(kept))
-      await keep(client, database).catch((cause: unknown) => {
+    const { database, known, kept, pid } = await lookAt(client);
+    if (!isKept(known, kept))
+      await keep(client, database, known).catch((cause: unknown) => {
         // Without a pooler, what the connection sets is enough.
         if (!('processID' in client) || client.processID === pid) return;
         throw new StartError(
@@ -37,6 +37,8 @@ export async function keepSettings(setting: string, url: string): Promise<void> 
 
 interface Look {
   readonly database: string;
+  /** Those of the settings that the server knows. */
+  readonly known: readonly string[];
   /** What the login keeps for this database, as `name=value`. */
   readonly kept: readonly string[];
   /** The session's own number; a pooler tells the driver another one. */
@@ -44,31 +46,33 @@ interface Look {
 }
 
 async function lookAt(client: pg.Client): Promise<Look> {
-  const { rows } = await client.query<Look>(`
-    select d.datname as database, coalesce(s.setconfig, '{}') as kept, pg_backend_pid() as pid
+  const { rows } = await client.query<Look>(
+    `
+    select d.datname as database, coalesce(s.setconfig, '{}') as kept, pg_backend_pid() as pid,
+      array(select name from unnest($1::text[]) as name where current_setting(name, true) is not null) as known
     from pg_database d
     join pg_roles r on r.rolname = session_user
     left join pg_db_role_setting s on s.setdatabase = d.oid and s.setrole = r.oid
-    where d.datname = current_database()`);
+    where d.datname = current_database()`,
+    [Object.keys(SESSION_SETTINGS)],
+  );
   const [look] = rows;
   if (look === undefined) throw new Error('a session is in a database');
   return look;
 }
 
-function isKept(kept: readonly string[]): boolean {
+function isKept(known: readonly string[], kept: readonly string[]): boolean {
   const found = new Set(kept.map((assignment) => assignment.toLowerCase()));
-  return Object.entries(SESSION_SETTINGS).every(([name, value]) =>
-    found.has(`${name}=${value}`.toLowerCase()),
-  );
+  return known.every((name) => found.has(`${name}=${SESSION_SETTINGS[name]}`.toLowerCase()));
 }
 
-async function keep(client: pg.Client, database: string): Promise<void> {
+async function keep(client: pg.Client, database: string, known: readonly string[]): Promise<void> {
   // One message, hence one transaction, which ends with the first statement that fails.
   await client.query(
     [
       `select pg_advisory_xact_lock(${SETTINGS_LOCK})`,
       SET_UP_TRANSACTION,
-      ...Object.keys(SESSION_SETTINGS).map(
+      ...known.map(
         (name) =>
           `alter role session_user in database ${pg.escapeIdentifier(database)} set ${name} from current`,
       ),
@@ -78,7 +82,8 @@ async function keep(client: pg.Client, database: string): Promise<void> {
 
 async function check(client: pg.Client, setting: string): Promise<void> {
   const { rows } = await client.query<{ name: string; found: string }>(
-    `select name, current_setting(name) as found from unnest($1::text[]) as name
+    `select name, current_setting(name, true) as found from unnest($1::text[]) as name
+     where current_setting(name, true) is not null
      union all select 'tidings.tenant', coalesce(current_setting('tidings.tenant', true), '')`,
     [Object.keys(EXPECTED)],
   );

@@ -6,13 +6,11 @@ import { takeFromEverybody } from './everybody.ts';
 import { ensureLogins, type DatabaseUrls } from './logins.ts';
 import { errorCode } from './pool.ts';
 import { grantPrivileges } from './privileges.ts';
+import { WITHOUT_LIMITS } from './session-settings.ts';
 import { StartError } from './start-error.ts';
 
 /** Any number will do, as long as every node takes the same one. */
 const MIGRATION_LOCK = 7_469_001;
-
-/** The lock is held for as long as it takes, whatever else limits a transaction. */
-const WITHOUT_LIMITS = `select set_config('idle_in_transaction_session_timeout', '0', true), set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true)`;
 
 /**
  * Brings the tables up to date and returns the names of the migrations that ran, in order. The logins of the service

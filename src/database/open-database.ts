@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
 import type { Config } from '../config.ts';
 import { checkLogins } from './check-logins.ts';
 import { reasonOf, withConnection } from './connection.ts';
@@ -10,6 +11,7 @@ import type { DatabaseUrls } from './logins.ts';
 import { keepSettings } from './login-settings.ts';
 import { migrate, missingMigrations } from './migrate.ts';
 import { isConnectionLoss } from './pool.ts';
+import { faultOfVersion } from './server-version.ts';
 import { StartError } from './start-error.ts';
 
 /** How long a database that is starting beside us may take. */
@@ -42,7 +44,7 @@ export interface OpenDatabase {
 }
 
 /**
- * Opens the database of the settings or the embedded server: waits for it, migrates if the owner's login is at hand,
+ * Opens the database of the settings or the embedded server: waits for it by each URL, migrates if the owner's login is at hand,
  * and checks that its sessions are as the service needs them, that it keeps what it commits, and that its logins cannot pass
  * the wall between tenants.
  * Throws StartError with a sentence for the operator; `stop` ends the waiting with an AbortError.
@@ -52,10 +54,17 @@ export async function openDatabase(
   report: (line: string) => void,
   stop: AbortSignal = new AbortController().signal,
 ): Promise<OpenDatabase> {
-  const server = await openServer(config, report, stop);
+  const server = await openServer(config, report);
+  const wait = (setting: string, url: string) => waitFor({ setting, url }, report, stop);
   try {
     const { urls } = server;
-    const ran = await migrateOrCheck(urls);
+    // The owner's first: what it does may make the logins of the others.
+    const { owner } = urls;
+    if (owner !== undefined) await wait('DATABASE_OWNER_URL', owner);
+    const ran = owner === undefined ? [] : await migrate({ ...urls, owner });
+    await wait('DATABASE_URL', urls.service);
+    await wait('DATABASE_ENGINE_URL', urls.engine);
+    if (owner === undefined) await checkTables(urls.engine);
     await keepSettings('DATABASE_URL', urls.service);
     await keepSettings('DATABASE_ENGINE_URL', urls.engine);
     for (const warning of await checkDurability(urls.service)) report(warning);
@@ -70,10 +79,9 @@ export async function openDatabase(
   }
 }
 
-async function migrateOrCheck(urls: DatabaseUrls): Promise<string[]> {
-  if (urls.owner !== undefined) return await migrate({ ...urls, owner: urls.owner });
-  const missing = await missingMigrations(urls.engine);
-  if (missing.length === 0) return [];
+async function checkTables(url: string): Promise<void> {
+  const missing = await missingMigrations(url);
+  if (missing.length === 0) return;
   throw new StartError(
     `The tables are not up to date (${missing.join(', ')}): run "tidings migrate" (here "npm run migrate") with DATABASE_OWNER_URL, or give that to the service.`,
   );
@@ -82,14 +90,10 @@ async function migrateOrCheck(urls: DatabaseUrls): Promise<string[]> {
 async function openServer(
   config: DatabaseSettings,
   report: (line: string) => void,
-  stop: AbortSignal,
 ): Promise<Omit<OpenDatabase, 'migrations'> & { readonly isOurs: boolean }> {
   const { DATABASE_URL: service, DATABASE_ENGINE_URL: engine, DATABASE_OWNER_URL: owner } = config;
-  if (service !== undefined && engine !== undefined) {
-    // The owner's first: it may be the one that makes the others.
-    for (const url of owner === undefined ? [service, engine] : [owner]) await waitFor(url, report, stop);
+  if (service !== undefined && engine !== undefined)
     return { urls: { service, engine, owner }, isOurs: false, close: async () => undefined };
-  }
   const pools =
     2 * config.DATABASE_APPEND_CONNECTIONS +
     config.DATABASE_BACKLOG_CONNECTIONS +
@@ -107,14 +111,19 @@ async function freeNodeNames(url: string): Promise<void> {
   );
 }
 
-async function waitFor(url: string, report: (line: string) => void, stop: AbortSignal): Promise<void> {
-  const { place } = readDatabaseUrl(url);
+/** Waits until a server answers by the URL of a setting, and asks first of all whether it is new enough. */
+async function waitFor(
+  { setting, url }: { readonly setting: string; readonly url: string },
+  report: (line: string) => void,
+  stop: AbortSignal,
+): Promise<void> {
+  const place = `${readDatabaseUrl(url).place} (${setting})`;
   const deadline = Date.now() + PATIENCE_MS;
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await withConnection(
         { url, name: 'tidings start', answerTimeoutMs: ANSWER_MS },
-        async () => undefined,
+        refuseOldServer,
       );
     } catch (cause) {
       if (!isConnectionLoss(cause) || Date.now() > deadline) {
@@ -125,4 +134,10 @@ async function waitFor(url: string, report: (line: string) => void, stop: AbortS
       await sleep(500, undefined, { signal: stop });
     }
   }
+}
+
+async function refuseOldServer(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ server_version_num: string }>('show server_version_num');
+  const fault = faultOfVersion(Number(rows[0]?.server_version_num));
+  if (fault !== undefined) throw new Error(fault);
 }

@@ -187,11 +187,12 @@ export function isNeverSent(error: unknown): boolean {
 const FULL = '53100';
 
 /**
- * What was given up for others and had no effect: 57014 ran into its time limit, mostly behind a lock; 55P03 was not
+ * What was given up for others and had no effect: 57014 ran into its time limit, mostly behind a lock; 25P03 and 25P04
+ * ran into that of an idle and of any transaction, and its session was ended before the commit; 55P03 was not
  * granted its lock in time; class 40 met another transaction; the rest of class 53 found no memory or no descriptor;
  * NO_TURN waited for statements of its own tenant.
  */
-const BUSY = /^(?:57014|55P03|40|53|NO_TURN)/;
+const BUSY = /^(?:57014|25P03|25P04|55P03|40|53|NO_TURN)/;
 
 /** 25006: a server that takes no writes (a standby, in a failover). Class 58: the system below the server failed it. */
 const FAILING = /^(?:25006|58)/;

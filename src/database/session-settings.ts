@@ -5,6 +5,9 @@
  * the engine keep them (login-settings.ts), for poolers, behind which a statement may meet a session that nobody set up.
  *
  * Limits of time are none here: each statement brings its own (prefaced-query.ts).
+ *
+ * What a server is too old to know cannot be wrong there, and is left out: `transaction_timeout` came with PostgreSQL 17.
+ * So a server that is too old for the service can be asked how old it is.
  */
 export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
   // How instants are written and read.
@@ -29,20 +32,35 @@ export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
   statement_timeout: '0',
   lock_timeout: '0',
   idle_session_timeout: '0',
+  transaction_timeout: '0',
   idle_in_transaction_session_timeout: '30s',
 };
 
-const assignments = (local: boolean): string[] =>
-  Object.entries(SESSION_SETTINGS).map(([name, value]) => `set_config('${name}', '${value}', ${local})`);
+const assignments = (settings: Readonly<Record<string, string>>, local: boolean): string[] =>
+  Object.entries(settings).map(
+    ([name, value]) =>
+      `case when current_setting('${name}', true) is not null then set_config('${name}', '${value}', ${local}) end`,
+  );
 
 /**
  * Makes a session so. A commit that does not wait for the disk makes a lie of a 201; what else `synchronous_commit` can be
  * asks more or less of standbys, and is the operator's.
  */
 export const SET_UP_SESSION = `select ${[
-  ...assignments(false),
+  ...assignments(SESSION_SETTINGS, false),
   `set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)`,
 ].join(', ')}`;
 
 /** Makes a transaction so. */
-export const SET_UP_TRANSACTION = `select ${assignments(true).join(', ')}`;
+export const SET_UP_TRANSACTION = `select ${assignments(SESSION_SETTINGS, true).join(', ')}`;
+
+/** Lets a transaction take as long as it takes, whatever else limits it. */
+export const WITHOUT_LIMITS = `select ${assignments(
+  {
+    statement_timeout: '0',
+    lock_timeout: '0',
+    transaction_timeout: '0',
+    idle_in_transaction_session_timeout: '0',
+  },
+  true,
+).join(', ')}`;

@@ -18,8 +18,11 @@ let nowhere: DatabasePlace;
 let hopeless: ServiceProcess;
 const launched: ServiceProcess[] = [];
 
-async function launch(place: DatabasePlace): Promise<ServiceProcess> {
-  const service = await ServiceProcess.launch(place);
+async function launch(
+  place: DatabasePlace,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<ServiceProcess> {
+  const service = await ServiceProcess.launch(place, settings);
   launched.push(service);
   return service;
 }
@@ -48,7 +51,7 @@ test('a service whose database comes later says once that it waits, and then sta
   await postgres.start();
   await service.ready();
   expect(service.stderr).toMatch(
-    /^The database at 127\.0\.0\.1:\d+\/tidings does not answer yet; trying for 30 seconds\.\n$/,
+    /^The database at 127\.0\.0\.1:\d+\/tidings \(DATABASE_URL\) does not answer yet; trying for 30 seconds\.\n$/,
   );
 });
 
@@ -60,6 +63,21 @@ test('a network that swallows the question is waited for like a server that is d
   proxy.flow();
   await service.ready();
   await service.end();
+  await proxy.close();
+});
+
+test('a pooler that comes later than the database is waited for, also by a start that migrates', async () => {
+  const proxy = await BreakingProxy.start(database);
+  proxy.stall();
+  const { service, owner } = database.urls;
+  const late = proxy.urls.engine;
+  const settings = { DATABASE_URL: service, DATABASE_OWNER_URL: owner, DATABASE_ENGINE_URL: late };
+  const waiting = await launch(database, settings);
+  await untilItWaits(waiting);
+  expect(waiting.stderr).toMatch(/\(DATABASE_ENGINE_URL\) does not answer yet/);
+  proxy.flow();
+  await waiting.ready();
+  await waiting.end();
   await proxy.close();
 });
 
@@ -77,14 +95,14 @@ test('a database that waiting does not bring is not waited for', async () => {
   const service = await launch({ url, urls: urlsOf(url, 'no_such_database') });
   expect(await service.ended).toEqual({ code: 1, signal: null });
   expect(service.stderr).toMatch(
-    /^The database at 127\.0\.0\.1:\d+\/no_such_database cannot be used: database "no_such_database" does not exist\n$/,
+    /^The database at 127\.0\.0\.1:\d+\/no_such_database \(DATABASE_URL\) cannot be used: database "no_such_database" does not exist\n$/,
   );
 });
 
 test('a service whose database does not come ends with a sentence, and without its password', async () => {
   expect(await hopeless.ended).toEqual({ code: 1, signal: null });
   expect(hopeless.stderr).toMatch(
-    /^The database at localhost:\d+\/tidings does not answer yet.*\nThe database at localhost:\d+\/tidings cannot be used: .*ECONNREFUSED.*\n$/,
+    /^The database at localhost:\d+\/tidings \(DATABASE_URL\) does not answer yet.*\nThe database at localhost:\d+\/tidings \(DATABASE_URL\) cannot be used: .*ECONNREFUSED.*\n$/,
   );
   expect(hopeless.stdout).toBe('');
 });

@@ -57,6 +57,21 @@ test('a database that does not take the login is named without it', async () => 
   const { host } = new URL(database.url);
   const said = await failure({ DATABASE_URL: `postgres://tidings_service:hunter2@${host}/tidings` });
   expect(said).toMatch(
-    /^The database at 127\.0\.0\.1:\d+\/tidings cannot be used: password authentication failed/,
+    /^The database at 127\.0\.0\.1:\d+\/tidings \(DATABASE_URL\) cannot be used: password authentication failed/,
   );
 });
+
+test.each(['DATABASE_URL', 'DATABASE_ENGINE_URL'])(
+  'a wrong password in %s is told in one sentence, also by a start that migrates',
+  async (setting) => {
+    const { service, engine, owner } = database.urls;
+    const url = new URL(setting === 'DATABASE_URL' ? service : engine);
+    url.password = 'hunter2';
+    const said = await failure({ DATABASE_OWNER_URL: owner, [setting]: url.href });
+    expect(said).toMatch(
+      new RegExp(
+        String.raw`^The database at 127\.0\.0\.1:\d+/\w+ \(${setting}\) cannot be used: password authentication failed[^\n]*\n$`,
+      ),
+    );
+  },
+);

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { withConnection } from '../../src/database/connection.ts';
 import { keepSettings } from '../../src/database/login-settings.ts';
+import { databaseUnavailable, isUnavailable } from '../../src/database/pool.ts';
 import { SESSION_SETTINGS } from '../../src/database/session-settings.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
@@ -21,6 +22,12 @@ afterAll(async () => {
 });
 
 const LOOK = `select name, current_setting(name) as value from unnest($1::text[]) as name`;
+
+/** Limits of time that anybody may have set, but for the one that the service wants, and that of a standby. */
+const LIMITS = `
+  select name, setting as value from pg_settings
+  where name ~ '_timeout$' and context = 'user' and setting <> '0'
+    and name not in ('idle_in_transaction_session_timeout', 'wal_sender_timeout')`;
 
 type Setting = { name: string; value: string };
 const namesOf = (settings: object) => [Object.keys(settings)];
@@ -57,6 +64,11 @@ describe.each(['database', 'logins'] as const)('whatever was set for the %s', (w
         return (await client.query<Setting>(LOOK, namesOf(SESSION_SETTINGS))).rows;
       });
       expect(asObject(rows)).toEqual(SESSION_SETTINGS);
+      // Whatever this server may know.
+      const { rows: limits } = await withConnection({ url, name: 'test' }, (client) =>
+        client.query<Setting>(LIMITS),
+      );
+      expect(limits).toEqual([]);
     }
     await Promise.all([end(), maintenance.end()]);
   });
@@ -94,6 +106,22 @@ describe('a statement', () => {
       { statement: '15s', lock: '0' },
     ]);
     await Promise.all([end(), maintenance.end()]);
+  });
+
+  test('that a limit of its transaction ends came too late, as one that its own limit ends', async () => {
+    const { engine, end } = openPools(database, 1);
+    const limited = {
+      name: 'limited',
+      text: `select set_config('transaction_timeout', '1', true), pg_sleep(600)`,
+    };
+    const late: unknown = await engine.transaction((run) => run(limited)).catch((error: unknown) => error);
+    expect(late).toMatchObject({ code: '25P04' });
+    const idle = Object.assign(new Error('terminating connection'), { code: '25P03' });
+    for (const error of [late, idle]) {
+      expect(isUnavailable(error)).toBe(true);
+      expect(databaseUnavailable(error)).toMatchObject({ code: 'database_busy' });
+    }
+    await end();
   });
 
   test('that brings an instant which cannot be read fails: it is not the absence of one', async () => {

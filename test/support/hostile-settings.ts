@@ -22,6 +22,7 @@ const HOSTILE: Readonly<Record<string, string>> = {
   statement_timeout: `'600s'`,
   lock_timeout: '1',
   idle_session_timeout: `'600s'`,
+  transaction_timeout: `'600s'`,
   idle_in_transaction_session_timeout: '0',
 };
 
@@ -37,7 +38,7 @@ export async function makeHostile({ url, urls }: DatabasePlace, whose: 'database
   await client.connect();
   try {
     for (const subject of subjects)
-      for (const name of Object.keys(SESSION_SETTINGS))
+      for (const name of new Set([...Object.keys(SESSION_SETTINGS), ...Object.keys(HOSTILE)]))
         await client.query(`alter ${subject} set ${name} to ${HOSTILE[name]}`);
   } finally {
     await client.end();

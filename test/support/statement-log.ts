@@ -14,14 +14,14 @@ export const COUNTING = {
  */
 const OF_NOBODY = [
   /^(?:begin|commit|rollback|discard all)$/i,
-  /^select set_config\(/,
+  /^select (?:case when current_setting\(\$\d+, \$\d+\) is not null then )?set_config\(/,
   /^select version\(\)$/i,
   /^select \* from current_(?:schema|database)\(\)$/i,
   /^(?:set|show) /i,
   /\bpg_settings\b/,
   /^alter role session_user in database /,
   /^select pg_advisory_xact_lock\(\$1\)$/,
-  /^select name, current_setting\(name\) /,
+  /^select name, current_setting\(name, \$2\) /,
   /\bpg_roles\b/,
   /\bpg_postmaster_start_time\(\)/,
 ];
