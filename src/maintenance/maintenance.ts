@@ -87,7 +87,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
   async onModuleDestroy(): Promise<void> {
     this.#stopping = true;
     clearTimeout(this.#timer);
-    if (this.#pid !== undefined) await this.watch.cancel(this.#pid).catch(() => undefined);
+    if (this.#pid !== undefined) await this.watch.cancel(this.#pid, ROUND_LOCK).catch(() => undefined);
     await this.#running;
   }
 

@@ -11,16 +11,22 @@ from pg_stat_activity
 where backend_xmin is not null and backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()`,
 };
 
+const HOLDS = `
+l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = $1::bigint::oid and l.objsubid = 1
+  and l.database = (select oid from pg_database where datname = current_database())`;
+
 const HOLDER: Statement = {
   name: 'advisory_lock_holder',
   text: `
 select l.pid, coalesce(a.application_name, '') as name
 from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-where l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = $1::bigint::oid and l.objsubid = 1
-  and l.database = (select oid from pg_database where datname = current_database())`,
+where ${HOLDS}`,
 };
 
-const CANCEL: Statement = { name: 'cancel_statement', text: `select pg_cancel_backend($1)` };
+const CANCEL: Statement = {
+  name: 'cancel_statement',
+  text: `select pg_cancel_backend(l.pid) from pg_locks l where ${HOLDS} and l.pid = $2`,
+};
 
 /** The SQL that looks at sessions of the database. */
 @Injectable()
@@ -39,8 +45,11 @@ export class WatchStore {
     return row;
   }
 
-  /** Ends the statement that a session is running, if it is. */
-  async cancel(pid: number): Promise<void> {
-    await this.pool.rows(CANCEL, [pid]);
+  /**
+   * Ends the statement that a session is running, if it still holds an advisory lock: a pooler may have lent it to
+   * somebody else by now.
+   */
+  async cancel(pid: number, lock: number): Promise<void> {
+    await this.pool.rows(CANCEL, [lock, pid]);
   }
 }

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partition-range.ts';
 import { asPosition } from '../../src/log/position.ts';
 import { RetentionStore, SUMMED_AT_ONCE } from '../../src/maintenance/retention.store.ts';
+import { WatchStore } from '../../src/maintenance/watch.store.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 import { promised } from '../support/promised.ts';
 
@@ -317,5 +318,30 @@ describe('beside traffic', () => {
     await maintenance.onModuleDestroy();
     expect(performance.now() - started).toBeLessThan(promised(500));
     expect(await round).toMatchObject({ worked: true, failed: [] });
+  });
+
+  test('a shutdown breaks off nothing in a session that has the lock of rounds no longer', async () => {
+    const watch = new WatchStore(log.node().pool);
+    const blocker = await log.client();
+    const session = await log.client(log.database.urls.engine);
+    const { rows } = await session.query<{ pid: number }>('select pg_backend_pid() as pid');
+    const pid = rows[0]?.pid ?? 0;
+    const waiting = async () => {
+      await blocker.query('select pg_advisory_lock(1)');
+      const statement = session.query('select pg_advisory_xact_lock(1) as waits');
+      // Somebody listens when it fails.
+      statement.catch(() => undefined);
+      expect(await log.waiting('as waits')).toBe(pid);
+      return { statement };
+    };
+    const others = await waiting();
+    await watch.cancel(pid, 7469003);
+    await blocker.query('select pg_advisory_unlock(1)');
+    expect(await others.statement).toMatchObject({ rowCount: 1 });
+
+    await session.query('begin; select pg_advisory_xact_lock(7469003)');
+    const ours = await waiting();
+    await watch.cancel(pid, 7469003);
+    await expect(ours.statement).rejects.toMatchObject({ code: '57014' });
   });
 });

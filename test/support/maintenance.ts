@@ -48,8 +48,8 @@ export class OldLog {
   }
 
   /** A session of its own, for transactions that stay open. */
-  async client(): Promise<pg.Client> {
-    const client = new pg.Client({ connectionString: this.database.url });
+  async client(url = this.database.url): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: url });
     client.on('error', () => undefined);
     this.#clients.push(client);
     await client.connect();
