@@ -52,7 +52,8 @@ function fallbackOf(name: string, schema: z.ZodType): string {
 
 const HEADER = `# Every setting with its default. None is needed to try the service; an empty value counts as unset.
 # As .env in the project's folder this file is read by npm start, by every command and by docker compose; what the
-# environment has goes before it. A value with # or spaces stands in quotes.`;
+# environment has goes before it. A value with # or spaces stands in quotes. docker compose publishes PORT, and says by
+# itself where the service listens and has its database: HOST, METRICS_*, DATABASE_*URL and DATA_DIR do not count there.`;
 
 export function envExample(): string {
   const groups = [...Map.groupBy(settings(), ({ group }) => group)].map(([group, members]) => {
