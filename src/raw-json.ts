@@ -58,14 +58,24 @@ const isClosing = (code: number) => code === 0x7d || code === 0x5d;
 /** Worded as JSON.parse does. */
 const wrongAt = (at: number) => new SyntaxError(`Unexpected token at position ${at}`);
 
-function skipSpace(text: string, at: number): number {
-  while (isSpace(text.charCodeAt(at))) at += 1;
-  return at;
+/** The index of what is no white space, at or after `at`. */
+function* walkSpace(text: string, at: number): Generator<void, number> {
+  let i = at;
+  for (let pause = i + AT_ONCE; isSpace(text.charCodeAt(i)); i += 1) {
+    if (i < pause) continue;
+    yield;
+    pause = i + AT_ONCE;
+  }
+  return i;
 }
 
 /** The index after the string that begins at `at`. */
-function skipString(text: string, at: number): number {
-  for (let i = at + 1; i < text.length; i += 1) {
+function* walkString(text: string, at: number): Generator<void, number> {
+  for (let i = at + 1, pause = i + AT_ONCE; i < text.length; i += 1) {
+    if (i >= pause) {
+      yield;
+      pause = i + AT_ONCE;
+    }
     const code = text.charCodeAt(i);
     if (code === BACKSLASH) i += 1;
     else if (code === QUOTE) return i + 1;
@@ -77,33 +87,37 @@ function skipString(text: string, at: number): number {
 function* walkValue(text: string, at: number): Generator<void, Part> {
   let depth = 0;
   let values = 1;
+  // In here, since a walk for each of millions of strings would cost more than they do.
+  let quoted = false;
   const upTo = (end: number): Part => {
-    if (depth > 0 || end === at) throw wrongAt(end);
+    if (depth > 0 || quoted || end === at) throw wrongAt(end);
     return { start: at, end, values };
   };
-  for (let i = at, pause = at + AT_ONCE; i < text.length;) {
+  for (let i = at, pause = at + AT_ONCE; i < text.length; i += 1) {
     if (i >= pause) {
       yield;
       pause = i + AT_ONCE;
     }
     const code = text.charCodeAt(i);
-    if (code === QUOTE) {
-      i = skipString(text, i);
-      if (depth === 0) return upTo(i);
+    if (quoted) {
+      if (code === BACKSLASH) i += 1;
+      else if (code === QUOTE) {
+        quoted = false;
+        if (depth === 0) return upTo(i + 1);
+      }
+    } else if (code === QUOTE) {
+      quoted = true;
     } else if (isOpening(code)) {
       depth += 1;
       values += 1;
-      i += 1;
     } else if (isClosing(code)) {
       if (depth === 0) return upTo(i);
       depth -= 1;
-      i += 1;
-      if (depth === 0) return upTo(i);
+      if (depth === 0) return upTo(i + 1);
     } else if (depth === 0 && (code === COMMA || isSpace(code))) {
       return upTo(i);
-    } else {
-      if (code === COMMA) values += 1;
-      i += 1;
+    } else if (code === COMMA) {
+      values += 1;
     }
   }
   return upTo(text.length);
@@ -111,8 +125,8 @@ function* walkValue(text: string, at: number): Generator<void, Part> {
 
 /** Whether nothing but white space is left behind the value that begins at or after `at`. */
 export function* walkRoot(text: string): Generator<void, Part> {
-  const root = yield* walkValue(text, skipSpace(text, 0));
-  const rest = skipSpace(text, root.end);
+  const root = yield* walkValue(text, yield* walkSpace(text, 0));
+  const rest = yield* walkSpace(text, root.end);
   if (rest < text.length) throw wrongAt(rest);
   return root;
 }
@@ -120,21 +134,21 @@ export function* walkRoot(text: string): Generator<void, Part> {
 /** The members of the object that begins at or after `at`, in order, doubles included; the first `most` if there are more. */
 export function* walkMembers(text: string, at = 0, most = Infinity): Generator<void, Member[]> {
   const found: Member[] = [];
-  let i = skipSpace(text, skipSpace(text, at) + 1);
+  let i = yield* walkSpace(text, (yield* walkSpace(text, at)) + 1);
   if (text.charCodeAt(i) === 0x7d) return found;
   for (let pause = i + AT_ONCE; found.length < most;) {
     if (text.charCodeAt(i) !== QUOTE) throw wrongAt(i);
-    const nameEnd = skipString(text, i);
+    const nameEnd = yield* walkString(text, i);
     const name = String(JSON.parse(text.slice(i, nameEnd)));
-    const colon = skipSpace(text, nameEnd);
+    const colon = yield* walkSpace(text, nameEnd);
     if (text.charCodeAt(colon) !== COLON) throw wrongAt(colon);
-    const value = yield* walkValue(text, skipSpace(text, colon + 1));
+    const value = yield* walkValue(text, yield* walkSpace(text, colon + 1));
     found.push({ name, value });
-    const next = skipSpace(text, value.end);
+    const next = yield* walkSpace(text, value.end);
     const code = text.charCodeAt(next);
     if (code === 0x7d) break;
     if (code !== COMMA) throw wrongAt(next);
-    i = skipSpace(text, next + 1);
+    i = yield* walkSpace(text, next + 1);
     if (i < pause) continue;
     yield;
     pause = i + AT_ONCE;
@@ -145,16 +159,16 @@ export function* walkMembers(text: string, at = 0, most = Infinity): Generator<v
 /** The elements of the array that begins at or after `at`; the first `most` if there are more. */
 export function* walkElements(text: string, at = 0, most = Infinity): Generator<void, Part[]> {
   const found: Part[] = [];
-  let start = skipSpace(text, skipSpace(text, at) + 1);
+  let start = yield* walkSpace(text, (yield* walkSpace(text, at)) + 1);
   if (text.charCodeAt(start) === 0x5d) return found;
   for (let pause = start + AT_ONCE; found.length < most;) {
     const part = yield* walkValue(text, start);
     found.push(part);
-    const next = skipSpace(text, part.end);
+    const next = yield* walkSpace(text, part.end);
     const code = text.charCodeAt(next);
     if (code === 0x5d) break;
     if (code !== COMMA) throw wrongAt(next);
-    start = skipSpace(text, next + 1);
+    start = yield* walkSpace(text, next + 1);
     if (start < pause) continue;
     yield;
     pause = start + AT_ONCE;
@@ -167,38 +181,60 @@ export const members = (text: string, at = 0): Member[] => atOnce(walkMembers(te
 /** @see walkElements */
 export const elements = (text: string, at = 0): Part[] => atOnce(walkElements(text, at));
 
+/** A value without the white space between its tokens. */
+export interface Compact {
+  /** Empty if `size` is more than was allowed. */
+  readonly text: string;
+  /** In bytes of UTF-8. */
+  readonly size: number;
+  /** 0 for a scalar, 1 for `[]`, 2 for `[[]]`. */
+  readonly depth: number;
+}
+
 /**
- * The value without the white space between its tokens, and its depth: 0 for a scalar, 1 for `[]`, 2 for `[[]]`.
- * Without that white space no CR or LF is left in it, so that it fits one `data:` line of an event.
+ * The value without the white space between its tokens, so that no CR or LF is left in it and it fits one `data:` line of an
+ * event.
+ * @param most bytes that it may have; beyond them it is only counted
  */
-export function* walkCompact(text: string, slice: Slice): Generator<void, { text: string; depth: number }> {
-  let kept = '';
+export function* walkCompact(text: string, slice: Slice, most = Infinity): Generator<void, Compact> {
+  const parts: string[] = [];
+  // Of this step. Joined at its end: millions of them are neither to be kept nor to be joined at once.
+  let step: string[] = [];
+  let kept = 0;
   let from = slice.start;
+  const keepUpTo = (end: number) => {
+    if (end === from) return;
+    kept += end - from;
+    // A character has at least one byte.
+    if (kept <= most) step.push(text.slice(from, end));
+  };
   let depth = 0;
   let deepest = 0;
-  for (let i = slice.start, pause = i + AT_ONCE; i < slice.end;) {
+  let quoted = false;
+  for (let i = slice.start, pause = i + AT_ONCE; i < slice.end; i += 1) {
     if (i >= pause) {
+      parts.push(step.join(''));
+      step = [];
       yield;
       pause = i + AT_ONCE;
     }
     const code = text.charCodeAt(i);
-    if (code === QUOTE) {
-      i = skipString(text, i);
-      continue;
-    }
-    if (isSpace(code)) {
-      kept += text.slice(from, i);
-      i = skipSpace(text, i);
-      from = i;
-      continue;
-    }
-    if (isOpening(code)) deepest = Math.max(deepest, (depth += 1));
+    if (quoted) {
+      if (code === BACKSLASH) i += 1;
+      else if (code === QUOTE) quoted = false;
+    } else if (code === QUOTE) {
+      quoted = true;
+    } else if (isSpace(code)) {
+      keepUpTo(i);
+      from = i + 1;
+    } else if (isOpening(code)) deepest = Math.max(deepest, (depth += 1));
     else if (isClosing(code)) depth -= 1;
-    i += 1;
   }
-  return { text: kept + text.slice(from, slice.end), depth: deepest };
+  keepUpTo(slice.end);
+  const spaces = slice.end - slice.start - kept;
+  const size = Buffer.byteLength(text.slice(slice.start, slice.end)) - spaces;
+  return { text: size > most ? '' : [...parts, ...step].join(''), size, depth: deepest };
 }
 
 /** @see walkCompact */
-export const compact = (text: string): { text: string; depth: number } =>
-  atOnce(walkCompact(text, { start: 0, end: text.length }));
+export const compact = (text: string): Compact => atOnce(walkCompact(text, { start: 0, end: text.length }));

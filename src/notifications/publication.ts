@@ -167,8 +167,8 @@ export async function readPublication(
     count += recipients.length;
     // Beyond the limit nothing is built any more, so that a small body cannot become a million drafts.
     if (count > most) continue;
-    const data = await inTurns(walkCompact(text, slice), turn);
-    const size = Buffer.byteLength(data.text);
+    const data = await inTurns(walkCompact(text, slice, limits.dataBytes), turn);
+    const { size } = data;
     const expiresAt = expiryOf(request, now);
     if (size > limits.dataBytes)
       faults.push(
@@ -185,7 +185,8 @@ export async function readPublication(
     // Within the limits, so that it takes its few milliseconds; nobody else has looked whether it is JSON.
     if (faults.length === 0) parseJson(text, slice);
     if (expiresAt !== null && expiresAt <= now) faults.push(fault(path, 'expiresAt', 'is in the past'));
-    for (const to of recipients) {
+    // Nothing is built of what is refused.
+    for (const to of faults.length === 0 ? recipients : []) {
       drafts.push({ id: randomUUIDv7(), to, type: request.type, data: data.text, size, expiresAt, trace });
     }
     if (turn.isOver) await turn.next();

@@ -1,5 +1,4 @@
-import { setImmediate } from 'node:timers/promises';
-import { describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { readConfig } from '../../src/config.ts';
 import { Problem } from '../../src/errors.ts';
@@ -11,6 +10,7 @@ import {
   readPublication,
   type PublishRoute,
 } from '../../src/notifications/publication.ts';
+import { Slice } from '../../src/slice.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
 const read = async (route: PublishRoute, text: string, settings: Record<string, string> = {}) => {
@@ -212,26 +212,63 @@ describe('a text that nobody has parsed', () => {
     },
   );
 
-  test.each([
-    [
-      'a batch of large notifications',
-      `{"notifications":[${Array<string>(100)
-        .fill(item(`[${'1,'.repeat(30_000)}1]`))
-        .join(',')}]}`,
-    ],
-    ['millions of elements', `{"notifications":[${'[],'.repeat(2_000_000)}1]}`],
-    ['one value of megabytes', `{"to":{"user":"a"},"type":"t","data":[${'[],'.repeat(2_000_000)}1]}`],
-    ['brackets without end', '['.repeat(6_000_000)],
-  ])('of many megabytes lets others be served meanwhile: %s', async (_what, text) => {
-    const done = new AbortController();
-    let turns = 0;
-    const others = (async () => {
-      for (; !done.signal.aborted; turns += 1) await setImmediate();
-    })();
-    await read('batch', text).catch(() => undefined);
-    done.abort();
-    await others;
-    expect(turns).toBeGreaterThan(5);
+  describe('that is large', () => {
+    let walked = 0;
+    const charCodeAt: (this: string, at: number) => number = Reflect.get(String.prototype, 'charCodeAt');
+    // By hand, since a spy would keep millions of calls.
+    beforeEach(() => {
+      Reflect.set(String.prototype, 'charCodeAt', function (this: string, at: number): unknown {
+        walked += 1;
+        return Reflect.apply(charCodeAt, this, [at]);
+      });
+    });
+    afterEach(() => {
+      Reflect.set(String.prototype, 'charCodeAt', charCodeAt);
+      jest.restoreAllMocks();
+    });
+
+    /** Far less than the texts below have; a few times what one walk takes at once, since walks follow one another. */
+    const MOST_AT_ONCE = 100_000;
+    const LENGTH = 400_000;
+    const filled = (unit: string) => unit.repeat(Math.ceil(LENGTH / unit.length));
+    const single = (data: string) => `{"to":{"user":"a"},"type":"t","data":${data}}`;
+
+    test.each<[string, PublishRoute, string]>([
+      [
+        'a batch of notifications',
+        'batch',
+        `{"notifications":[${filled(`${item(`[${'1 , '.repeat(15_000)}1]`)},`)}${item('1')}]}`,
+      ],
+      ['elements of a batch', 'batch', `{"notifications":[${filled('[],')}1]}`],
+      ['a batch that is none', 'batch', filled('[')],
+      ['elements', 'single', single(`[${filled('[],')}1]`)],
+      ['white space between elements', 'single', single(`[${filled('1 ')}1]`)],
+      ['white space in one place', 'single', single(`[${filled(' ')}1]`)],
+      ['white space around', 'single', `${filled(' ')}${single('1')}${filled('\n')}`],
+      [
+        'white space beside a name',
+        'single',
+        `{${filled(' ')}"data"${filled(' ')}:${filled(' ')}1${filled(' ')}}`,
+      ],
+      ['a string', 'single', single(`"${filled('x')}"`)],
+      ['a string of escapes', 'single', single(`"${filled('\\n')}"`)],
+      ['a name', 'single', `{"${filled('x')}":1}`],
+      ['a string without end', 'single', `{"data":"${filled('x')}`],
+      ['brackets without end', 'single', filled('[')],
+    ])('is walked a part at a time, and others are served between them: %s', async (_what, route, text) => {
+      const parts: number[] = [];
+      walked = 0;
+      const end = () => {
+        parts.push(walked);
+        walked = 0;
+      };
+      jest.spyOn(Slice.prototype, 'isOver', 'get').mockReturnValue(true);
+      jest.spyOn(Slice.prototype, 'next').mockImplementation(async () => end());
+      await read(route, text).catch(() => undefined);
+      end();
+      expect(parts.reduce((sum, part) => sum + part)).toBeGreaterThan(LENGTH / 2);
+      expect(Math.max(...parts)).toBeLessThan(MOST_AT_ONCE);
+    });
   });
 });
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { compact, elements, members } from '../../src/raw-json.ts';
+import { compact, elements, inTurns, members, walkCompact } from '../../src/raw-json.ts';
+import { Slice } from '../../src/slice.ts';
 
 /** White space as JSON allows it between tokens. */
 const space = fc.stringMatching(/^[ \t\r\n]{0,3}$/);
@@ -42,10 +43,11 @@ describe('compact', () => {
   test('keeps the value and leaves no white space between tokens', () => {
     fc.assert(
       fc.property(spaced, (text) => {
-        const { text: short, depth } = compact(text);
+        const { text: short, size, depth } = compact(text);
         expect(JSON.parse(short)).toEqual(JSON.parse(text));
         expect(outsideStrings(short)).not.toMatch(/\s/);
         expect(short).not.toMatch(/[\r\n]/);
+        expect(size).toBe(Buffer.byteLength(short));
         expect(depth).toBe(depthOf(JSON.parse(text)));
       }),
       { numRuns: 500 },
@@ -69,6 +71,17 @@ describe('compact', () => {
     ['a string that ends in a backslash', '[ "\\\\" , "x" ]', '["\\\\","x"]'],
   ])('%s stay as they are', (_, text, expected) => {
     expect(compact(text).text).toBe(expected);
+  });
+
+  test('of what has more bytes than it may have nothing is kept, and all of it is counted', async () => {
+    const text = ` [ "é", ${'1 '.repeat(100_000)}[ ] ]`;
+    const compacted = async (most: number) =>
+      await inTurns(walkCompact(text, { start: 0, end: text.length }, most), new Slice());
+    const whole = compact(text);
+    expect(whole).toEqual({ text: `["é",${'1'.repeat(100_000)}[]]`, size: 100_009, depth: 2 });
+    expect(await compacted(whole.size)).toEqual(whole);
+    for (const most of [4, 90_000, whole.size - 1])
+      expect(await compacted(most)).toEqual({ ...whole, text: '' });
   });
 
   test('a hundred thousand levels are counted without recursion', () => {
