@@ -1,5 +1,5 @@
-import { once } from 'node:events';
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { finished } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
@@ -45,10 +45,11 @@ export function acceptJson(
 ): void {
   const shares = new BodyShares(most);
   fastify.removeAllContentTypeParsers();
-  fastify.addHook('onRequest', (request, reply, done) => {
-    // What was made of the body lives as long as its request.
-    if (carriesBody(request)) reply.raw.once('close', () => shares.giveBack(request));
-    done();
+  // It comes when the work is done, also when nobody is there any more to be answered: a client that leaves ends no work.
+  fastify.addHook('onSend', (request, _reply, payload, done) => {
+    request.body = undefined;
+    shares.giveBack(request);
+    done(null, payload);
   });
   // An async parser: what it throws becomes the answer.
   fastify.addContentTypeParser(
@@ -93,37 +94,44 @@ async function readBytes(
   const chunks: Buffer[] = [];
   let length = 0;
   try {
+    // Its client has left while it was found out who it is.
+    if (payload.destroyed) throw cutOff();
     if (announced > most) throw tooLarge(most);
     shares.take(request, announced);
     await new Promise<void>((resolve, reject) => {
-      payload
-        .on('data', (chunk: Buffer) => {
-          length += chunk.length;
-          if (length > most) return reject(tooLarge(most));
-          try {
-            // What is announced is taken already.
-            if (length > announced) shares.take(request, chunk.length);
-          } catch (error) {
-            return reject(error);
-          }
-          chunks.push(chunk);
-        })
-        .once('end', resolve)
-        .once('error', reject);
+      payload.on('data', (chunk: Buffer) => {
+        length += chunk.length;
+        if (length > most) return reject(tooLarge(most));
+        try {
+          // What is announced is taken already.
+          if (length > announced) shares.take(request, chunk.length);
+        } catch (error) {
+          return reject(error);
+        }
+        chunks.push(chunk);
+      });
+      void isWhole(payload).then((whole) => (whole ? resolve() : reject(cutOff())));
     });
   } catch (error) {
     payload.removeAllListeners('data').resume();
-    if (!payload.readableEnded) await Promise.race([once(payload, 'close'), sleep(LINGER_MS)]);
+    await Promise.race([isWhole(payload), sleep(LINGER_MS)]);
     throw error;
   }
   return Buffer.concat(chunks, length);
 }
 
+/** Waits for the end of it, and says whether all of it came. One whose client has left may have neither `end` nor `error`. */
+const isWhole = async (payload: IncomingMessage) =>
+  await new Promise<boolean>((resolve) => {
+    finished(payload, { writable: false }, (error) => resolve(error == null));
+  });
+
+const cutOff = () => new Problem('malformed_request', 'The body has not come to its end.');
 const tooLarge = (most: number) => new Problem('body_too_large', `The body may have ${most} bytes here.`);
 
 /**
- * Of the bytes of bodies that this node holds, those on their way and those of requests that are not answered yet, a tenant
- * may have half, and one caller a quarter: a few hundred that never end would otherwise fill its memory.
+ * Of the bytes of bodies that this node holds, those on their way and those of requests that are at work, whether or not
+ * their clients still wait, a tenant may have half, and one caller a quarter: a few hundred would otherwise fill its memory.
  */
 class BodyShares {
   readonly #all: number;
@@ -149,7 +157,8 @@ class BodyShares {
   }
 
   giveBack(request: FastifyRequest): void {
-    const bytes = this.#requests.get(request) ?? 0;
+    const bytes = this.#requests.get(request);
+    if (bytes === undefined) return;
     this.#requests.delete(request);
     for (const owner of ownersOf(request)) {
       const left = (this.#taken.get(owner) ?? 0) - bytes;

@@ -1,7 +1,9 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { IncomingMessage } from 'node:http';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
+import { holding, untilHeld } from '../support/privacy.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { RawConnection } from '../support/wire.ts';
 
@@ -72,6 +74,8 @@ describe('a body', () => {
   });
 });
 
+const small = { to: { user: 'a' }, type: 't', data: 1 };
+
 test('bodies on their way take no more than a share of the node, each caller its own, until they are gone', async () => {
   const [greedy, other] = [serviceToken({ client: 'greedy' }), serviceToken({ client: 'other' })];
   const batch = '/v1/notifications/batch';
@@ -84,7 +88,6 @@ test('bodies on their way take no more than a share of the node, each caller its
     expect(answers[0]).toMatchObject({ status: 503, headers: { 'retry-after': '1' } });
     expect(answers[0]?.body).toContain('"code":"overloaded"');
   }
-  const small = { to: { user: 'a' }, type: 't', data: 1 };
   expect(await post(`${service.url}/v1/notifications`, greedy, small)).toMatchObject({ status: 503 });
   // What is not announced counts when it comes.
   open.push(await begin(batch, greedy, 'Transfer-Encoding: chunked', '1\r\n{\r\n'));
@@ -92,4 +95,53 @@ test('bodies on their way take no more than a share of the node, each caller its
   await publish(service.url, other, small);
   for (const { socket } of open) socket.destroy();
   await eventually(() => publish(service.url, greedy, small));
+});
+
+describe('of clients that leave', () => {
+  const begun: IncomingMessage[] = [];
+  const note = (request: IncomingMessage) => void begun.push(request);
+  beforeEach(() => {
+    begun.length = 0;
+    service.app.getHttpServer().on('request', note);
+  });
+  afterEach(() => {
+    service.app.getHttpServer().off('request', note);
+  });
+
+  test('bodies that were announced and that nobody has begun to read hold no share', async () => {
+    const token = serviceToken({ tenant: 'unread' });
+    const release = await holding(service.database, 'lock table streams in access exclusive mode');
+    const open = await Promise.all(
+      Array.from({ length: 5 }, () => begin('/v1/notifications', token, `Content-Length: ${LARGEST}`)),
+    );
+    await untilHeld(service.database, 'select spent');
+    await eventually(() => expect(begun).toHaveLength(open.length));
+    for (const { socket } of open) socket.destroy();
+    await eventually(() => expect(begun.filter(({ closed }) => closed)).toHaveLength(open.length));
+    await release();
+    await publish(service.url, token, small);
+  });
+
+  test('bodies that came hold their share until what they ask for is done', async () => {
+    const token = serviceToken({ tenant: 'at-work' });
+    await publish(service.url, token, small);
+    const release = await holding(
+      service.database,
+      `select from streams where tenant_id = 'at-work' for update`,
+    );
+    begun.length = 0;
+    const body = JSON.stringify(small).padEnd(LARGEST);
+    for (let i = 0; i < 4; i += 1) {
+      const { socket } = await begin('/v1/notifications', token, `Content-Length: ${LARGEST}`, body);
+      socket.end();
+    }
+    await eventually(() =>
+      expect(begun.filter(({ complete, closed }) => complete && closed)).toHaveLength(4),
+    );
+    // Without shares it would be looked at, and is no publish.
+    const more = await post(`${service.url}/v1/notifications`, token, {});
+    await release();
+    expect(more).toMatchObject({ status: 503, body: { code: 'overloaded' } });
+    await eventually(() => publish(service.url, token, small));
+  });
 });
