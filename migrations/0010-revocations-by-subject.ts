@@ -1,10 +1,12 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { withBriefLocks } from './brief-locks.ts';
 
 /** What was revoked before of the same token or user goes when it adds nothing. */
 export class RevocationsBySubject1700000000010 implements MigrationInterface {
   name = 'RevocationsBySubject1700000000010';
 
   async up(runner: QueryRunner): Promise<void> {
+    await withBriefLocks(runner);
     await runner.query(`create index revocations_by_subject on revocations (tenant_id, kind, subject)`);
   }
 

@@ -1,4 +1,6 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
+import type { DataSource } from 'typeorm';
 import { migrations } from '../../migrations/migrations.ts';
 import { withConnection } from './connection.ts';
 import { createDataSource } from './data-source.ts';
@@ -11,6 +13,11 @@ import { StartError } from './start-error.ts';
 
 /** Any number will do, as long as every node takes the same one. */
 const MIGRATION_LOCK = 7_469_001;
+
+/** How often a migration asks for a table that somebody else holds (migrations/brief-locks.ts), and the pauses between, in ms. */
+const ATTEMPTS = 5;
+const PAUSE_MS = 1_000;
+const LOCK_NOT_AVAILABLE = '55P03';
 
 /**
  * Brings the tables up to date and returns the names of the migrations that ran, in order. The logins of the service
@@ -39,18 +46,36 @@ async function migrateLocked(
 ): Promise<string[]> {
   await checkSchema(owner);
   await ensureLogins(owner, urls);
+  const missing = await missingMigrations(urls.owner);
   const source = await createDataSource(urls.owner).initialize();
   try {
-    const ran = await source.runMigrations();
+    await runMigrations(source);
     await grantPrivileges(owner, urls);
     await takeFromEverybody(owner);
-    return ran.map(({ name }) => name);
+    return missing;
   } finally {
     await source.destroy();
   }
 }
 
-/** The names of migrations that the tables lack, in order. `url`: by the engine's login. */
+/** One that did not get a table left no trace, and those before it are done: the next attempt begins with it. */
+async function runMigrations(source: DataSource): Promise<void> {
+  for (let attempt = 1; ; attempt += 1)
+    try {
+      await source.runMigrations();
+      return;
+    } catch (cause) {
+      if (errorCode(cause) !== LOCK_NOT_AVAILABLE) throw cause;
+      if (attempt === ATTEMPTS)
+        throw new StartError(
+          'A table cannot be changed while others hold it: migrate again when the backup (pg_dump) or the long transaction is over; pg_stat_activity and pg_locks show it. Nodes that are at work go on.',
+          { cause },
+        );
+      await sleep(PAUSE_MS);
+    }
+}
+
+/** The names of migrations that the tables lack, in order. `url`: by the login of the engine or the owner. */
 export async function missingMigrations(url: string): Promise<string[]> {
   const all = migrations.map(({ name }) => name);
   return await withConnection({ url, name: 'tidings migration check' }, async (client) => {

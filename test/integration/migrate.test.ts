@@ -5,8 +5,8 @@ import { migrations } from '../../migrations/migrations.ts';
 import { checkDurability } from '../../src/database/durability.ts';
 import { urlsOf } from '../../src/database/logins.ts';
 import { migrate } from '../../src/database/migrate.ts';
-import { positionOfTime } from '../../src/log/position.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
 
 let database: TestDatabase;
 
@@ -62,24 +62,40 @@ test('a migration that meets an obstacle says so, and a later one starts where i
   });
 });
 
-test('the logs of tenants that there are begin with the tenant, and never behind what they hold', async () => {
+test('a migration that does not get its table keeps nobody waiting, says what is in the way, and is done once that is over', async () => {
   const old = await createDatabase();
   await old.query(`alter table streams drop column beginning; drop function position_at`);
   await old.query(`delete from migrations where name like 'Beginnings%'`);
-  await old.query(`
-    insert into tenants (tenant_id, created_at) values ('quiet', '2026-01-02T00:00:00Z'), ('older', '2026-01-02T00:00:00Z');
-    insert into streams (tenant_id) values ('quiet'), ('older'), ('without');
-    select create_partition('notifications', 'notifications_1', 0, 1000);
-    insert into notifications (tenant_id, position, id, type, data, size, publisher)
-    values ('older', 500, gen_random_uuid(), 't', '1', 1, 'p')`);
-  expect(await migrate(old.urls)).toEqual(['Beginnings1700000000011']);
-  expect(await old.query('select tenant_id, beginning from streams order by 1')).toEqual([
-    { tenant_id: 'older', beginning: 499 },
-    { tenant_id: 'quiet', beginning: positionOfTime(Date.UTC(2026, 0, 2)) },
-    { tenant_id: 'without', beginning: 0 },
-  ]);
-  await old.drop();
-});
+  await old.query(
+    `insert into tenants (tenant_id) values ('older'); insert into streams (tenant_id) values ('older')`,
+  );
+  const backup = new pg.Client({ connectionString: old.url });
+  await backup.connect();
+  try {
+    await backup.query('begin; select from streams');
+    const refused = expect(migrate(old.urls)).rejects.toThrow(
+      /cannot be changed while others hold it: migrate again/,
+    );
+    await eventually(async () =>
+      expect(
+        await old.query(
+          `select from pg_locks where relation = 'streams'::regclass and mode = 'AccessExclusiveLock' and not granted`,
+        ),
+      ).toHaveLength(1),
+    );
+    // Of a node that is at work: behind the migration, and not behind the backup.
+    await old.query('update streams set head = head + 1');
+    await refused;
+    await backup.query('commit');
+    expect(await migrate(old.urls)).toEqual(['Beginnings1700000000011']);
+    expect(await old.query('select tenant_id, beginning from streams')).toEqual([
+      { tenant_id: 'older', beginning: 0 },
+    ]);
+  } finally {
+    await backup.end();
+    await old.drop();
+  }
+}, 60_000);
 
 test('a durable database passes without a warning', async () => {
   expect(await checkDurability(database.url)).toEqual([]);
