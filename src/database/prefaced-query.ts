@@ -4,6 +4,8 @@ import pg from 'pg';
 export interface Statement {
   readonly name: string;
   readonly text: string;
+  /** Whether a row in its answer means that something is stored. */
+  readonly stores?: true;
 }
 
 declare module 'pg' {

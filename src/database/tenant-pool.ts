@@ -42,7 +42,7 @@ export class TenantPool {
   readonly #turns: Turns<TenantId>;
   readonly #limits: string;
   readonly #nameTenant: Statement;
-  #failure: (Failure & { readonly statement: string }) | undefined;
+  #failure: Failure | undefined;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
@@ -68,19 +68,19 @@ export class TenantPool {
           ask<Row>(client, preface, statement, [tenantId, ...values], this.#prepared),
         ),
       );
-      if (this.#failure?.statement === statement.name) this.#failure = undefined;
+      if (statement.stores === true && rows.length > 0) this.#failure = undefined;
       return rows;
     } catch (error) {
       const code = failureOf(error);
       if (code !== undefined)
-        this.#failure ??= { statement: statement.name, error: code, since: new Date().toISOString() };
+        this.#failure = { error: code, since: this.#failure?.since ?? new Date().toISOString() };
       throw error;
     }
   }
 
-  /** Set while a statement that the database could not do has not succeeded since, whichever tenant it was for. */
+  /** What the database could not do last, and since when nothing was stored, whichever tenant it was for. */
   get failure(): Failure | undefined {
-    return this.#failure && { error: this.#failure.error, since: this.#failure.since };
+    return this.#failure;
   }
 
   /** Runs `work` in one transaction of one tenant. */

@@ -22,8 +22,8 @@ export const readySchema = z
           .meta({ description: 'The SQLSTATE or system code of the failure, if it has one.' }),
         writeFailure: z
           .strictObject({
-            error: z.string().meta({ description: 'Its SQLSTATE; 53100: the disk is full.' }),
-            since: z.iso.datetime(),
+            error: z.string().meta({ description: 'The SQLSTATE of the last one; 53100: the disk is full.' }),
+            since: z.iso.datetime().meta({ description: 'When the first one failed.' }),
           })
           .optional()
           .meta({

@@ -66,6 +66,7 @@ export interface Remembered {
  */
 const APPEND: Statement = {
   name: 'append',
+  stores: true,
   text: `
 with stream as materialized (
   select head, beginning, spent, spent_at, appended_bytes, removed_bytes
@@ -139,6 +140,7 @@ const ABANDON: Statement = {
 /* One that was deleted stays deleted: only an administrator makes it anew. */
 const ENSURE_TENANT: Statement = {
   name: 'ensure_tenant',
+  stores: true,
   text: `
 with deleted as materialized (
   select from tenants where tenant_id = $1 and status in ('deleting', 'deleted')
@@ -148,7 +150,7 @@ with deleted as materialized (
   insert into streams (tenant_id, beginning) select $1, position_at(now()) where not exists (select from deleted)
   on conflict do nothing
 )
-select not exists (select from deleted) as there`,
+select where not exists (select from deleted)`,
 };
 
 /** The SQL that writes the log. */
@@ -233,8 +235,7 @@ export class AppendStore {
 
   /** Makes the rows of a tenant that was not seen before. False: it was deleted, and nothing is made. */
   async ensureTenant(tenantId: TenantId): Promise<boolean> {
-    const [row] = await this.pool.rows<{ there: boolean }>(tenantId, ENSURE_TENANT);
-    return row?.there === true;
+    return (await this.pool.rows(tenantId, ENSURE_TENANT)).length > 0;
   }
 }
 

@@ -41,3 +41,36 @@ test.each([
     }
   },
 );
+
+test('a failure is the latest one, since the first, until something is stored, by whatever statement', async () => {
+  await database.query(`create function fail(code text) returns void language plpgsql as $$
+    begin raise exception 'it fails' using errcode = code; end $$`);
+  const failing = (code: string) => ({
+    name: `fail_${code}`,
+    text: `select fail('${code}') where $1::text is not null`,
+  });
+  const pool = new TenantPool({
+    url: database.url,
+    name: 'test',
+    connections: 1,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 5_000,
+    preparedStatements: true,
+  });
+  try {
+    await expect(pool.rows(acme, failing('53100'))).rejects.toThrow('it fails');
+    const first = pool.failure;
+    expect(first).toMatchObject({ error: '53100' });
+    await expect(pool.rows(acme, failing('58030'))).rejects.toThrow('it fails');
+    const latest = { error: '58030', since: first?.since };
+    expect(pool.failure).toEqual(latest);
+    await pool.rows(acme, ONE);
+    expect(pool.failure).toEqual(latest);
+    await pool.rows(acme, { name: 'none', text: 'select where $1::text is null', stores: true });
+    expect(pool.failure).toEqual(latest);
+    await pool.rows(acme, { name: 'stored', text: 'select where $1::text is not null', stores: true });
+    expect(pool.failure).toBeUndefined();
+  } finally {
+    await pool.end();
+  }
+});
