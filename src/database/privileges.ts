@@ -50,6 +50,7 @@ const ENGINE: Rights = {
   migrations: 'select',
 };
 
+const SERVICE_FUNCTIONS = ['position_at(timestamptz)'];
 const ENGINE_FUNCTIONS = ['create_partition(text, text, bigint, bigint)', 'drop_partition(text)'];
 
 /** Tables without a tenant have no policies. */
@@ -104,6 +105,8 @@ function statementsFor(names: { readonly service: string; readonly engine: strin
   const engine = pg.escapeIdentifier(names.engine);
   const grants = (rights: Rights, login: string) =>
     Object.entries(rights).map(([table, what]) => `grant ${what} on public.${table} to ${login}`);
+  const executes = (functions: readonly string[], login: string) =>
+    functions.map((signature) => `grant execute on function public.${signature} to ${login}`);
   const policies = Object.keys(ENGINE)
     .filter((table) => !WITHOUT_TENANT.has(table))
     .flatMap((table) => [
@@ -114,7 +117,8 @@ function statementsFor(names: { readonly service: string; readonly engine: strin
     `grant usage on schema public to ${service}, ${engine}`,
     ...grants(SERVICE, service),
     ...grants(ENGINE, engine),
-    ...ENGINE_FUNCTIONS.map((signature) => `grant execute on function public.${signature} to ${engine}`),
+    ...executes(SERVICE_FUNCTIONS, service),
+    ...executes(ENGINE_FUNCTIONS, engine),
     ...policies,
   ];
 }

@@ -154,6 +154,22 @@ describe('logins of the service', () => {
     }
   });
 
+  test('call functions by rights of their own, also where everybody has none', async () => {
+    const strict = await createDatabase();
+    await strict.query('revoke execute on all functions in schema public from public');
+    const callable = async (login: string) =>
+      (
+        await strict.query<{ name: string }>(
+          `select proname as name from pg_proc where pronamespace = 'public'::regnamespace
+           and has_function_privilege($1, oid, 'execute') order by 1`,
+          [login],
+        )
+      ).map(({ name }) => name);
+    expect(await callable('tidings_service')).toEqual(['position_at']);
+    expect(await callable('tidings_engine')).toEqual(['create_partition', 'drop_partition']);
+    await strict.drop();
+  });
+
   test('are told of what its owner cannot take away, with what an administrator is to run', async () => {
     await withEmptyDatabase('tidings_owner', async (name) => {
       const urls = urlsOf(database.url, name);
