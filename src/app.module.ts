@@ -4,7 +4,7 @@ import type { DestinationStream } from 'pino';
 import { AdminModule } from './admin/admin.module.ts';
 import { AuthModule } from './auth/auth.module.ts';
 import { ChangesModule } from './changes/changes.module.ts';
-import { CONFIG, type Config } from './config.ts';
+import { CONFIG, STOP, type Config } from './config.ts';
 import { DatabaseModule } from './database/database.module.ts';
 import { DocsModule } from './docs/docs.module.ts';
 import { HealthModule } from './health/health.module.ts';
@@ -26,11 +26,14 @@ class ConfigModule {}
 /** The whole service: every feature once. */
 @Module({})
 export class AppModule {
-  static with(config: Config, logs?: DestinationStream): DynamicModule {
+  static with(config: Config, stop: AbortSignal, logs?: DestinationStream): DynamicModule {
     const settings: DynamicModule = {
       module: ConfigModule,
-      providers: [{ provide: CONFIG, useValue: config }],
-      exports: [CONFIG],
+      providers: [
+        { provide: CONFIG, useValue: config },
+        { provide: STOP, useValue: stop },
+      ],
+      exports: [CONFIG, STOP],
     };
     return {
       module: AppModule,

@@ -19,14 +19,18 @@ import { sendProblem, toProblem } from './problem.filter.ts';
 /** Connections beside those of the streams that a node may have: requests, and streams that are being refused. */
 const BESIDE_STREAMS = 1_000;
 
-/**
- * Builds the service; the caller listens and closes. The URLs of the database must be set, and it migrated.
- * `logs`: where log lines go instead of standard output.
- */
+interface AppOptions {
+  /** Where log lines go instead of standard output. */
+  readonly logs?: DestinationStream | undefined;
+  readonly deadlines?: Deadlines;
+  /** Ends what waits while the service starts, with an AbortError. */
+  readonly stop?: AbortSignal;
+}
+
+/** Builds the service; the caller listens and closes. The URLs of the database must be set, and it migrated. */
 export async function createApp(
   config: Config,
-  logs?: DestinationStream,
-  deadlines: Deadlines = deadlinesOf(config),
+  { logs, deadlines = deadlinesOf(config), stop = new AbortController().signal }: AppOptions = {},
 ): Promise<NestFastifyApplication> {
   const adapter = new FastifyAdapter({
     ...serverOptions(deadlines),
@@ -44,12 +48,14 @@ export async function createApp(
     frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) =>
       sendProblem(reply.header(REQUEST_ID_HEADER, request.id), toProblem(error, request.id)),
   });
-  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config, logs), adapter, {
+  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config, stop, logs), adapter, {
     bodyParser: false,
     bufferLogs: true,
     abortOnError: false,
   });
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
+  // By itself only once all has started: what the start waits for is to be read while it waits.
+  app.flushLogs();
   acceptJson(adapter.getInstance(), config);
   endConnections(adapter.getInstance(), deadlines, config);
   refuseBadHttp(adapter.getHttpServer());

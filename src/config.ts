@@ -292,6 +292,8 @@ export type Config = Readonly<Settings>;
 
 /** The injection token of the frozen configuration. */
 export const CONFIG = Symbol('config');
+/** The AbortSignal by which the service is told to stop: for what waits before it has started. */
+export const STOP = Symbol('stop');
 
 /** Thrown at start; its message is for the operator. */
 export class ConfigError extends Error {

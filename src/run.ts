@@ -47,7 +47,7 @@ async function serve(settings: Config, stop: AbortSignal): Promise<void> {
   const database = await openDatabase(settings, report, stop);
   try {
     const config = await complete(settings, database.urls);
-    const app = await createApp(config);
+    const app = await createApp(config, { stop });
     try {
       if (stop.aborted) return;
       // What fails here is no matter of the port.

@@ -8,15 +8,18 @@ export const NODE_SILENCE_SECONDS = 10;
 /** The same in SQL. */
 export const NODE_SILENCE = `interval '${NODE_SILENCE_SECONDS} seconds'`;
 
-/** Another process that has the name of this one. */
-export interface Rival {
-  /** Its last sign of life, in ms since 1970. */
-  readonly seenAt: number;
-  /** How long ago that is, in seconds. */
-  readonly silent: number;
-}
+/** The last sign of life of another process that has the name of this one, in microseconds since 1970 by the database's clock. */
+export type SeenAt = number;
 
-/* The name is free when its process has left it, or was silent for so long that it is taken for dead. */
+/** Whether a process has its name: `anew`, what it had opened under that name has ended in the eyes of the others. */
+export type Held = 'held' | 'anew' | 'lost';
+
+const MICROSECONDS = `(extract(epoch from nodes.seen_at) * 1000000)::bigint`;
+
+/*
+ * The name is free when its process has left it, or was silent for so long that it is taken for dead: by the database's
+ * clock, or, should that have been set back, as whoever asks has seen it.
+ */
 const NODE_STARTED: Statement = {
   name: 'node_started',
   text: `
@@ -24,19 +27,25 @@ with taken as (
   insert into nodes (node, instance) values ($1, $2)
   on conflict (node) do update set instance = excluded.instance, started_at = now(), seen_at = now()
     where nodes.instance is null or nodes.instance = excluded.instance or nodes.seen_at < now() - ${NODE_SILENCE}
+      or ${MICROSECONDS} = $3::bigint
   returning node
 )
-select (extract(epoch from seen_at) * 1000)::float8 as "seenAt", extract(epoch from now() - seen_at)::float8 as silent
-from nodes where node = $1 and not exists (select from taken)`,
+select ${MICROSECONDS} as "seenAt" from nodes where node = $1 and not exists (select from taken)`,
 };
 
+/*
+ * A name that was lost (to a process that has died since, or with what a failover lost) is taken back when it is free. What
+ * was opened under it before is taken to have ended, as when a process starts: nobody can tell it from what the other one left.
+ */
 const NODE_SEEN: Statement = {
   name: 'node_seen',
   text: `
 insert into nodes (node, instance) values ($1, $2)
-on conflict (node) do update set seen_at = clock_timestamp(), instance = excluded.instance
+on conflict (node) do update set seen_at = clock_timestamp(), instance = excluded.instance,
+    started_at = case when nodes.instance = excluded.instance then nodes.started_at else now() end
   where nodes.instance is null or nodes.instance = excluded.instance
-returning node`,
+    or nodes.seen_at < clock_timestamp() - ${NODE_SILENCE}
+returning started_at = now() as anew`,
 };
 
 const NODE_LEFT: Statement = {
@@ -54,22 +63,24 @@ export class NodesStore {
 
   /**
    * Once per process: takes the name, and says that what an earlier process of this name left open ended before this.
-   * Nothing was taken when another one that may be alive has it: that one is returned.
+   * Nothing was taken when another one that may be alive has it: its last sign of life is returned.
+   *
+   * @param silentSince the last sign of life of another one that was watched for NODE_SILENCE_SECONDS and gave no other
    */
-  async started(node: string): Promise<Rival | undefined> {
-    const [rival] = await this.pool.rows<Rival & Record<string, unknown>>(NODE_STARTED, [
+  async started(node: string, silentSince?: SeenAt): Promise<SeenAt | undefined> {
+    const [rival] = await this.pool.rows<{ seenAt: SeenAt }>(NODE_STARTED, [
       node,
       this.#instance,
+      silentSince ?? null,
     ]);
-    return rival;
+    return rival?.seenAt;
   }
 
-  /**
-   * Repeatedly: should the node die without a word, its connections ended about now. False: another process has taken
-   * the name while this one was silent.
-   */
-  async seen(node: string): Promise<boolean> {
-    return (await this.pool.rows(NODE_SEEN, [node, this.#instance])).length > 0;
+  /** Repeatedly: should the node die without a word, its connections ended about now. */
+  async seen(node: string): Promise<Held> {
+    const [row] = await this.pool.rows<{ anew: boolean }>(NODE_SEEN, [node, this.#instance]);
+    if (row === undefined) return 'lost';
+    return row.anew ? 'anew' : 'held';
   }
 
   /** The last sign: the name is free at once. */

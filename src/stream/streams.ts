@@ -165,7 +165,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     const askedAt = Date.now();
     try {
       // Also without tenants: the answer tells the database's time.
-      const [now, states] = await Promise.all([
+      const [now, states, held] = await Promise.all([
         this.reads.now(),
         this.reads.states([...known.keys()].map(({ tenantId }) => tenantId)),
         this.nodeName.seen(),
@@ -174,12 +174,17 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       this.replacements.seen();
       if (this.#databaseAway) this.#logger.log('the log can be read again');
       this.#databaseAway = false;
+      // Their records in history, by which others know of them, have ended.
+      if (held === 'anew') for (const hub of this.hubs.values()) this.#restart(hub);
       const heads = new Map(states.map(({ tenantId, head }) => [tenantId, head]));
       for (const [hub, before] of known) {
+        if (this.hubs.get(hub.tenantId) !== hub) continue;
         const head = heads.get(hub.tenantId);
         // Below what was known before the question: the database lost a part of the log that streams have seen.
-        if (head === undefined || head < before) this.#restartTenant(hub);
-        else await hub.reach(head);
+        if (head === undefined || head < before) {
+          this.#logger.warn(`the log of tenant ${hub.tenantId} went back: its streams start anew`);
+          this.#restart(hub);
+        } else await hub.reach(head);
       }
     } catch (error) {
       this.databaseTrouble(error);
@@ -262,8 +267,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     stream.end(byeFrame(reason, jittered(retryMs)));
   }
 
-  #restartTenant(hub: TenantHub<Connection>): void {
-    this.#logger.warn(`the log of tenant ${hub.tenantId} went back: its streams start anew`);
+  #restart(hub: TenantHub<Connection>): void {
     this.hubs.delete(hub.tenantId);
     for (const connection of hub.connections)
       connection.end('unavailable', jittered(this.config.STREAM_RETRY_MS));

@@ -55,6 +55,26 @@ test('a second node of a name that is alive does not start, says why, and takes 
   await stream.cut();
 });
 
+test('a node that lost its name, and has it again, opens its streams anew', async () => {
+  const node = await start('lost');
+  const stream = await StreamClient.open(node.url, userToken({ user: 'bob' }));
+  await stream.untilEvent('caught-up');
+  const ofBob = async () =>
+    (await openStreams(node)).filter((one) => one.node === 'lost' && one.until === null);
+  await eventually(async () => expect(await ofBob()).toHaveLength(1));
+  // Another process took it, and died.
+  await database.query(
+    `update nodes set instance = gen_random_uuid(), started_at = now(), seen_at = now() - interval '11 seconds'
+     where node = 'lost'`,
+  );
+  await stream.closed;
+  expect(stream.named('bye')).toMatchObject([{ reason: 'unavailable', reconnect: true }]);
+  const next = await StreamClient.open(node.url, userToken({ user: 'bob' }));
+  await next.untilEvent('caught-up');
+  await eventually(async () => expect(await ofBob()).toHaveLength(1));
+  await next.cut();
+});
+
 test('one that was stopped leaves its name at once, and one that was killed when it has been silent', async () => {
   const first = await start('again');
   first.kill('SIGTERM');
@@ -62,6 +82,13 @@ test('one that was stopped leaves its name at once, and one that was killed when
   const second = await start('again');
   expect(second.stdout).not.toMatch(WAITED);
   await second.end();
+  // As after the database's clock was set back: that it is silent can be seen from its rest alone.
+  await database.query(`update nodes set seen_at = now() + interval '1 hour' where node = 'again'`);
+  const stopped = await ServiceProcess.launch(database, { NODE_NAME: 'again' });
+  started.push(stopped);
+  await eventually(() => expect(stopped.stdout).toMatch(WAITED), { within: 60_000 });
+  stopped.kill('SIGTERM');
+  expect(await stopped.ended).toMatchObject({ code: 0 });
   const third = await start('again');
   expect(third.stdout).toMatch(WAITED);
 });

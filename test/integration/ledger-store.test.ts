@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { tenantIdSchema, type TenantId } from '../../src/identifiers.ts';
 import { levelOf } from '../../src/ledger/intervals.ts';
 import type { ConnectionOpened, SendInterval } from '../../src/ledger/ledger.store.ts';
+import { NodeName } from '../../src/ledger/node-name.ts';
 import { NodesStore } from '../../src/ledger/nodes.store.ts';
 import { asPosition, positionOfTime, START } from '../../src/log/position.ts';
 import { ack, arrival, deviceId, LedgerBench, topic, userId, type LedgerNode } from '../support/ledger.ts';
@@ -238,20 +239,71 @@ test('a name belongs to one process while that gives signs of life, and is free 
   const [first, second, third] = [1, 2, 3].map(() => new NodesStore(node.pools.engine));
   if (first === undefined || second === undefined || third === undefined) throw new Error('three were made');
   expect(await first.started('twin')).toBeUndefined();
-  expect(await second.started('twin')).toMatchObject({
-    seenAt: expect.any(Number),
-    silent: expect.any(Number),
-  });
-  expect(await first.seen('twin')).toBe(true);
+  const sign = await second.started('twin');
+  expect(sign).toEqual(expect.any(Number));
+  expect(await first.seen('twin')).toBe('held');
+  // It was silent until then, and is not any more.
+  expect(await second.started('twin', sign)).toBeGreaterThan(sign ?? Infinity);
 
   // Silent for as long as one that is dead.
   await bench.database.query(`update nodes set seen_at = now() - interval '11 seconds' where node = 'twin'`);
   expect(await second.started('twin')).toBeUndefined();
-  expect(await first.seen('twin')).toBe(false);
+  expect(await first.seen('twin')).toBe('lost');
   await first.left('twin');
   expect(await third.started('twin')).toBeDefined();
   await second.left('twin');
   expect(await third.started('twin')).toBeUndefined();
+
+  // As after the clock of the database was set back.
+  await bench.database.query(`update nodes set seen_at = now() + interval '1 hour' where node = 'twin'`);
+  const ahead = await first.started('twin');
+  expect(ahead).toBeGreaterThan(Date.now() * 1_000);
+  expect(await first.started('twin', ahead)).toBeUndefined();
+});
+
+test('a node that lost its name has it again once nobody else lives under it, and starts anew', async () => {
+  const [own, other] = [new NodesStore(node.pools.engine), new NodesStore(node.pools.engine)];
+  const startedAt = async () =>
+    (await bench.database.query<{ at: Date }>(`select started_at as at from nodes where node = 'lost'`))[0]
+      ?.at;
+  await own.started('lost');
+  await bench.database.query(`update nodes set seen_at = now() - interval '11 seconds' where node = 'lost'`);
+  await other.started('lost');
+  const taken = await startedAt();
+  expect(await own.seen('lost')).toBe('lost');
+  expect(await startedAt()).toEqual(taken);
+
+  await bench.database.query(
+    `update nodes set started_at = '2020-01-01', seen_at = now() - interval '11 seconds' where node = 'lost'`,
+  );
+  expect(await own.seen('lost')).toBe('anew');
+  const again = await startedAt();
+  expect(again?.getTime()).toBeGreaterThan(Date.UTC(2021, 0));
+  expect(await own.seen('lost')).toBe('held');
+  expect(await startedAt()).toEqual(again);
+  expect(await other.seen('lost')).toBe('lost');
+});
+
+test('a process that waits for its name sees a twin whose clock was set back, and ends with the service', async () => {
+  const twin = new NodesStore(node.pools.engine);
+  await twin.started('awaited');
+  const sign = (at: string) =>
+    bench.database.query(`update nodes set seen_at = ${at} where node = 'awaited'`);
+  const waiting = (signal: AbortSignal) => {
+    const name = new NodeName(new NodesStore(node.pools.engine), { NODE_NAME: 'awaited' }, signal);
+    return name.onModuleInit();
+  };
+  await sign(`now() + interval '1 hour'`);
+  const stop = new AbortController();
+  const stopped = waiting(stop.signal).catch(String);
+  stop.abort();
+  expect(await stopped).toMatch(/AbortError/);
+
+  const refused = waiting(new AbortController().signal).then(() => 'started', String);
+  let outcome: string | undefined;
+  while (outcome === undefined)
+    outcome = await Promise.race([refused, sign(`seen_at - interval '1 second'`).then(() => undefined)]);
+  expect(outcome).toMatch(/alive under the name awaited/);
 });
 
 describe('every statement of the ledger, among many tenants, devices and days', () => {

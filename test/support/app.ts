@@ -44,7 +44,10 @@ export async function startService(
     NODE_NAME: uniqueNodeName(),
     ...settings,
   });
-  const app = await createApp(config, options.logs, { ...deadlinesOf(config), ...options.deadlines });
+  const app = await createApp(config, {
+    logs: options.logs,
+    deadlines: { ...deadlinesOf(config), ...options.deadlines },
+  });
   options.prepare?.(app);
   try {
     await app.listen(config.PORT, '127.0.0.1');
