@@ -379,7 +379,8 @@ describe('connections that the dead process left open are ended', () => {
 
   test('when a process of the same name starts', async () => {
     const left = await leaveTwoOpen();
-    service = await startServiceProcess(database);
+    const [dead] = await database.query<{ name: string }>('select node as name from nodes');
+    service = await startServiceProcess(database, { NODE_NAME: String(dead?.name) });
     const [node] = await database.query<{ at: Date }>('select started_at as at from nodes');
     await bothEnded(left, node?.at ?? new Date(0));
   });

@@ -167,7 +167,7 @@ describe('sent', () => {
     await again.cut();
     await tenant.untilFlushed();
     expect((await tenant.covering('sends', after)).map(({ replayed }) => replayed)).toEqual([true]);
-    expect(stubborn.text()).toMatch(/event: bye\ndata: [^\n]*\n\n$/);
+    expect(stubborn.text()).toMatch(/event: bye\ndata: [^\n]*\n\n\r\n0\r\n\r\n$/);
     stubborn.socket.destroy();
   });
 });
