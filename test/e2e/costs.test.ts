@@ -16,9 +16,9 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 /** Every write of the service that holds notifications, which is one system call, as the pieces that it was made of. */
 const writes: { readonly socket: Socket; readonly pieces: readonly Buffer[] }[] = [];
 
-/** A notification's frame begins with its id; an answer to a publish is none. */
+/** A notification's frame is a chunk that begins with its id; an answer to a publish is none. */
 const isFrame = (piece: unknown): piece is Buffer =>
-  Buffer.isBuffer(piece) && piece.subarray(0, 4).equals(Buffer.from('id: '));
+  Buffer.isBuffer(piece) && /^[0-9a-f]+\r\nid: /.test(piece.toString('latin1', 0, 16));
 
 /** Node hands to `_write` what is written by itself, and to `_writev` what has waited for one another. */
 function watch(socket: Socket): void {
