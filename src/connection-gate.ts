@@ -13,6 +13,9 @@ const PER_TURN = { first: 4, least: 0.5, most: 32 };
 /** How a request begins that a crowd may come with: a stream, which clients that were cut open again all at once. */
 const STREAM = /^GET \/v1\/stream[ ?]/;
 
+/** Whether a request is for a stream, as far as its first line tells. */
+export const wantsStream = ({ method, url }: IncomingMessage): boolean => STREAM.test(`${method} ${url} `);
+
 /**
  * Begins the first requests of new connections a few at a time: fewer while the event loop is busy, more while it is idle.
  *
@@ -65,7 +68,7 @@ class Addresses {
 }
 
 class ConnectionGate {
-  /** Connections of which a request was begun, or waits. */
+  /** Connections of which a request was begun, or waits, that was none for a stream. */
   readonly #known = new WeakSet<Socket>();
   readonly #streams = new Addresses();
   readonly #others = new Addresses();
@@ -79,14 +82,16 @@ class ConnectionGate {
   #turning = false;
 
   /** What comes behind the first request of its connection does not wait. */
-  request({ socket, method, url }: IncomingMessage, begin: () => void): void {
+  request(request: IncomingMessage, begin: () => void): void {
+    const { socket } = request;
     if (this.#known.has(socket)) {
       begin();
       return;
     }
-    this.#known.add(socket);
-    const waiting = STREAM.test(`${method} ${url} `) ? this.#streams : this.#others;
-    waiting.push({ socket, begin });
+    const isStream = wantsStream(request);
+    // A stream is the last of its connection, and what is kept of it is kept for as long as it is open.
+    if (!isStream) this.#known.add(socket);
+    (isStream ? this.#streams : this.#others).push({ socket, begin });
     if (this.#turning) return;
     this.#turning = true;
     this.#beginWindow(performance.now());

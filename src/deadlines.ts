@@ -1,7 +1,8 @@
-import type { ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import type { Config } from './config.ts';
+import { wantsStream } from './connection-gate.ts';
 
 /** How long a connection may take for what, in ms; then it ends. An open stream has limits of its own (src/stream). */
 export interface Deadlines {
@@ -36,10 +37,9 @@ export const deadlinesOf = (
 });
 
 /** Fastify's and Node's words for them. */
-export const serverOptions = ({ head, request, idle, silence, look }: Deadlines) => ({
+export const serverOptions = ({ head, request, idle, look }: Deadlines) => ({
   requestTimeout: request,
   keepAliveTimeout: idle,
-  connectionTimeout: silence,
   // Who leaves Host out is told by src/auth/early-checks.ts: Node's refusal has no body.
   http: {
     requestTimeout: request,
@@ -52,9 +52,13 @@ export const serverOptions = ({ head, request, idle, silence, look }: Deadlines)
 /** What the options of the server have no word for. */
 export function endConnections(
   fastify: FastifyInstance,
-  { answer }: Deadlines,
+  { answer, silence }: Deadlines,
   config: Pick<Config, 'SHUTDOWN_DEADLINE_SECONDS'>,
 ): void {
+  fastify.server.prependListener('request', (request: IncomingMessage) => {
+    // A timer for each stream would be kept for as long as it is open; and they are answered at once.
+    if (!wantsStream(request)) request.socket.setTimeout(silence);
+  });
   endUnreadAnswers(fastify, answer);
   // A browser opens connections that it may need and says nothing on them, and a client may send half a request: neither
   // is idle to Node, and both would hold a stop until its deadline. What is under way gets a quarter of it.
