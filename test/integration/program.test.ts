@@ -19,9 +19,9 @@ let folder: string;
 let database: DatabasePlace;
 let owner: string;
 
-/** The server of this run by its superuser. */
-async function administer(sql: string): Promise<void> {
-  const client = new pg.Client({ connectionString: testServer() });
+/** The server of this run by its superuser; `url`: one of its databases. */
+async function administer(sql: string, url = testServer()): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
     await client.query(sql);
@@ -109,8 +109,9 @@ describe('the program in the image', () => {
   test('prepares a database without a key for tokens, and each command with no settings but its own', async () => {
     const settings = { ...FOREIGN, ...settingsOf(database), DATABASE_OWNER_URL: owner };
     // As an administrator does, who is told to otherwise.
-    await database.query(
+    await administer(
       'revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea), lo_import(text), lo_import(text, oid) from public',
+      database.url,
     );
     const first = await tidings(['migrate', '--json'], settings);
     expect(first).toMatchObject({ code: 0, stderr: '' });
