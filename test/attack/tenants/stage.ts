@@ -1,4 +1,5 @@
 import type { RouteOptions } from 'fastify';
+import { SET_UP_SESSION } from '../../../src/database/session-settings.ts';
 import { call, KeyIssuer } from '../../support/admin.ts';
 import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
@@ -126,9 +127,7 @@ export async function setStage(given: Record<string, string> = {}): Promise<Stag
       const result = await work();
       const heard = proxy.heard.slice(from).filter((each) => !isOwnWork(each));
       // What a connection says once, when it is made, is no answer to anybody.
-      const statements = heard
-        .map(({ name }) => name)
-        .filter((name) => !name.startsWith("select set_config('DateStyle'"));
+      const statements = heard.map(({ name }) => name).filter((name) => name !== SET_UP_SESSION);
       return { result, statements };
     },
     async close() {
