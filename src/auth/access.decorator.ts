@@ -1,6 +1,7 @@
-import { createParamDecorator, SetMetadata, type ExecutionContext } from '@nestjs/common';
+import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { z } from 'zod';
+import { RouteSettings, settingsOf } from '../route-settings.ts';
 import type { ServiceScope } from '../scopes.ts';
 import type { Principal } from './principal.ts';
 
@@ -9,6 +10,10 @@ declare module 'fastify' {
     /** Set once the caller's token was verified. */
     user?: Principal;
   }
+  interface FastifyContextConfig {
+    /** Who may call the handler. */
+    access?: Access;
+  }
 }
 
 /** Who may call a handler. */
@@ -16,8 +21,6 @@ export type Access =
   | { readonly kind: 'public' }
   | { readonly kind: 'service'; readonly anyOf: readonly ServiceScope[] }
   | { readonly kind: 'user'; readonly clockTolerance: boolean; readonly ticketQuery: z.ZodType | undefined };
-
-export const ACCESS = Symbol('access');
 
 /** For everybody, without a token: health, metrics, documentation. */
 export const Public = (): MethodDecorator => declare({ kind: 'public' });
@@ -49,9 +52,9 @@ export const CurrentPrincipal = createParamDecorator((_: unknown, context: Execu
 function declare(access: Access): MethodDecorator {
   return (target, name, descriptor) => {
     // A second declaration would silently replace the first.
-    if (typeof descriptor.value === 'function' && Reflect.hasMetadata(ACCESS, descriptor.value)) {
+    if (typeof descriptor.value === 'function' && settingsOf(descriptor.value)?.access !== undefined) {
       throw new Error(`${target.constructor.name}.${String(name)} declares twice who may call it.`);
     }
-    SetMetadata(ACCESS, access)(target, name, descriptor);
+    RouteSettings({ access })(target, name, descriptor);
   };
 }

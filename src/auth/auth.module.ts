@@ -7,7 +7,7 @@ import { Cors } from '../cors.ts';
 import { IssuersModule } from '../issuers/issuers.module.ts';
 import { RevocationsModule } from '../revocations/revocations.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { ACCESS } from './access.decorator.ts';
+import { settingsOf } from '../route-settings.ts';
 import { Admission } from './admission.ts';
 import { Budgets } from './budgets.ts';
 import { addEarlyChecks } from './early-checks.ts';
@@ -49,7 +49,7 @@ export class AuthModule implements OnModuleInit {
   onModuleInit(): void {
     const undeclared = this.discovery.getControllers().flatMap(({ name, metatype }) =>
       this.#handlers(metatype)
-        .filter(([, handler]) => !Reflect.hasMetadata(ACCESS, handler))
+        .filter(([, handler]) => settingsOf(handler)?.access === undefined)
         .map(([method]) => `${name}.${method}`),
     );
     if (undeclared.length === 0) return;

@@ -16,7 +16,7 @@ export function addEarlyChecks(fastify: FastifyInstance, guard: TokenGuard): voi
       throw new Problem('malformed_request', 'The request has no Host.');
     const name = tokenParameter(request.url);
     if (name !== undefined) throw tokenInQuery(name);
-    // Nest asks its guards when the body has been read and parsed; megabytes from strangers are not.
-    if (carriesBody(request)) await guard.authenticate(request, reply);
+    // Nest asks its guards when the body has been read and parsed. Of whom may not send it, it is not read at all.
+    if (carriesBody(request)) await guard.admit(request, reply);
   });
 }

@@ -1,10 +1,10 @@
 import { Body, Controller, Delete, Header, HttpCode, Inject, Post, Query, Req, Res } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
 import type { TenantId } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
+import { RouteSettings } from '../route-settings.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { CurrentPrincipal, Public, UserOnly } from './access.decorator.ts';
 import { bearerToken, tokenMissing } from './bearer.ts';
@@ -24,7 +24,7 @@ export class SessionController {
   ) {}
 
   @Post()
-  @RouteConfig({ bodyBytes: 1_024 })
+  @RouteSettings({ bodyBytes: 1_024 })
   @HttpCode(204)
   @UserOnly({ clockTolerance: false })
   @Header('cache-control', 'no-store')

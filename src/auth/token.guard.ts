@@ -6,7 +6,7 @@ import { Cors } from '../cors.ts';
 import { Problem } from '../errors.ts';
 import { parseQuery } from '../json-body.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { ACCESS, type Access } from './access.decorator.ts';
+import type { Access } from './access.decorator.ts';
 import { bearerToken, credentialsConflict, scopeMissing, tokenInvalid, tokenMissing } from './bearer.ts';
 import { BUDGET, Budgets, type BudgetName } from './budgets.ts';
 import { mayUseCookie, originRefused } from './cross-site.ts';
@@ -32,20 +32,32 @@ export class TokenGuard implements CanActivate {
 
   /** @throws Problem of 401, 403, 429 or 503 */
   async canActivate(context: ExecutionContext): Promise<boolean> {
-    const access = this.reflector.get<Access | undefined>(ACCESS, context.getHandler());
+    const http = context.switchToHttp();
+    const request = http.getRequest<FastifyRequest>();
+    const { access } = request.routeOptions.config;
     if (access === undefined)
       throw new Error(`${context.getHandler().name} does not declare who may call it.`);
     if (access.kind === 'public') return true;
-    const http = context.switchToHttp();
-    const request = http.getRequest<FastifyRequest>();
-    // A browser adds the cookie by itself; what acts for a service says so.
-    if (access.kind === 'service' && bearerToken(request.raw.rawHeaders) === undefined) throw tokenMissing();
-    const ticket = access.kind === 'user' ? ticketIn(request, access.ticketQuery) : undefined;
-    const caller = await this.authenticate(request, http.getResponse(), ticket);
-    authorize(access, caller, Date.now());
+    const caller = await this.admit(request, http.getResponse());
     const budget = this.reflector.get<BudgetName | undefined>(BUDGET, context.getHandler());
     if (budget !== undefined) this.budgets.pay(budget, caller);
     return true;
+  }
+
+  /**
+   * Who is calling, and whether the route is for them. Where it says nothing of that, because it is for everybody or not there,
+   * a caller is one whom we know.
+   *
+   * @throws Problem of 401, 403 or 503
+   */
+  async admit(request: FastifyRequest, reply: FastifyReply): Promise<Principal> {
+    const { access = { kind: 'public' } } = request.routeOptions.config;
+    // A browser adds the cookie by itself; what acts for a service says so.
+    if (access.kind === 'service' && bearerToken(request.raw.rawHeaders) === undefined) throw tokenMissing();
+    const ticket = access.kind === 'user' ? ticketIn(request, access.ticketQuery) : undefined;
+    const caller = await this.#authenticate(request, reply, ticket);
+    if (access.kind !== 'public') authorize(access, caller, Date.now());
+    return caller;
   }
 
   /**
@@ -55,7 +67,11 @@ export class TokenGuard implements CanActivate {
    *
    * @param ticket undefined: none, or the route takes none
    */
-  async authenticate(request: FastifyRequest, reply: FastifyReply, ticket?: ShownTicket): Promise<Principal> {
+  async #authenticate(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    ticket: ShownTicket | undefined,
+  ): Promise<Principal> {
     request.user ??= await this.#findCaller(request, reply, ticket);
     return request.user;
   }

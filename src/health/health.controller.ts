@@ -1,8 +1,8 @@
 import { Controller, Get, HttpStatus, Res } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply } from 'fastify';
 import { Public } from '../auth/access.decorator.ts';
 import { AppendPool } from '../database/pools.ts';
+import { RouteSettings } from '../route-settings.ts';
 import type { Ready } from './health.schema.ts';
 import { Readiness } from './readiness.ts';
 
@@ -16,7 +16,7 @@ export class HealthController {
   /** 200 as long as the process can answer. Asks nobody: a database that is away is no reason to restart the service. */
   @Get('live')
   @Public()
-  @RouteConfig({ quiet: true })
+  @RouteSettings({ quiet: true })
   live(@Res({ passthrough: true }) reply: FastifyReply): { status: 'live' } {
     reply.header('cache-control', 'no-store');
     return { status: 'live' };
@@ -25,7 +25,7 @@ export class HealthController {
   /** 200, or 503 while draining or not migrated. */
   @Get('ready')
   @Public()
-  @RouteConfig({ quiet: true })
+  @RouteSettings({ quiet: true })
   async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<Ready> {
     const report = await this.readiness.report();
     const { failure } = this.appends;

@@ -1,11 +1,11 @@
 import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../auth/principal.ts';
 import { Problem } from '../errors.ts';
 import { DEFAULT_DEVICE } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
+import { RouteSettings } from '../route-settings.ts';
 import { ackSchema } from './acks.schema.ts';
 import { Acknowledgements } from './acks.ts';
 
@@ -15,7 +15,7 @@ export class AcksController {
 
   /** Answers after the commit. */
   @Post()
-  @RouteConfig({ bodyBytes: 1_024 })
+  @RouteSettings({ bodyBytes: 1_024 })
   @HttpCode(204)
   @UserOnly()
   @PaidFrom('acknowledgements')

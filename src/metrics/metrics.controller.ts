@@ -1,9 +1,9 @@
 import { Controller, Get, Inject, Res } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply } from 'fastify';
 import { Public } from '../auth/access.decorator.ts';
 import { CONFIG, type Config } from '../config.ts';
 import { Problem } from '../errors.ts';
+import { RouteSettings } from '../route-settings.ts';
 import { Metrics } from './metrics.ts';
 
 @Controller('metrics')
@@ -16,7 +16,7 @@ export class MetricsController {
   /** The Prometheus text exposition format; not here if they have an address of their own. */
   @Get()
   @Public()
-  @RouteConfig({ quiet: true })
+  @RouteSettings({ quiet: true })
   read(@Res({ passthrough: true }) reply: FastifyReply): Promise<string> {
     if (this.config.METRICS_PORT !== undefined) throw new Problem('not_found', 'No route has this path.');
     reply.header('content-type', this.metrics.registry.contentType).header('cache-control', 'no-store');

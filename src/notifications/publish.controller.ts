@@ -1,5 +1,4 @@
 import { Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RequireScope, CurrentPrincipal } from '../auth/access.decorator.ts';
 import type { Principal } from '../auth/principal.ts';
@@ -17,6 +16,7 @@ import { KnownKeys } from '../log/known-keys.ts';
 import type { Stored } from '../log/notification.ts';
 import { asPosition, createdAt } from '../log/position.ts';
 import { Metrics } from '../metrics/metrics.ts';
+import { RouteSettings } from '../route-settings.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
@@ -38,7 +38,7 @@ export class PublishController {
   ) {}
 
   @Post()
-  @RouteConfig({ publishes: true })
+  @RouteSettings({ publishes: true })
   @RequireScope('notifications:publish')
   async publish(
     @CurrentPrincipal() principal: Principal,
@@ -57,7 +57,7 @@ export class PublishController {
   }
 
   @Post('batch')
-  @RouteConfig({ publishes: true })
+  @RouteSettings({ publishes: true })
   @RequireScope('notifications:publish')
   async publishBatch(
     @CurrentPrincipal() principal: Principal,

@@ -1,5 +1,4 @@
 import { Body, Controller, HttpCode, Post, Query } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/bearer.ts';
@@ -8,6 +7,7 @@ import { Tokens } from '../auth/tokens.ts';
 import { Changes } from '../changes/changes.ts';
 import { Problem } from '../errors.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
+import { RouteSettings } from '../route-settings.ts';
 import { Hubs } from './hubs.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 import { renewalSchema } from './renewals.schema.ts';
@@ -26,7 +26,7 @@ export class RenewalsController {
 
   /** Answers when the renewal is stored; the node that holds the stream applies it within a second. */
   @Post()
-  @RouteConfig({ bodyBytes: 16 * 1_024 })
+  @RouteSettings({ bodyBytes: 16 * 1_024 })
   @HttpCode(202)
   @UserOnly()
   @PaidFrom('renewals')

@@ -1,5 +1,4 @@
 import { Body, Controller, Header, Post, Query } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
 import type { z } from 'zod';
 import { CurrentPrincipal, UserOnly } from '../auth/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
@@ -7,6 +6,7 @@ import type { Principal } from '../auth/principal.ts';
 import { Tickets } from '../auth/tickets.ts';
 import { DEFAULT_DEVICE } from '../identifiers.ts';
 import { parseBody, refuseQuery } from '../json-body.ts';
+import { RouteSettings } from '../route-settings.ts';
 import { ticketRequestSchema, type ticketSchema } from './tickets.schema.ts';
 
 @Controller('v1/stream/tickets')
@@ -15,7 +15,7 @@ export class TicketsController {
 
   /** A token in its seconds of grace gets none: its stream would have to end before it began. */
   @Post()
-  @RouteConfig({ bodyBytes: 1_024 })
+  @RouteSettings({ bodyBytes: 1_024 })
   @UserOnly({ clockTolerance: false })
   @PaidFrom('tickets')
   @Header('cache-control', 'no-store')

@@ -30,13 +30,12 @@ const answered = async (connection: RawConnection) =>
 
 describe('a body', () => {
   test.each([
-    ['/v1/acks', 1_024],
-    ['/v1/stream/tickets', 1_024],
-    ['/v1/session', 1_024],
-    ['/v1/stream/renewals', 16 * 1_024],
-    ['/v1/revocations', 256 * 1_024],
-  ])('of %s has at most %d bytes, announced or not', async (path, most) => {
-    const token = userToken();
+    ['/v1/acks', 1_024, userToken()],
+    ['/v1/stream/tickets', 1_024, userToken()],
+    ['/v1/session', 1_024, userToken()],
+    ['/v1/stream/renewals', 16 * 1_024, userToken()],
+    ['/v1/revocations', 256 * 1_024, serviceToken({ scope: 'operations:write' })],
+  ])('of %s has at most %d bytes, announced or not', async (path, most, token) => {
     const body = JSON.stringify({ x: 'x'.repeat(most) });
     const announced = await post<{ code: string; detail: string }>(`${service.url}${path}`, token, body);
     expect(announced).toMatchObject({ status: 413, body: { code: 'body_too_large' } });
@@ -57,15 +56,18 @@ describe('a body', () => {
     await connection.closed;
   });
 
-  test.each(['/v1/notifications', '/v1/notifications/batch'])(
-    'for %s is not read of whom may not publish',
-    async (path) => {
-      const connection = await begin(path, userToken(), `Content-Length: ${LARGEST}`);
-      const { status, body } = await answered(connection);
-      expect([status, JSON.parse(body)]).toMatchObject([403, { code: 'scope_missing' }]);
-      connection.socket.destroy();
-    },
-  );
+  test.each([
+    ['/v1/notifications', userToken(), 'scope_missing'],
+    ['/v1/notifications/batch', userToken(), 'scope_missing'],
+    ['/v1/revocations', userToken(), 'scope_missing'],
+    ['/v1/users/disconnect', serviceToken(), 'scope_missing'],
+    ['/v1/acks', serviceToken(), 'not_for_services'],
+  ])('for %s is not read of whom it is not for', async (path, token, code) => {
+    const connection = await begin(path, token, 'Content-Length: 1000');
+    const { status, body } = await answered(connection);
+    expect([status, JSON.parse(body)]).toMatchObject([403, { code }]);
+    connection.socket.destroy();
+  });
 
   test('for a path that is not there is not read', async () => {
     const connection = await begin('/v1/nothing', userToken(), `Content-Length: ${LARGEST}`);
