@@ -97,14 +97,13 @@ async function readBytes(
     // Its client has left while it was found out who it is.
     if (payload.destroyed) throw cutOff();
     if (announced > most) throw tooLarge(most);
-    shares.take(request, announced);
+    shares.check(request, announced);
     await new Promise<void>((resolve, reject) => {
       payload.on('data', (chunk: Buffer) => {
         length += chunk.length;
         if (length > most) return reject(tooLarge(most));
         try {
-          // What is announced is taken already.
-          if (length > announced) shares.take(request, chunk.length);
+          shares.take(request, chunk.length);
         } catch (error) {
           return reject(error);
         }
@@ -130,8 +129,13 @@ const cutOff = () => new Problem('malformed_request', 'The body has not come to 
 const tooLarge = (most: number) => new Problem('body_too_large', `The body may have ${most} bytes here.`);
 
 /**
- * Of the bytes of bodies that this node holds, those on their way and those of requests that are at work, whether or not
- * their clients still wait, a tenant may have half, and one caller a quarter: a few hundred would otherwise fill its memory.
+ * Bounds the bytes of bodies that this node holds: what has come of those on their way, and those of requests that are at
+ * work, whether or not their clients still wait. A few hundred would otherwise fill its memory.
+ *
+ * Nobody may have more than is left for others, as in the dynamic thresholds by which a switch shares its memory (Choudhury and
+ * Hahne, 1998): of what its tenant may have a caller may have as much as it leaves, and the same holds for a tenant and the
+ * node. So one caller that wants everything gets a third of it, two of a tenant get a fifth each, and there is always room for
+ * one more.
  */
 class BodyShares {
   readonly #all: number;
@@ -139,20 +143,27 @@ class BodyShares {
   readonly #requests = new WeakMap<FastifyRequest, number>();
 
   constructor(largest: number) {
-    // So that the largest body fits in the share of one caller.
+    // So that the largest body fits beside one of another tenant.
     this.#all = Math.max(128 * 1024 * 1024, 4 * largest);
+  }
+
+  /**
+   * That so many bytes more would be within the share of the caller.
+   * @throws Problem `overloaded`
+   */
+  check(request: FastifyRequest, bytes: number): void {
+    // caller <= left of the tenant = left of the node - tenant = all - node - tenant
+    const needed = ownersOf(request).reduce((sum, owner) => sum + (this.#taken.get(owner) ?? 0) + bytes, 0);
+    if (needed <= this.#all) return;
+    throw new Problem('overloaded', 'Too many bytes of requests are on their way to this node.', {
+      retryAfter: 1,
+    });
   }
 
   /** @throws Problem `overloaded` */
   take(request: FastifyRequest, bytes: number): void {
-    const owners = ownersOf(request);
-    for (const [n, owner] of owners.entries()) {
-      if ((this.#taken.get(owner) ?? 0) + bytes <= this.#all / 2 ** n) continue;
-      throw new Problem('overloaded', 'Too many bytes of requests are on their way to this node.', {
-        retryAfter: 1,
-      });
-    }
-    for (const owner of owners) this.#taken.set(owner, (this.#taken.get(owner) ?? 0) + bytes);
+    this.check(request, bytes);
+    for (const owner of ownersOf(request)) this.#taken.set(owner, (this.#taken.get(owner) ?? 0) + bytes);
     this.#requests.set(request, (this.#requests.get(request) ?? 0) + bytes);
   }
 

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
-import { holding, untilHeld } from '../support/privacy.ts';
+import { holding } from '../support/privacy.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { RawConnection } from '../support/wire.ts';
 
@@ -77,29 +77,9 @@ describe('a body', () => {
 });
 
 const small = { to: { user: 'a' }, type: 't', data: 1 };
+const BATCH = '/v1/notifications/batch';
 
-test('bodies on their way take no more than a share of the node, each caller its own, until they are gone', async () => {
-  const [greedy, other] = [serviceToken({ client: 'greedy' }), serviceToken({ client: 'other' })];
-  const batch = '/v1/notifications/batch';
-  const open = await Promise.all(
-    Array.from({ length: 6 }, () => begin(batch, greedy, `Content-Length: ${LARGEST}`)),
-  );
-  const refused = () => open.filter(({ answers: [first] }) => first?.complete);
-  await eventually(() => expect(refused()).toHaveLength(2));
-  for (const { answers } of refused()) {
-    expect(answers[0]).toMatchObject({ status: 503, headers: { 'retry-after': '1' } });
-    expect(answers[0]?.body).toContain('"code":"overloaded"');
-  }
-  expect(await post(`${service.url}/v1/notifications`, greedy, small)).toMatchObject({ status: 503 });
-  // What is not announced counts when it comes.
-  open.push(await begin(batch, greedy, 'Transfer-Encoding: chunked', '1\r\n{\r\n'));
-  await eventually(() => expect(refused()).toHaveLength(3));
-  await publish(service.url, other, small);
-  for (const { socket } of open) socket.destroy();
-  await eventually(() => publish(service.url, greedy, small));
-});
-
-describe('of clients that leave', () => {
+describe('of bodies that a node holds', () => {
   const begun: IncomingMessage[] = [];
   const note = (request: IncomingMessage) => void begun.push(request);
   beforeEach(() => {
@@ -109,22 +89,53 @@ describe('of clients that leave', () => {
   afterEach(() => {
     service.app.getHttpServer().off('request', note);
   });
-
-  test('bodies that were announced and that nobody has begun to read hold no share', async () => {
-    const token = serviceToken({ tenant: 'unread' });
-    const release = await holding(service.database, 'lock table streams in access exclusive mode');
-    const open = await Promise.all(
-      Array.from({ length: 5 }, () => begin('/v1/notifications', token, `Content-Length: ${LARGEST}`)),
+  const untilRead = (bytes: number) =>
+    eventually(() =>
+      expect(begun.reduce((sum, { socket }) => sum + socket.bytesRead, 0)).toBeGreaterThanOrEqual(bytes),
     );
-    await untilHeld(service.database, 'select spent');
-    await eventually(() => expect(begun).toHaveLength(open.length));
-    for (const { socket } of open) socket.destroy();
-    await eventually(() => expect(begun.filter(({ closed }) => closed)).toHaveLength(open.length));
-    await release();
-    await publish(service.url, token, small);
+
+  test('nobody has more than is left for others, until they are gone', async () => {
+    const [greedy, other] = [serviceToken({ client: 'greedy' }), serviceToken({ client: 'other' })];
+    const almost = 'x'.repeat(LARGEST - 1);
+    const open = await Promise.all(
+      Array.from({ length: 5 }, () => begin(BATCH, greedy, `Content-Length: ${LARGEST}`, almost)),
+    );
+    await untilRead(open.length * almost.length);
+    const refused = [
+      await begin(BATCH, greedy, `Content-Length: ${LARGEST}`),
+      // What is not announced counts when it comes.
+      await begin(BATCH, greedy, 'Transfer-Encoding: chunked', `${LARGEST.toString(16)}\r\n${almost}`),
+    ];
+    for (const connection of refused) {
+      const { status, headers, body } = await answered(connection);
+      expect([status, headers]).toMatchObject([503, { 'retry-after': '1' }]);
+      expect(body).toContain('"code":"overloaded"');
+    }
+    const large = JSON.stringify(small).padEnd(LARGEST);
+    // Of another caller, of its own tenant and of another.
+    for (const token of [other, serviceToken({ tenant: 'globex' })])
+      expect(await post(`${service.url}/v1/notifications`, token, large)).toMatchObject({ status: 201 });
+    await publish(service.url, greedy, small);
+    for (const { socket } of [...open, ...refused]) socket.destroy();
+    await eventually(async () =>
+      expect(await post(`${service.url}/v1/notifications`, greedy, large)).toMatchObject({ status: 201 }),
+    );
   });
 
-  test('bodies that came hold their share until what they ask for is done', async () => {
+  test('what was only announced counts nothing', async () => {
+    const token = serviceToken({ client: 'promising' });
+    const open = await Promise.all(
+      Array.from({ length: 40 }, () => begin(BATCH, token, `Content-Length: ${LARGEST}`)),
+    );
+    await eventually(() => expect(begun.length).toBe(open.length));
+    await publish(service.url, token, small);
+    for (const { socket, answers } of open) {
+      expect(answers.filter(({ complete }) => complete)).toEqual([]);
+      socket.destroy();
+    }
+  });
+
+  test('what came counts until what it asks for is done, also when its client has left', async () => {
     const token = serviceToken({ tenant: 'at-work' });
     await publish(service.url, token, small);
     const release = await holding(
@@ -133,15 +144,13 @@ describe('of clients that leave', () => {
     );
     begun.length = 0;
     const body = JSON.stringify(small).padEnd(LARGEST);
-    for (let i = 0; i < 4; i += 1) {
+    for (let i = 0; i < 5; i += 1) {
       const { socket } = await begin('/v1/notifications', token, `Content-Length: ${LARGEST}`, body);
       socket.end();
     }
-    await eventually(() =>
-      expect(begun.filter(({ complete, closed }) => complete && closed)).toHaveLength(4),
-    );
+    await eventually(() => expect(begun.filter(({ complete, closed }) => complete && closed).length).toBe(5));
     // Without shares it would be looked at, and is no publish.
-    const more = await post(`${service.url}/v1/notifications`, token, {});
+    const more = await post(`${service.url}/v1/notifications`, token, ' '.repeat(LARGEST));
     await release();
     expect(more).toMatchObject({ status: 503, body: { code: 'overloaded' } });
     await eventually(() => publish(service.url, token, small));
