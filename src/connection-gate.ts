@@ -7,8 +7,14 @@ const TURN_MS = 2;
 const WINDOW_MS = 20;
 /** Part of its time that the event loop may be at work meanwhile; the rest is for those who are connected already. */
 const BUSY = 0.6;
-/** First requests that are begun in a turn: at first, and the bounds of what comes of it. */
-const PER_TURN = { first: 4, least: 0.5, most: 32 };
+/** First requests that are begun in a turn: at first, and at most. */
+const PER_TURN = { first: 4, most: 32 };
+/**
+ * So many are begun in a ms even so, as long as turns come within CATCH_UP_MS. Counted by time, since turns are rare when the
+ * event loop is busy: strangers who asked 500 times a second for streams that they do not get made others wait for 11 s.
+ */
+const LEAST_PER_MS = 0.25;
+const CATCH_UP_MS = 100;
 
 /** How a request begins that a crowd may come with: a stream, which clients that were cut open again all at once. */
 const STREAM = /^GET \/v1\/stream[ ?]/;
@@ -79,6 +85,7 @@ class ConnectionGate {
   /** Of the event loop when the window began. */
   #last = performance.eventLoopUtilization();
   #windowBegan = performance.now();
+  #turned = performance.now();
   #turning = false;
 
   /** What comes behind the first request of its connection does not wait. */
@@ -94,13 +101,16 @@ class ConnectionGate {
     (isStream ? this.#streams : this.#others).push({ socket, begin });
     if (this.#turning) return;
     this.#turning = true;
-    this.#beginWindow(performance.now());
+    this.#turned = performance.now();
+    this.#beginWindow(this.#turned);
     setImmediate(() => this.#turn());
   }
 
   #turn(): void {
-    this.#adapt();
-    this.#left += this.#perTurn;
+    const now = performance.now();
+    this.#adapt(now);
+    this.#left += Math.max(this.#perTurn, LEAST_PER_MS * Math.min(now - this.#turned, CATCH_UP_MS));
+    this.#turned = now;
     let first: First | undefined;
     while (this.#left >= 1 && (first = this.#next()) !== undefined) {
       // Whoever has gone costs nothing.
@@ -121,12 +131,11 @@ class ConnectionGate {
     return this.#streams.shift() ?? this.#others.shift();
   }
 
-  #adapt(): void {
-    const now = performance.now();
+  #adapt(now: number): void {
     if (now - this.#windowBegan < WINDOW_MS) return;
     const { utilization } = performance.eventLoopUtilization(this.#last);
     const change = Math.min(1.25, Math.max(0.5, BUSY / utilization));
-    this.#perTurn = Math.min(PER_TURN.most, Math.max(PER_TURN.least, this.#perTurn * change));
+    this.#perTurn = Math.min(PER_TURN.most, Math.max(LEAST_PER_MS * TURN_MS, this.#perTurn * change));
     this.#beginWindow(now);
   }
 
