@@ -56,6 +56,8 @@ export function makeRoom(server: Server, { most, patience }: Room): void {
     });
   });
   server.prependListener('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
+    // Cut off by what came in the same packet (src/in-order.ts); a thousand more may be in it.
+    if (socket.destroyed) return;
     waiting.delete(socket);
     underWay.set(socket, (underWay.get(socket) ?? 0) + 1);
     response.once('prefinish', () => {
