@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import type { Answer, Told } from './rounds.ts';
 
-const TYPESCRIPT = join(import.meta.dirname, 'typescript.mjs');
+const TYPESCRIPT = join(import.meta.dirname, '../jest/typescript.mjs');
 
 /** A program that obeys (rounds.ts), in a process of its own. */
 export class Program {

@@ -28,6 +28,14 @@ interface Options {
   prepare?: (app: NestFastifyApplication) => void;
 }
 
+/**
+ * What is logged outside of a request goes to the first logger that nestjs-pino made in a process, and so to that of another
+ * test file. It has this for tests, and does not export it.
+ */
+const { __resetOutOfContextForTests: forgetFirstLogger } = (await import(
+  new URL('PinoLogger.js', import.meta.resolve('nestjs-pino')).href
+)) as { __resetOutOfContextForTests: () => void };
+
 /** Starts the whole service in this process, on a free port, with a database of its own. */
 export async function startService(
   settings: Record<string, string> = {},
@@ -44,6 +52,7 @@ export async function startService(
     NODE_NAME: uniqueNodeName(),
     ...settings,
   });
+  if (options.logs !== undefined) forgetFirstLogger();
   const app = await createApp(config, {
     logs: options.logs,
     deadlines: { ...deadlinesOf(config), ...options.deadlines },

@@ -3,7 +3,7 @@ import { ownPort } from '../../support/own-port.ts';
 import { launch } from './launch.ts';
 import type { Running } from './system.ts';
 
-const TYPESCRIPT = join(import.meta.dirname, '../../load/typescript.mjs');
+const TYPESCRIPT = join(import.meta.dirname, '../../jest/typescript.mjs');
 
 /** Starts one of `servers`, which is told its port. */
 export async function startNodeProgram(name: string): Promise<Running> {
