@@ -1,15 +1,18 @@
 import pg from 'pg';
 import { makeDatabase, urlsOf } from '../../src/database/logins.ts';
 import { migrate } from '../../src/database/migrate.ts';
-import { createScratchServer, type ScratchServer } from './scratch-server.ts';
+import { createScratchServer, fastestFolder, type ScratchServer } from './scratch-server.ts';
 import { COUNTING } from './statement-log.ts';
 
 /** The server of this run, for the teardown, which Jest runs in the same process. */
 export const run: { server?: ScratchServer } = {};
 
-/** One durable PostgreSQL for the whole run, with a migrated database that every test's own is copied from. */
+/**
+ * One PostgreSQL for the whole run, with a migrated database that every test's own is copied from. It is set up to be durable,
+ * as the service asks; its disk is memory. A test of what a crash leaves has a server of its own (postgres-server.ts).
+ */
 export default async function setUp(): Promise<void> {
-  const server = await createScratchServer({ max_connections: '400', ...COUNTING });
+  const server = await createScratchServer({ max_connections: '400', ...COUNTING }, await fastestFolder());
   run.server = server;
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
