@@ -193,7 +193,7 @@ describe('what is done to an issuer is recorded', () => {
       expect.objectContaining({ hasSecret: true, algorithms: ['HS256'] }),
     ]);
     const now = Math.floor(Date.now() / 1000);
-    const claims = { iss, aud: 'tidings', iat: now, exp: now + 60, ...reader };
+    const claims = { iss, aud: 'tidings', iat: now, exp: now + 3_600, ...reader };
     expect(await statusOf(sign(claims, { alg: 'HS256', typ: 'JWT' }, SECRET))).toBe(200);
 
     const next = `${SECRET}, renewed`;

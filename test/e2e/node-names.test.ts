@@ -6,7 +6,8 @@ import { ServiceProcess, startServiceProcess } from '../support/service-process.
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
-jest.setTimeout(120_000);
+/** Processes start one after the other, and names are waited for. */
+jest.setTimeout(300_000);
 
 const operator = serviceToken({ client: 'desk', scope: 'history:read' });
 const WAITED = /its name is free once it has been silent/;
@@ -86,7 +87,7 @@ test('one that was stopped leaves its name at once, and one that was killed when
   await database.query(`update nodes set seen_at = now() + interval '1 hour' where node = 'again'`);
   const stopped = await ServiceProcess.launch(database, { NODE_NAME: 'again' });
   started.push(stopped);
-  await eventually(() => expect(stopped.stdout).toMatch(WAITED), { within: 60_000 });
+  await eventually(() => expect(stopped.stdout).toMatch(WAITED));
   stopped.kill('SIGTERM');
   expect(await stopped.ended).toMatchObject({ code: 0 });
   const third = await start('again');

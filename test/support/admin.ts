@@ -66,7 +66,7 @@ export class KeyIssuer {
 
   token(claims: Record<string, unknown>): string {
     const now = Math.floor(Date.now() / 1000);
-    const payload = { iss: this.iss, aud: 'tidings', iat: now, exp: now + 600, ...claims };
+    const payload = { iss: this.iss, aud: 'tidings', iat: now, exp: now + 3_600, ...claims };
     return sign(payload, { alg: 'ES256', typ: 'JWT', kid: 'k1' }, this.#key);
   }
 }

@@ -48,6 +48,9 @@ export async function startService(
     LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
     ...settingsOf(database),
     ...('JWKS_URL' in settings ? {} : { JWT_SECRET: TEST_SECRET }),
+    // A machine that stands still for a while is not what a test is about, unless it says so.
+    DATABASE_CONNECT_TIMEOUT_MS: '60000',
+    DATABASE_STATEMENT_TIMEOUT_MS: '60000',
     SHUTDOWN_SPREAD_SECONDS: '1',
     NODE_NAME: uniqueNodeName(),
     ...settings,

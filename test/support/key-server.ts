@@ -20,7 +20,7 @@ export async function issuerKey(alg: string, kid: string, published: Partial<JWK
 }
 
 /**
- * A token as an identity provider makes it: for `alice` of `acme`, good for a minute.
+ * A token as an identity provider makes it: for `alice` of `acme`, good for an hour.
  *
  * @param kid the name of the key in the header, null for none
  */
@@ -30,7 +30,7 @@ export function issue(key: IssuerKey, kid: string | null = key.kid): Promise<str
     .setIssuer('tidings')
     .setAudience('tidings')
     .setSubject('alice')
-    .setExpirationTime('1m')
+    .setExpirationTime('1h')
     .sign(key.privateKey);
 }
 

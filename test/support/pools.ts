@@ -63,8 +63,8 @@ export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
   const options = {
     name: 'test',
     connections,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 15_000,
+    connectTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
     preparedStatements: true,
   };
   const ran: Ran[] = [];
@@ -74,4 +74,4 @@ export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
 }
 
 export const openMaintenancePool = (place: DatabasePlace): MaintenancePool =>
-  new MaintenancePool({ ...settingsOf(place), DATABASE_CONNECT_TIMEOUT_MS: 5_000 });
+  new MaintenancePool({ ...settingsOf(place), DATABASE_CONNECT_TIMEOUT_MS: 60_000 });

@@ -5,9 +5,6 @@ import type { Answer } from './api.ts';
 import type { TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 
-/** Within which an erasure has to be done that waits for nobody; a node hears of it within half a second. */
-const PATIENCE_MS = 20_000;
-
 export interface ErasureBody {
   readonly id: string;
   readonly status: 'closing' | 'erasing' | 'done';
@@ -23,14 +20,13 @@ export const untilErasure = (
   tenant: string,
   id: string,
   status: ErasureBody['status'],
-  within = PATIENCE_MS,
 ): Promise<void> =>
   eventually(
     async () => {
       const { body } = await call<ErasureBody>('GET', `${url}/v1/erasures/${id}`, operatorOf(tenant));
       expect(body.status).toBe(status);
     },
-    { within, every: 50 },
+    { every: 50 },
   );
 
 /** Erases a user and waits for the end of it, however long that takes. */
@@ -90,7 +86,10 @@ export async function holding(
   // The database of a test that fails is dropped under it.
   client.on('error', () => undefined);
   await client.connect();
-  await client.query(`begin; ${sql}`);
+  await client.query(`begin; ${sql}`).catch(async (error: unknown) => {
+    await client.end();
+    throw error;
+  });
   return async (end = 'rollback') => {
     await client.query(end);
     await client.end();
@@ -98,15 +97,12 @@ export async function holding(
 }
 
 /** Resolves when a statement of the service that is like this waits for a lock. */
-export const untilHeld = (database: TestDatabase, like: string, within = PATIENCE_MS): Promise<void> =>
-  eventually(
-    async () => {
-      const rows = await database.query(
-        `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
-         and application_name like 'tidings %' and query ilike $1`,
-        [`%${like}%`],
-      );
-      expect(rows).not.toEqual([]);
-    },
-    { within },
-  );
+export const untilHeld = (database: TestDatabase, like: string): Promise<void> =>
+  eventually(async () => {
+    const rows = await database.query(
+      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+       and application_name like 'tidings %' and query ilike $1`,
+      [`%${like}%`],
+    );
+    expect(rows).not.toEqual([]);
+  });

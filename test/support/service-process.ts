@@ -16,9 +16,7 @@ const PROJECT = resolve(import.meta.dirname, '../..');
 
 const NODE_FLAGS = JSON.parse(readFileSync(join(PROJECT, 'scripts/node-flags.json'), 'utf8')) as string[];
 
-/** A start takes a second or two; beside other tests on a small machine it takes longer. */
-const START_PATIENCE_MS = 60_000;
-/** The same for a build, one's own or that of another test file. */
+/** For a build, one's own or that of another test file. */
 const BUILD_PATIENCE_MS = 300_000;
 
 export interface Exit {
@@ -93,7 +91,7 @@ export class ServiceProcess {
         ended = this.exit !== undefined;
         if (!ended && !(await fetch(`${this.url}/health/ready`)).ok) throw new Error('It is not ready.');
       },
-      { within: START_PATIENCE_MS, every: 50 },
+      { every: 50 },
     );
     if (ended) throw new Error(`The service ended with ${JSON.stringify(this.exit)}: ${this.#words()}`);
   }

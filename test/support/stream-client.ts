@@ -106,7 +106,7 @@ export class StreamClient {
   }
 
   /** Waits until `check` gives something, looking again whenever bytes arrive. */
-  async until<Found>(check: () => Found | undefined | false, what: string, within = 20_000): Promise<Found> {
+  async until<Found>(check: () => Found | undefined | false, what: string, within = 60_000): Promise<Found> {
     const deadline = Date.now() + within;
     for (;;) {
       const found = check();

@@ -80,7 +80,7 @@ export class TwoNodes {
 
 /** How long the client of a stream that the service ended with this reason is told to wait, in ms. */
 export async function expectBye(stream: StreamClient, reason: string): Promise<number> {
-  await stream.untilEvent('bye', 20_000);
+  await stream.untilEvent('bye');
   await stream.closed;
   const reconnect = reason !== 'replaced';
   expect(stream.named('bye')).toEqual([{ reason, reconnect, retryAfterMs: expect.any(Number) }]);

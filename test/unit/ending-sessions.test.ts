@@ -42,8 +42,8 @@ beforeEach(async () => {
     url: `postgres://tidings@127.0.0.1:${(server.address() as AddressInfo).port}/tidings`,
     name: 'test',
     connections: 1,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
+    connectTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
     preparedStatements: false,
   };
 });
