@@ -1,26 +1,54 @@
 import { once } from 'node:events';
-import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { text } from 'node:stream/consumers';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { usersOf } from '../load/sockets.ts';
+import { startService, type Service } from '../support/app.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
 import { startServiceProcess, type ServiceProcess } from '../support/service-process.ts';
 import { serviceToken } from '../support/tokens.ts';
 
 let database: TestDatabase;
 let service: ServiceProcess;
+/**
+ * The service in this process, and of what it began the remote ports, in order. Here whoever asks and whoever answers
+ * have one event loop, so that a machine that stands still for a moment changes nothing of that order.
+ */
+let here: Service;
+const begun: (number | undefined)[] = [];
 let port: number;
 beforeAll(async () => {
   database = await createDatabase();
   service = await startServiceProcess(database);
+  here = await startService(
+    {},
+    {
+      database,
+      prepare: (app) =>
+        app
+          .getHttpAdapter()
+          .getInstance()
+          .addHook('onRequest', ({ raw: { socket } }, _reply, done) => {
+            begun.push(socket.remotePort);
+            done();
+          }),
+    },
+  );
+});
+beforeEach(() => {
   port = Number(new URL(service.url).port);
+  begun.length = 0;
 });
 afterAll(async () => {
+  await here.close();
   await service.end();
   await database.drop();
 });
+
+/** Which of all that was begun came from that port, from 0 on. */
+const placeOf = (from: number | undefined): number => begun.indexOf(from);
 
 const LIVE = 'GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n';
 
@@ -44,37 +72,36 @@ describe('connections that come at once', () => {
   });
 
   test('do not hold up one that is there already', async () => {
-    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-    const ask = () =>
-      new Promise<IncomingMessage>((resolve, reject) => {
-        httpGet(`${service.url}/health/live`, { agent }, (response) => {
-          response.resume().on('end', () => resolve(response));
-        }).on('error', reject);
-      });
-    await ask();
+    port = Number(new URL(here.url).port);
+    const known = await open();
+    known.write(LIVE.replace('close', 'keep-alive'));
+    await once(known, 'data');
     const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
-    let answered = 0;
-    const all = Promise.all(crowd.map((socket) => text(socket).then(() => (answered += 1))));
+    begun.length = 0;
+    const from = known.localPort;
+    const all = Promise.all(crowd.map((socket) => text(socket)));
     for (const socket of crowd) socket.write(LIVE);
     // It is asked after all of them and waits for few of them.
-    await ask();
-    expect(answered).toBeLessThan(300);
+    known.write(LIVE);
+    await text(known);
     await all;
-    expect(answered).toBe(1_000);
-    agent.destroy();
+    expect(begun).toHaveLength(1_001);
+    expect(placeOf(from)).toBeLessThan(300);
   });
 
   test('and want streams do not hold up a new one that wants something else', async () => {
+    port = Number(new URL(here.url).port);
     const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
     const late = await open();
     const requests = usersOf('crowd', 1_000).map(({ request }) => request);
-    let begun = 0;
-    const all = Promise.all(crowd.map((socket) => once(socket, 'data').then(() => (begun += 1))));
+    const all = Promise.all(crowd.map((socket) => once(socket, 'data')));
     crowd.forEach((socket, n) => socket.write(requests[n] ?? ''));
     late.write(LIVE);
+    const from = late.localPort;
     expect(await text(late)).toMatch(/^HTTP\/1\.1 200/);
-    expect(begun).toBeLessThan(500);
     await all;
+    expect(begun).toHaveLength(1_001);
+    expect(placeOf(from)).toBeLessThan(500);
     for (const socket of crowd) socket.destroy();
   });
 
@@ -90,35 +117,40 @@ describe('connections that come at once', () => {
   });
 
   test('and say half a request keep nobody out', async () => {
-    // Waited for one after the other, a hundred a second, they would take half a minute.
-    const half = await Promise.all(Array.from({ length: 4_000 }, () => open()));
-    for (const each of half) each.write(LIVE.slice(0, 1));
-    const socket = await open();
-    const asked = performance.now();
-    socket.write(LIVE);
-    expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
-    const answered = performance.now();
-    // Nor are they forgotten; and the last of them take as long as a machine like this one needs. All of them might take
-    // longer than a head may.
-    const whole = half.slice(-300);
-    for (const each of whole) each.write(LIVE.slice(1));
-    const answers = await Promise.all(whole.map((each) => text(each)));
-    const served = performance.now();
-    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200'))).toHaveLength(300);
-    expect((answered - asked) / (served - answered)).toBeLessThan(10);
-    for (const each of half) each.destroy();
+    // A machine that stands still for a moment spoils the ratio of two times: then there is another crowd.
+    await eventually(async () => {
+      // Waited for one after the other, a hundred a second, they would take half a minute.
+      const half = await Promise.all(Array.from({ length: 4_000 }, () => open()));
+      for (const each of half) each.write(LIVE.slice(0, 1));
+      const socket = await open();
+      const asked = performance.now();
+      socket.write(LIVE);
+      const answer = await text(socket);
+      const answered = performance.now();
+      // Nor are they forgotten; and the last of them take as long as a machine like this one needs. All of them might take
+      // longer than a head may.
+      const whole = half.slice(-300);
+      for (const each of whole) each.write(LIVE.slice(1));
+      const answers = await Promise.all(whole.map((each) => text(each)));
+      const served = performance.now();
+      for (const each of half) each.destroy();
+      for (const each of [answer, ...answers]) expect(each).toMatch(/^HTTP\/1\.1 200/);
+      expect((answered - asked) / (served - answered)).toBeLessThan(10);
+    });
   });
 
   test('from one address do not hold up one from another', async () => {
+    port = Number(new URL(here.url).port);
     const crowd = await Promise.all(Array.from({ length: 1_000 }, () => open()));
     const late = await open('127.0.0.2');
-    let answered = 0;
-    const all = Promise.all(crowd.map((socket) => text(socket).then(() => (answered += 1))));
+    const from = late.localPort;
+    const all = Promise.all(crowd.map((socket) => text(socket)));
     for (const socket of crowd) socket.write(LIVE);
     late.write(LIVE);
     expect(await text(late)).toMatch(/^HTTP\/1\.1 200/);
-    expect(answered).toBeLessThan(500);
     await all;
+    expect(begun).toHaveLength(1_001);
+    expect(placeOf(from)).toBeLessThan(500);
   });
 
   test('and go again before they were served are given up', async () => {
@@ -141,18 +173,18 @@ describe('the first request of a connection', () => {
   });
 
   test('waits for none of the thousands that another one has sent at once', async () => {
+    port = Number(new URL(here.url).port);
     const greedy = await open();
-    let answered = 0;
     const request = `GET /health/live HTTP/1.1\r\nHost: x\r\nPadding: ${'x'.repeat(1_000)}\r\n\r\n`;
-    greedy.setEncoding('latin1').on('data', (answers: string) => {
-      answered += answers.split('HTTP/1.1 200').length - 1;
-    });
     greedy.write(request.repeat(4_000));
     await once(greedy, 'data');
+    greedy.resume();
     const socket = await open();
+    const from = socket.localPort;
     socket.write(LIVE);
     expect(await text(socket)).toMatch(/^HTTP\/1\.1 200/);
-    expect(answered).toBeLessThan(2_000);
+    await eventually(() => expect(begun).toHaveLength(4_001));
+    expect(placeOf(from)).toBeLessThan(2_000);
     greedy.destroy();
   });
 
