@@ -1,8 +1,18 @@
-import { describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { Gather, GatherByKey, type GatherOptions } from '../../src/gather.ts';
 import { eventually } from '../support/eventually.ts';
+
+/** By which crowds are known. It stands still, however long something takes; timers go on. */
+let now: number;
+beforeEach(() => {
+  now = 1_000;
+  jest.spyOn(performance, 'now').mockImplementation(() => now);
+});
+afterEach(() => {
+  jest.restoreAllMocks();
+});
 
 /** A server whose rounds a test ends by hand. */
 function byHand(options: GatherOptions = { atOnce: 3 }) {
@@ -80,8 +90,10 @@ describe('once a crowd has come', () => {
 
   test('and stayed away for a while, a lone asker waits for nobody again', async () => {
     const { gather, rounds } = await crowd();
-    // Not by one timer: those count whole milliseconds, and may end up to two before as much has passed.
-    await eventually(() => expect(gather.crowdedFor).toBe(0));
+    now += 999;
+    expect(gather.crowdedFor).toBe(1);
+    now += 1;
+    expect(gather.crowdedFor).toBe(0);
     const lone = gather.ask(101);
     await setImmediate();
     expect(rounds.map(({ asks }) => asks)).toEqual([CROWD, [101]]);
