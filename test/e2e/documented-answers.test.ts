@@ -312,7 +312,12 @@ test('the events of a stream are as documented, each of them known', async () =>
   await publish(service.url, publisher, { ...item, to: { topic: 'team:blue' }, data: null });
   await publish(service.url, publisher, { ...item, to: { everyone: true }, data: [1, 'a', { b: null }] });
   await stream.untilNotifications(3);
-  const closing = await StreamClient.open(service.url, userToken({ user: 'short', expiresInSeconds: 2 }));
+  // Less than TOKEN_EXPIRY_NOTICE_SECONDS.
+  const closing = await StreamClient.open(service.url, userToken({ user: 'short', expiresInSeconds: 600 }));
+  await closing.untilEvent('expiring');
+  const operating = serviceToken({ client: 'root', scope: 'operations:write' });
+  const path = '/v1/users/{id}/disconnect';
+  await call(path, { method: 'post', token: operating, url: '/v1/users/short/disconnect' });
   await closing.untilEvent('bye');
   const seen = new Set<string>();
   for (const { event = 'message', data } of [...stream.events, ...closing.events]) {
@@ -321,6 +326,6 @@ test('the events of a stream are as documented, each of them known', async () =>
     schema.parse(JSON.parse(data));
     seen.add(event);
   }
-  expect([...seen]).toEqual(expect.arrayContaining(['message', 'sync', 'caught-up', 'bye']));
+  expect([...seen]).toEqual(expect.arrayContaining(['message', 'sync', 'caught-up', 'expiring', 'bye']));
   await stream.cut();
 });
