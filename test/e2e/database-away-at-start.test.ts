@@ -7,9 +7,8 @@ import { ownPort } from '../support/own-port.ts';
 import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
 import { ServiceProcess } from '../support/service-process.ts';
 
-/** The machine may be busy with other tests. */
-const PATIENCE_MS = 60_000;
-jest.setTimeout(4 * PATIENCE_MS);
+/** Processes are started and waited for, one after the other. */
+jest.setTimeout(300_000);
 
 let database: TestDatabase;
 let postgres: PostgresServer;
@@ -28,7 +27,7 @@ async function launch(
 }
 
 const untilItWaits = (service: ServiceProcess) =>
-  eventually(() => expect(service.stderr).toMatch(/does not answer yet/), { within: PATIENCE_MS });
+  eventually(() => expect(service.stderr).toMatch(/does not answer yet/));
 
 beforeAll(async () => {
   // A name that has two addresses on most machines.
@@ -84,10 +83,10 @@ test('a pooler that comes later than the database is waited for, also by a start
 test('a service that is told to stop while it waits stops at once', async () => {
   const service = await launch(nowhere);
   await untilItWaits(service);
-  const told = performance.now();
   service.kill('SIGTERM');
   expect(await service.ended).toEqual({ code: 0, signal: null });
-  expect(performance.now() - told).toBeLessThan(5_000);
+  // Had it waited to the end, it would have ended as one whose database does not come.
+  expect(service.stderr).not.toMatch(/cannot be used/);
 });
 
 test('a database that waiting does not bring is not waited for', async () => {
