@@ -10,12 +10,7 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 
 let service: Service;
 beforeAll(async () => {
-  // Whoever waits here waits for an event, however long that takes.
-  service = await startService({
-    DATABASE_CONNECT_TIMEOUT_MS: '60000',
-    DATABASE_STATEMENT_TIMEOUT_MS: '60000',
-    MAX_CONNECTIONS_PER_USER: '10',
-  });
+  service = await startService({ MAX_CONNECTIONS_PER_USER: '10' });
 });
 afterAll(async () => {
   await service.close();
