@@ -16,6 +16,8 @@ const PROJECT = resolve(import.meta.dirname, '../..');
 
 const NODE_FLAGS = JSON.parse(readFileSync(join(PROJECT, 'scripts/node-flags.json'), 'utf8')) as string[];
 
+/** A start takes a second or two, and twenty times as long beside what keeps the machine busy. */
+const START_PATIENCE_MS = 120_000;
 /** For a build, one's own or that of another test file. */
 const BUILD_PATIENCE_MS = 300_000;
 
@@ -91,7 +93,7 @@ export class ServiceProcess {
         ended = this.exit !== undefined;
         if (!ended && !(await fetch(`${this.url}/health/ready`)).ok) throw new Error('It is not ready.');
       },
-      { every: 50 },
+      { within: START_PATIENCE_MS, every: 50 },
     );
     if (ended) throw new Error(`The service ended with ${JSON.stringify(this.exit)}: ${this.#words()}`);
   }
