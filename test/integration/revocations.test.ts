@@ -133,7 +133,8 @@ describe('a revoked user', () => {
     await node.look();
     if (record?.revoked.kind !== 'user') throw new Error('there is no record');
     // The server of the tests has the clock of this machine.
-    expect(Math.abs(record.revoked.issuedBefore.getTime() - before)).toBeLessThan(2_000);
+    expect(record.revoked.issuedBefore.getTime()).toBeGreaterThanOrEqual(before);
+    expect(record.revoked.issuedBefore.getTime()).toBeLessThanOrEqual(Date.now());
     expect(node.revokes({ iat: before - 2_000 })).toBe(true);
     expect(node.revokes({ iat: Date.now() + 2_000 })).toBe(false);
   });
@@ -172,7 +173,7 @@ describe('a revocation', () => {
 
   test.each([
     ['of a token that has ended', ofToken('j-1', new Date(Date.now() - 1_000))],
-    ['of what will be issued', ofUser('alice', new Date(Date.now() + MINUTE))],
+    ['of what will be issued', ofUser('alice', new Date(Date.now() + DAY))],
   ])('%s is not stored', async (_, request) => {
     expect(await insert(request)).toBeUndefined();
     expect(await database.query('select from revocations')).toEqual([]);

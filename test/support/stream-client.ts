@@ -107,12 +107,12 @@ export class StreamClient {
 
   /** Waits until `check` gives something, looking again whenever bytes arrive. */
   async until<Found>(check: () => Found | undefined | false, what: string, within = 60_000): Promise<Found> {
-    const deadline = Date.now() + within;
+    const deadline = performance.now() + within;
     for (;;) {
       const found = check();
       if (found !== undefined && found !== false) return found;
       if (this.ended) throw new Error(`the stream ended before ${what}; it had: ${this.#summary()}`);
-      const left = deadline - Date.now();
+      const left = deadline - performance.now();
       if (left <= 0) throw new Error(`no ${what} within ${within} ms; the stream had: ${this.#summary()}`);
       await this.#bytes(left);
     }
