@@ -10,16 +10,20 @@ import { startProvider, type IdentityProvider } from '../support/provider.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { sign } from '../support/tokens.ts';
 
-/* The same promises as on a real node, with tenths of seconds in place of seconds. */
+/*
+ * The same promises as on a real node, with tenths of seconds in place of seconds. Whoever waits for a key server that does not
+ * answer waits for longer than a test.
+ */
 const REAL_TIMING = { ...KEY_SET_TIMING };
 const COOLDOWN = 500;
 const REST = 100;
+const PATIENCE = 10 * 60_000;
 
 let provider: IdentityProvider;
 let service: Service;
 
 beforeEach(async () => {
-  Object.assign(KEY_SET_TIMING, { cooldown: COOLDOWN, rest: REST });
+  Object.assign(KEY_SET_TIMING, { timeout: PATIENCE, cooldown: COOLDOWN, rest: REST });
   provider = await startProvider();
   service = await startService({
     JWKS_URL: provider.jwksUrl,
@@ -96,7 +100,7 @@ describe('when the provider changes its keys', () => {
     KEY_SET_TIMING.refreshAfter = 0;
     // Each is a new one: a last one is let in while the keys are fetched beside it.
     const refused = async () => expect(await knock(tokens.pop() ?? '')).toMatchObject({ status: 401 });
-    await eventually(refused, { every: 50 });
+    await eventually(refused, { every: 250 });
     expect(tokens.length).toBeGreaterThan(0);
   });
 
@@ -192,7 +196,7 @@ describe('while the provider comes and goes', () => {
     return outcome;
   }
 
-  test('fifty clients are all answered soon, rightly, and without a storm on its key set', async () => {
+  test('fifty clients are all answered without waiting for it, rightly, and without a storm on its key set', async () => {
     const honest = await several(25, (index) => provider.userToken({ user: `user ${index}` }));
     const foreign = generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey;
     const forged = honest.map((token, index) => {
@@ -207,36 +211,40 @@ describe('while the provider comes and goes', () => {
     await provider.stop();
 
     const over = new AbortController();
-    let slowest = 0;
-    const keepConnecting = async (token: string): Promise<string[]> => {
-      const outcomes = [];
-      while (!over.signal.aborted) {
-        const started = performance.now();
-        outcomes.push(await connect(token));
-        slowest = Math.max(slowest, performance.now() - started);
-      }
-      return outcomes;
+    const outcomes: string[][] = [...honest, ...forged].map(() => []);
+    const ofHonest = () => outcomes.slice(0, honest.length).flat();
+    const ofForged = () => outcomes.slice(honest.length).flat();
+    const keepConnecting = async (token: string, index: number): Promise<void> => {
+      while (!over.signal.aborted) outcomes[index]?.push(await connect(token));
     };
     const began = performance.now();
     const clients = Promise.all([...honest, ...forged].map(keepConnecting));
+    await eventually(() => {
+      expect(ofHonest()).toContain('bye unavailable');
+      expect(ofForged()).toContain('bye unavailable');
+    });
     const rounds = 10;
     for (let round = 0; round < rounds; round++) {
       await sleep(150);
       await provider.start();
       await sleep(150);
+      if (round === 0)
+        await eventually(() => {
+          expect(ofHonest()).toContain('sync');
+          expect(ofForged()).toContain('401');
+        });
       await provider.stop();
     }
-    over.abort();
-    const outcomes = await clients;
     // One after each cooldown, and those that were cut by the stop that ended their round.
-    const mostRequests = 1 + (performance.now() - began) / COOLDOWN + rounds;
+    const mostRequests = () => 1 + (performance.now() - began) / COOLDOWN + rounds;
+    await eventually(() => expect(ofForged().length).toBeGreaterThan(2 * mostRequests()));
+    over.abort();
+    await clients;
 
-    const kinds = (of: string[][]) => [...new Set(of.flat())].toSorted();
-    expect(kinds(outcomes.slice(0, honest.length))).toEqual(['bye unavailable', 'sync']);
-    expect(kinds(outcomes.slice(honest.length))).toEqual(['401', 'bye unavailable']);
-    expect(outcomes.slice(honest.length).flat().length).toBeGreaterThan(2 * mostRequests);
-    expect(provider.keySetRequests).toBeLessThanOrEqual(mostRequests);
-    expect(slowest).toBeLessThan(REAL_TIMING.timeout);
+    const kinds = (of: string[]) => [...new Set(of)].toSorted();
+    expect(kinds(ofHonest())).toEqual(['bye unavailable', 'sync']);
+    expect(kinds(ofForged())).toEqual(['401', 'bye unavailable']);
+    expect(provider.keySetRequests).toBeLessThanOrEqual(mostRequests());
   });
 });
 
