@@ -41,11 +41,14 @@ const record = (more: Partial<AuditEntry> = {}) => {
 
 describe('the audit log', () => {
   test('gives back what was recorded', async () => {
+    const before = Date.now();
     await record();
     const [found, ...others] = await audit.page(acme, ALL, undefined, 10);
     expect(others).toEqual([]);
     expect(found).toEqual({ ...entry(), id: expect.any(String), at: expect.any(Date) });
-    expect(Math.abs((found?.at.getTime() ?? 0) - Date.now())).toBeLessThan(60_000);
+    // The server of the tests has the clock of this machine.
+    expect(found?.at.getTime()).toBeGreaterThanOrEqual(before);
+    expect(found?.at.getTime()).toBeLessThanOrEqual(Date.now());
   });
 
   test.each([

@@ -56,8 +56,8 @@ class Node {
       url: place.urls.engine,
       name: 'test',
       connections: 4,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
+      connectTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
       preparedStatements: true,
     };
     const { tenant, end } = openPools(place);

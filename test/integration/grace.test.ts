@@ -18,8 +18,8 @@ afterAll(async () => {
 function graceOn(url: string): GraceStore {
   const options = {
     connections: 1,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
+    connectTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
     preparedStatements: true,
   };
   const pool = new ChangesPool({ ...options, url, name: 'test' });

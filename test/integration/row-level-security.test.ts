@@ -187,8 +187,8 @@ describe('the name of the tenant', () => {
       url: database.urls.service,
       name: 'test',
       connections: 1,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
+      connectTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
       preparedStatements,
     });
   const seen = {

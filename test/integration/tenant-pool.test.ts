@@ -28,8 +28,8 @@ test.each([
       url: database.url,
       name: 'test',
       connections: 1,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
+      connectTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
       preparedStatements: true,
       ...(genericPlans === undefined ? {} : { genericPlans }),
     });
@@ -53,8 +53,8 @@ test('a failure is the latest one, since the first, until something is stored, b
     url: database.url,
     name: 'test',
     connections: 1,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
+    connectTimeoutMs: 60_000,
+    statementTimeoutMs: 60_000,
     preparedStatements: true,
   });
   try {

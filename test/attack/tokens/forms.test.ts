@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { publish } from '../../support/api.ts';
+import { eventually } from '../../support/eventually.ts';
 import { expectRefused, traces } from './refused.ts';
 import {
   ACME,
@@ -18,7 +19,6 @@ import {
   es256,
   type Stage,
 } from './stage.ts';
-import { promised } from '../../support/promised.ts';
 
 /* What a token may look like. All but the ones said to be nobody's carry a good signature: a malicious provider makes them. */
 
@@ -196,22 +196,21 @@ describe('a huge token', () => {
     ['of topics', `"topics":[${many(700, (i) => `"t${i}"`)}]`],
   ];
 
-  /** One publish with the token, as fast as it goes: the smallest of five, since a machine can only be too slow. */
-  async function fastest(token: string): Promise<{ milliseconds: number; status: number }> {
-    const runs: { milliseconds: number; status: number }[] = [];
-    for (let run = 0; run < 5; run += 1) {
-      const started = performance.now();
-      const { status } = await fetch(`${stage.url}/v1/notifications?limit=1`, {
-        headers: { authorization: `Bearer ${token}` },
-      });
-      runs.push({ status, milliseconds: performance.now() - started });
-    }
-    return runs.reduce((a, b) => (a.milliseconds < b.milliseconds ? a : b));
+  /** How long a request with the token takes, in ms. */
+  async function timed(token: string, statuses: readonly number[]): Promise<number> {
+    const started = performance.now();
+    const { status } = await fetch(`${stage.url}/v1/notifications?limit=1`, {
+      headers: { authorization: `Bearer ${token}` },
+    });
+    const took = performance.now() - started;
+    expect(statuses).toContain(status);
+    return took;
   }
 
-  test.each(shapes)('%s costs next to nothing, whoever made it', async (_, more) => {
+  test.each(shapes)('%s costs hardly more than any other, whoever made it', async (_, more) => {
     const payload = withText(more, claims(ACME));
     const umbrella = withText(more, claims(UMBRELLA));
+    const usual = jws(HEADER, claims(ACME), nobodys);
     for (const token of [
       jws(HEADER, payload, signed),
       jws(HEADER, payload, nobodys),
@@ -220,9 +219,13 @@ describe('a huge token', () => {
       jws({ alg: 'ES256', kid: KID, typ: 'at+jwt' }, umbrella, es256(KEYS.umbrella.privateKey)),
     ]) {
       expect(token.length).toBeLessThan(8_192);
-      const { milliseconds, status } = await fastest(token);
-      expect([401, 403]).toContain(status);
-      expect(milliseconds).toBeLessThan(promised(50));
+      // The fastest of all so far: a machine can only be too slow.
+      let [fastest, usually] = [Infinity, Infinity];
+      await eventually(async () => {
+        fastest = Math.min(fastest, await timed(token, [401, 403]));
+        usually = Math.min(usually, await timed(usual, [401]));
+        expect(fastest).toBeLessThan(10 * usually);
+      });
     }
   });
 

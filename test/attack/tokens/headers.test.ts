@@ -29,7 +29,7 @@ async function raw(lines: readonly string[], body = ''): Promise<RawAnswer> {
   const socket = connect(Number(port), hostname);
   const text = await new Promise<string>((resolve, reject) => {
     let received = '';
-    socket.setTimeout(10_000, () => socket.destroy(new Error('no answer')));
+    socket.setTimeout(60_000, () => socket.destroy(new Error('no answer')));
     socket.on('data', (bytes) => {
       received += bytes.toString('latin1');
       if (received.includes('event: caught-up')) socket.destroy();

@@ -12,7 +12,6 @@ export interface Answered {
   readonly headers: Headers;
   /** Status line aside, everything that came back. */
   readonly text: string;
-  readonly milliseconds: number;
 }
 
 const NOTIFICATION = JSON.stringify({ to: { everyone: true }, type: 'attack', data: 'from nobody' });
@@ -37,7 +36,6 @@ export async function ask(
   body?: string,
 ): Promise<Answered> {
   const requestId = randomUUID();
-  const started = performance.now();
   const response = await fetch(url + path, {
     method,
     headers: {
@@ -46,21 +44,19 @@ export async function ask(
       ...headers,
     },
     body: body ?? null,
-    signal: AbortSignal.timeout(10_000),
+    signal: AbortSignal.timeout(60_000),
   });
   if (response.headers.get('content-type')?.startsWith('text/event-stream') === true) {
     await response.body?.cancel();
     throw new Error(`${method} ${path} opened a stream`);
   }
   const text = await response.text();
-  const milliseconds = performance.now() - started;
   await eventually(() => expect(log.some((line) => line.includes(requestId))).toBe(true));
   return {
     status: response.status,
     headers: response.headers,
     body: text === '' ? {} : (JSON.parse(text) as Record<string, unknown>),
     text: text + JSON.stringify([...response.headers]),
-    milliseconds,
   };
 }
 

@@ -170,8 +170,8 @@ async function registrar(database: TestDatabase): Promise<Stage['register']> {
       url: database.urls.engine,
       name: 'test',
       connections: 1,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
+      connectTimeoutMs: 60_000,
+      statementTimeoutMs: 60_000,
       preparedStatements: false,
     };
     const pool = new EnginePool(options);
