@@ -24,7 +24,7 @@ async function startHost(): Promise<{ server: Server; port: number }> {
   return { server, port: (server.address() as AddressInfo).port };
 }
 
-const PATIENCE = { within: 20_000, every: 50 };
+const PATIENCE = { every: 50 };
 
 describeInBrowsers((installed) => {
   let app: { server: Server; port: number };

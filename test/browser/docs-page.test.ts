@@ -4,7 +4,7 @@ import { startService, type Service } from '../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
 import { eventually } from '../support/eventually.ts';
 
-const PATIENCE = { within: 20_000, every: 50 };
+const PATIENCE = { every: 50 };
 
 /** What the content security policy stopped, where the browser tells (Firefox does not). */
 const BLOCKED = `typeof ReportingObserver === 'undefined' ? [] : new Promise((resolve) => {

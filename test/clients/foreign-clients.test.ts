@@ -150,7 +150,6 @@ const newUser = () => `user-${(users += 1)}`;
 
 const notifications = () => received.filter(({ event }) => event === '');
 const named = (name: string) => received.filter(({ event }) => event === name);
-const PATIENCE = { within: 15_000 };
 
 async function send(user: string, texts: readonly string[]): Promise<StoredAnswer[]> {
   const stored: StoredAnswer[] = [];
@@ -161,7 +160,7 @@ async function send(user: string, texts: readonly string[]): Promise<StoredAnswe
 
 /** Exactly these have come, in this order and each once: by id of the event and by content. */
 async function expectAll(sent: readonly StoredAnswer[]): Promise<void> {
-  await eventually(() => expect(notifications().length).toBeGreaterThanOrEqual(sent.length), PATIENCE);
+  await eventually(() => expect(notifications().length).toBeGreaterThanOrEqual(sent.length));
   expect(
     notifications().map(({ id, data }) => ({ position: id, id: (JSON.parse(data) as StoredAnswer).id })),
   ).toEqual(sent.map(({ position, id }) => ({ position, id })));
@@ -171,7 +170,7 @@ describe.each(CLIENTS)('$name', ({ open, losesHalfEvents }) => {
   function listen(user: string, query = ''): void {
     stop = open(`${proxy.url}/v1/stream${query}`, userToken({ user }), (message) => received.push(message));
   }
-  const caughtUp = (times = 1) => eventually(() => expect(named('caught-up')).toHaveLength(times), PATIENCE);
+  const caughtUp = (times = 1) => eventually(() => expect(named('caught-up')).toHaveLength(times));
 
   test('gets what waited for it and what is published then, in order', async () => {
     const user = newUser();
