@@ -92,7 +92,8 @@ test('several publishers on two nodes, readers that pause, and resumes in the mi
     }
   })();
   const resumed: StreamClient[] = [];
-  while (!over.signal.aborted) {
+  // Also when publishing was over before there were three.
+  while (!over.signal.aborted || resumed.length < 3) {
     const lastEventId = resumed.at(-1)?.lastEventId;
     const stream = await open(lastEventId === undefined ? {} : { lastEventId });
     await stream.untilEvent('caught-up');
@@ -105,7 +106,7 @@ test('several publishers on two nodes, readers that pause, and resumes in the mi
   pausing.resume();
 
   for (const stream of [steady, pausing]) {
-    await stream.untilNotifications(expected.length, 20_000);
+    await stream.untilNotifications(expected.length);
     expectStrictOrder(stream);
     expect(stream.notifications.map(({ id }) => id).toSorted()).toEqual(expected.toSorted());
     await stream.cut();
@@ -113,10 +114,9 @@ test('several publishers on two nodes, readers that pause, and resumes in the mi
   // Resumed again and again, each connection is in order, and all of them together are one.
   const last = await open({ lastEventId: resumed.at(-1)?.lastEventId ?? '' });
   const before = resumed.reduce((sum, { notifications }) => sum + notifications.length, 0);
-  await last.untilNotifications(expected.length - before, 20_000);
+  await last.untilNotifications(expected.length - before);
   resumed.push(last);
   for (const stream of resumed) expectStrictOrder(stream);
-  expect(resumed.length).toBeGreaterThan(2);
   const chained = resumed.flatMap(({ notifications }) => notifications.map(({ id }) => id));
   expect(chained).toEqual(steady.notifications.map(({ id }) => id));
   await last.cut();
@@ -197,16 +197,16 @@ test('while broadcasts to a hundred streams are under way, everybody gets everyt
   });
   await ended.promise;
   const [both, again, own] = readers as [StreamClient, StreamClient, StreamClient];
-  await both.untilNotifications(expected.flat().length + 1, 20_000);
+  await both.untilNotifications(expected.flat().length + 1);
   const ids = (stream: StreamClient) => stream.notifications.map(({ id }) => id);
   expect(ids(both).slice(0, -1).toSorted()).toEqual(expected.flat().toSorted());
-  await again.untilNotifications(ids(both).length, 20_000);
+  await again.untilNotifications(ids(both).length);
   expect(ids(again)).toEqual(ids(both));
   // By the order of the recipients in `publishMany`; the one that ends it is for everyone.
   const kindOf = ({ data }: { data?: unknown }) => ((data as { n: number } | null)?.n ?? 2) % 4;
   const without = (kinds: readonly number[]) =>
     both.notifications.filter((got) => !kinds.includes(kindOf(got))).map(({ id }) => id);
-  await own.untilNotifications(without([1]).length, 20_000);
+  await own.untilNotifications(without([1]).length);
   expect(ids(own)).toEqual(without([1]));
   for (const reader of readers) expectStrictOrder(reader);
   for (const texts of heard.values())

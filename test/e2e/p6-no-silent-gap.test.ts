@@ -144,7 +144,6 @@ describe('in mid-stream', () => {
     const got = await slow.until(
       () => (slow.notifications.at(-1)?.position === positions.at(-1) ? slow.notifications : undefined),
       'the newest notification',
-      20_000,
     );
 
     expect(slow.named('gap')).toHaveLength(1);

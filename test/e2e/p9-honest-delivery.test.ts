@@ -4,6 +4,7 @@ import { get, post, publish, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
+import { TestClock } from '../support/test-clock.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
 let service: Service;
@@ -154,12 +155,18 @@ describe('sent', () => {
 
   test('is nothing that comes when the stream has been ended, though the client has not closed yet', async () => {
     const tenant = new Tenant();
-    const exp = (Date.now() + 4_000) / 1000;
+    const exp = Math.floor(Date.now() / 1000) + 1_800;
     const stubborn = listen(userToken({ tenant: tenant.id, claims: { exp } }));
     await stubborn.untilText('event: caught-up');
     const before = await tenant.publish('before');
     await stubborn.untilText('"before"');
-    await stubborn.untilText('event: bye');
+    const clock = new TestClock();
+    try {
+      clock.set(exp * 1000 - 1_500);
+      await stubborn.untilText('event: bye');
+    } finally {
+      clock.restore();
+    }
     const after = await tenant.publish('after');
     const again = await tenant.open({ lastEventId: before.position });
     await again.untilNotifications(1);

@@ -199,24 +199,21 @@ class Run {
   /** History says of every notification what the model says. */
   async compareHistory(): Promise<void> {
     const token = serviceToken({ tenant: this.tenant, scope: 'history:read' });
-    await eventually(
-      async () => {
-        for (const { id, to } of this.log) {
-          const { body } = await get<{ status: string; counts?: { sent: number; delivered: number } }>(
-            `${this.service.url}/v1/notifications/${id}`,
-            token,
-          );
-          const sent = this.devices.filter((device) => device.received.has(id)).length;
-          const delivered = this.devices.filter((device) => device.confirmed.has(id)).length;
-          expect({ id, status: body.status }).toEqual({
-            id,
-            status: delivered > 0 ? 'delivered' : sent > 0 ? 'sent' : 'queued',
-          });
-          if (!('user' in to)) expect(body.counts).toMatchObject({ sent, delivered });
-        }
-      },
-      { within: 5_000 },
-    );
+    await eventually(async () => {
+      for (const { id, to } of this.log) {
+        const { body } = await get<{ status: string; counts?: { sent: number; delivered: number } }>(
+          `${this.service.url}/v1/notifications/${id}`,
+          token,
+        );
+        const sent = this.devices.filter((device) => device.received.has(id)).length;
+        const delivered = this.devices.filter((device) => device.confirmed.has(id)).length;
+        expect({ id, status: body.status }).toEqual({
+          id,
+          status: delivered > 0 ? 'delivered' : sent > 0 ? 'sent' : 'queued',
+        });
+        if (!('user' in to)) expect(body.counts).toMatchObject({ sent, delivered });
+      }
+    });
   }
 }
 

@@ -13,7 +13,7 @@ import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
 const PATIENCE_MS = 60_000;
-jest.setTimeout(2 * PATIENCE_MS);
+jest.setTimeout(5 * PATIENCE_MS);
 
 interface TenantBody {
   readonly id: string;
