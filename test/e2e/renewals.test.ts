@@ -369,12 +369,13 @@ describe('a renewal is refused, and changes nothing,', () => {
 describe('once renewed, a stream lives by its new token', () => {
   test('and not by the old one: whoever revokes that does not end it', async () => {
     const tenant = 'old-revoked';
-    const at = (age: number) => Math.floor(Date.now() / 1000) - age;
+    const now = Date.now();
+    const at = (age: number) => Math.floor(now / 1000) - age;
     const token = userToken({ tenant, claims: { jti: 'first', iat: at(60) } });
     const stream = await openLive(here, token);
     await renewed(here, token, stream, userToken({ tenant, claims: { jti: 'second', iat: at(10) } }));
     await revokeToken(here, tenant, 'first');
-    await revokeUser(here, tenant, 'alice', new Date(Date.now() - 30_000));
+    await revokeUser(here, tenant, 'alice', new Date(now - 30_000));
     await settle(tenant, stream);
     expect(stream.named('bye')).toEqual([]);
     await revokeToken(here, tenant, 'second');

@@ -52,6 +52,9 @@ export function describeInBrowsers(tests: (browser: Installed) => void): void {
   }
 }
 
+/** For what never comes: a page is there in a moment, or in many when the machine is busy. */
+const PATIENCE = { timeout: 120_000 };
+
 async function startChromium(executablePath: string): Promise<Browser> {
   const quiet = [
     '--disable-gpu',
@@ -61,14 +64,14 @@ async function startChromium(executablePath: string): Promise<Browser> {
     '--disable-component-update',
     '--disable-sync',
   ];
-  const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', ...quiet] });
+  const browser = await chromium.launch({ ...PATIENCE, executablePath, args: ['--no-sandbox', ...quiet] });
   return {
     async open(url) {
       const page = await browser.newPage();
-      await page.goto(url);
+      await page.goto(url, PATIENCE);
       return {
         async reload() {
-          await page.reload();
+          await page.reload(PATIENCE);
         },
         evaluate: async <Value>(expression: string) =>
           JSON.parse(await page.evaluate<string>(asJson(expression))) as Value,
