@@ -142,7 +142,7 @@ describe('in mid-stream', () => {
     await takeAway(TENANT, floor);
     slow.resume();
     const got = await slow.until(
-      () => (slow.notifications.at(-1)?.position === positions.at(-1) ? slow.notifications : undefined),
+      () => (slow.lastEventId === positions.at(-1) ? slow.notifications : undefined),
       'the newest notification',
     );
 

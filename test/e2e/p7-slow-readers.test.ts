@@ -190,7 +190,7 @@ describe('a socket', () => {
       const before = slow.raw.length;
       slow.resume();
       await slow.until(
-        () => slow.raw.length > before + 1_000_000 || slow.notifications.length >= ids.length,
+        () => slow.raw.length > before + 1_000_000 || slow.events.length >= ids.length,
         'more bytes',
       );
       slow.pause();

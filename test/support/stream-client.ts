@@ -127,7 +127,11 @@ export class StreamClient {
     within?: number,
   ): Promise<(NotificationEvent & { position: string })[]> {
     return await this.until(
-      () => (this.notifications.length >= count ? this.notifications : undefined),
+      // Megabytes of them are not parsed anew with every chunk.
+      () =>
+        this.events.filter(({ event }) => event === undefined).length >= count
+          ? this.notifications
+          : undefined,
       `${count} notifications`,
       within,
     );
