@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
+import { call } from '../support/admin.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
@@ -103,6 +104,42 @@ describe('one user', () => {
       expect(served).toBeGreaterThanOrEqual(atOnce);
       expect(served).toBeLessThanOrEqual(atOnce + perSecond * seconds + 1);
       expect((await ask('carol', carols.connectionId)).status).toBeLessThan(300);
+    },
+  );
+});
+
+describe('the administrators of one tenant', () => {
+  const NOBODY = '00000000-0000-4000-8000-000000000000';
+
+  // None of these can be done; they are paid all the same.
+  test.each([
+    ['revocations', 'POST', '/v1/revocations', { nothing: 'known' }],
+    ['disconnects', 'POST', '/v1/users/alice/disconnect', { nothing: 'known' }],
+    ['closes', 'DELETE', `/v1/connections/${NOBODY}`, undefined],
+    ['erasures', 'DELETE', '/v1/users/data', undefined],
+  ])(
+    'who ask for %s without end are told to wait, and those of another are served',
+    async (what, method, path, body) => {
+      const ask = (tenant: string, client: string) =>
+        call<{ code: string }>(
+          method,
+          `${service.url}${path}`,
+          serviceToken({ tenant, client, scope: 'operations:write' }),
+          body,
+        );
+      const began = performance.now();
+      const answers: Awaited<ReturnType<typeof ask>>[] = [];
+      while (!answers.some(({ status }) => status === 429)) {
+        const asked = Array.from({ length: 200 }, (_, n) => ask(what, n % 2 === 0 ? 'one' : 'other'));
+        answers.push(...(await Promise.all(asked)));
+      }
+      const seconds = (performance.now() - began) / 1_000;
+      const refused = answers.filter(({ status }) => status === 429);
+      expect(new Set(refused.map(({ body: { code } }) => code))).toEqual(new Set(['too_many_requests']));
+      const served = answers.length - refused.length;
+      expect(served).toBeGreaterThanOrEqual(500);
+      expect(served).toBeLessThanOrEqual(500 + 20 * seconds + 1);
+      expect((await ask('another', 'one')).status).not.toBe(429);
     },
   );
 });

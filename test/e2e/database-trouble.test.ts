@@ -115,22 +115,34 @@ test('a lock that is held for long is told as such, to the tenant whose row it i
   await holder.query('begin');
   await holder.query('select from streams where tenant_id = $1 for update', [tenant]);
 
-  let waits = true;
+  const untilLocked = async (done: () => boolean) =>
+    await eventually(async () => {
+      const waiting = await service.database.query(
+        `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+      );
+      expect(waiting.length > 0 || done()).toBe(true);
+    });
+
+  let told = false;
   const answer = send(tenant, 'the-same', impatient).finally(() => {
-    waits = false;
+    told = true;
   });
-  await eventually(async () => {
-    const waiting = await service.database.query(
-      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-    );
-    expect(waiting.length > 0 || !waits).toBe(true);
-  });
+  await untilLocked(() => told);
   // Should the machine stand still for as long as this service waits, it is asked again; the lock is held all the while.
   await eventually(async () => expect((await send('free', undefined, impatient)).status).toBe(201));
   expectTold(await answer, 'database_busy');
   expect((await ready(impatient)).database).not.toHaveProperty('writeFailure');
 
+  // Where one waits for as long as the lock is held, another is answered meanwhile.
+  let waits = true;
+  const patient = send(tenant, 'the-same').finally(() => {
+    waits = false;
+  });
+  await untilLocked(() => false);
+  expect((await send('free')).status).toBe(201);
+  expect(waits).toBe(true);
+
   await holder.query('rollback');
-  expect((await send(tenant, 'the-same')).status).toBe(201);
+  expect((await patient).status).toBe(201);
   expect(await copies(tenant)).toBe(2);
 });

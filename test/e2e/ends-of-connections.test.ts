@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { FastifyInstance } from 'fastify';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
+import { holding, untilHeld } from '../support/privacy.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { RawConnection, requestText } from '../support/wire.ts';
@@ -58,6 +59,18 @@ describe('a connection ends', () => {
     });
   });
 
+  test('behind half a head, however long the request may take', async () => {
+    const patient = await startService(
+      {},
+      { database: service.database, deadlines: { head: SHORT, request: 600_000, look: 50 } },
+    );
+    const connection = await RawConnection.open(patient.url);
+    connection.send('GET /health/live HTTP/1.1\r\nHo');
+    await connection.closed;
+    expect(connection.answers).toMatchObject([{ status: 408 }]);
+    await patient.close();
+  });
+
   test('behind an answer, when no other request comes', async () => {
     // The request itself has all the time it needs.
     const patient = await startService(
@@ -71,13 +84,15 @@ describe('a connection ends', () => {
     await patient.close();
   });
 
+  // Each by a deadline of its own: the other one would end it, too.
   test.each([
-    ['at all', 0],
-    ['but a few bytes now and then', 1_024],
-  ])('when its client does not read %s', async (_how, bytes) => {
-    const server: Server = service.app.getHttpServer();
+    ['at all', 0, { silence: SHORT, answer: 600_000 }],
+    ['but a few bytes now and then', 1_024, { silence: 600_000, answer: SHORT }],
+  ])('when its client does not read %s', async (_how, bytes, deadlines) => {
+    const unread = await startService({}, { database: service.database, deadlines });
+    const server: Server = unread.app.getHttpServer();
     const accepted = once(server, 'connection');
-    const client = connect(Number(new URL(service.url).port), '127.0.0.1')
+    const client = connect(Number(new URL(unread.url).port), '127.0.0.1')
       .on('error', () => undefined)
       .pause();
     const [socket]: Socket[] = await accepted;
@@ -89,6 +104,7 @@ describe('a connection ends', () => {
     await closed;
     clearInterval(sips);
     client.destroy();
+    await unread.close();
   });
 
   test('when its client sips at an answer that is sent page by page', async () => {
@@ -121,32 +137,58 @@ describe('a connection ends', () => {
 
 const PATIENT = { head: 600_000, request: 600_000, idle: 600_000 };
 
-test('more connections than a node may have take the places of those that say nothing, and are served', async () => {
+const LIVE = requestText('/health/live');
+
+test.each([
+  ['say half a request', LIVE.slice(0, 1), LIVE.slice(1)],
+  ['were answered and say no more', LIVE, LIVE],
+])(
+  'more connections than a node may have take the places of those that %s, and are served',
+  async (_what, said, rest) => {
+    const small = await startService({ MAX_CONNECTIONS: '1' }, { deadlines: { ...PATIENT, patience: 0 } });
+    const dropped: unknown[] = [];
+    const server: Server = small.app.getHttpServer();
+    server.on('drop', (which) => dropped.push(which));
+    // One that waits for nobody but the service, and one that says nothing, from an address that has no other.
+    const stream = await StreamClient.open(small.url, userToken());
+    const from = { port: Number(new URL(small.url).port), host: '127.0.0.1', localAddress: '127.0.0.2' };
+    const other = connect(from);
+    await once(other, 'connect');
+    const crowd: RawConnection[] = [];
+    for (let n = 0; n < 1_100; n += 1) {
+      const connection = await RawConnection.open(small.url);
+      connection.send(said);
+      if (said === LIVE) await connection.until(([answer]) => answer?.complete, 'an answer');
+      crowd.push(connection);
+    }
+    await crowd[0]?.closed;
+    other.write(requestText('/health/live', { headers: { connection: 'close' } }));
+    expect(await text(other)).toMatch(/^HTTP\/1\.1 200/);
+    const last = crowd.at(-1);
+    const before = last?.answers.length ?? 0;
+    last?.send(rest);
+    await last?.until((answers) => answers[before]?.complete, 'an answer');
+    expect(dropped).toEqual([]);
+    await stream.untilEvent('caught-up');
+    for (const { socket } of crowd) socket.destroy();
+    await stream.cut();
+    await small.close();
+  },
+);
+
+test('a connection whose request is served keeps its place, however many come', async () => {
   const small = await startService({ MAX_CONNECTIONS: '1' }, { deadlines: { ...PATIENT, patience: 0 } });
-  const dropped: unknown[] = [];
-  const server: Server = small.app.getHttpServer();
-  server.on('drop', (which) => dropped.push(which));
-  // One that waits for nobody but the service, and one that says nothing, from an address that has no other.
-  const stream = await StreamClient.open(small.url, userToken());
-  const from = { port: Number(new URL(small.url).port), host: '127.0.0.1', localAddress: '127.0.0.2' };
-  const other = connect(from);
-  await once(other, 'connect');
+  const release = await holding(small.database, 'lock table streams in access exclusive mode');
+  const busy = await RawConnection.open(small.url);
+  const body = { to: { user: 'alice' }, type: 't', data: 1 };
+  busy.send(requestText('/v1/notifications', { token: serviceToken(), body }));
+  await untilHeld(small.database, 'streams');
   const crowd: RawConnection[] = [];
-  for (let n = 0; n < 1_100; n += 1) {
-    const connection = await RawConnection.open(small.url);
-    connection.send('G');
-    crowd.push(connection);
-  }
+  for (let n = 0; n < 1_100; n += 1) crowd.push(await RawConnection.open(small.url));
   await crowd[0]?.closed;
-  other.write(requestText('/health/live', { headers: { connection: 'close' } }));
-  expect(await text(other)).toMatch(/^HTTP\/1\.1 200/);
-  const last = crowd.at(-1);
-  last?.send(requestText('/health/live').slice(1));
-  await last?.until(([answer]) => answer?.complete, 'an answer');
-  expect(dropped).toEqual([]);
-  await stream.untilEvent('caught-up');
-  for (const { socket } of crowd) socket.destroy();
-  await stream.cut();
+  await release();
+  await busy.until(([answer]) => answer?.complete, 'an answer');
+  for (const { socket } of [busy, ...crowd]) socket.destroy();
   await small.close();
 });
 

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { TicketSeal } from '../../src/auth/ticket-seal.ts';
 import { Changes } from '../../src/changes/changes.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
@@ -349,7 +350,7 @@ describe('without the database', () => {
     await (await open(ticket, { at: behind })).untilEvent('sync');
   });
 
-  test('a ticket that nobody made, or that was used here, is refused all the same: nobody is asked about it', async () => {
+  test('a ticket that nobody made, that was used here, or that is long over, is refused all the same: nobody is asked about it', async () => {
     const asking = () => post<Ticket>(`${behind.url}/v1/stream/tickets`, userToken(), {});
     const { ticket } = (await asking()).body;
     const [tenant = '', secret = ''] = ticket.split('.');
@@ -363,10 +364,17 @@ describe('without the database', () => {
     const used = (await asking()).body.ticket;
     await (await open(used, { at: behind })).untilEvent('sync');
     const madeUp = `${tenant}.${randomBytes(48).toString('base64url')}`;
+    const [{ key } = { key: Buffer.of() }] = await database.query<{ key: Buffer }>(
+      'select key from ticket_keys',
+    );
+    const seal = new TicketSeal(key);
+    const sealed = seal.read(ticket);
+    if (sealed === undefined) throw new Error('the ticket is not of this key');
+    const over = seal.write({ ...sealed, expiresAt: Date.now() - 60_000 });
     proxy.away = true;
     proxy.cut();
-    for (const forged of [...changed, another, madeUp, used])
-      expect(await refusal(open(forged, { at: behind }))).toMatchObject(INVALID);
+    for (const useless of [...changed, another, madeUp, used, over])
+      expect(await refusal(open(useless, { at: behind }))).toMatchObject(INVALID);
     expect(await (await open(ticket, { at: behind })).untilEvent('bye')).toMatchObject({
       reason: 'unavailable',
     });

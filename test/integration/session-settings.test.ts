@@ -6,7 +6,7 @@ import { databaseUnavailable, isUnavailable } from '../../src/database/pool.ts';
 import { SESSION_SETTINGS } from '../../src/database/session-settings.ts';
 import { tenantIdSchema } from '../../src/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
-import { makeHostile } from '../support/hostile-settings.ts';
+import { HOSTILE, makeHostile } from '../support/hostile-settings.ts';
 import { openMaintenancePool, openPools } from '../support/pools.ts';
 import { forgetStatements } from '../support/statement-log.ts';
 
@@ -36,6 +36,10 @@ const asObject = (rows: readonly Setting[]) =>
 
 /** Those that are not limits, which are of the statement. */
 const { statement_timeout: _, lock_timeout: __, ...LASTING } = SESSION_SETTINGS;
+
+test('whatever somebody may have set otherwise is set', () => {
+  expect(Object.keys(SESSION_SETTINGS).toSorted()).toEqual(Object.keys(HOSTILE).toSorted());
+});
 
 /** How the driver begins a session when nobody sets it up: like a pooler that opens one for whoever comes. */
 async function begunWith(url: string): Promise<Record<string, string>> {

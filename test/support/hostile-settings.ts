@@ -6,7 +6,7 @@ import type { DatabasePlace } from './database.ts';
  * What somebody may have set for a database or a login, for other programs. Each changes what is stored or read, or when a
  * session ends. In pairs with what the service relies on: a setting that has none here is not tested.
  */
-const HOSTILE: Readonly<Record<string, string>> = {
+export const HOSTILE: Readonly<Record<string, string>> = {
   DateStyle: `'German, DMY'`,
   IntervalStyle: `'sql_standard'`,
   TimeZone: `'Asia/Kolkata'`,

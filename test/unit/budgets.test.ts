@@ -50,6 +50,15 @@ test('what one user has spent is nobody else’s, neither in its tenant nor unde
   expect(runDry(budgets, alice, 0)).toMatchObject({ paid: 0 });
 });
 
+test('what was spent on one thing is not missing for another', () => {
+  const budgets = new Budgets({ limits: () => limits(10) });
+  runDry(budgets, alice, 0);
+  for (let i = 0; i < 20; i += 1) budgets.pay('renewals', alice, 0);
+  for (let i = 0; i < 200; i += 1) budgets.pay('acknowledgements', alice, 0);
+  for (const name of ['renewals', 'acknowledgements'] as const)
+    expect(() => budgets.pay(name, alice, 0)).toThrow(name);
+});
+
 test('what administrators of a tenant do is paid together', () => {
   const budgets = new Budgets({ limits: () => limits(1) });
   const [one, other] = [caller('acme', 'one'), caller('acme', 'other')];
