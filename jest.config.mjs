@@ -12,5 +12,5 @@ export default {
   globalTeardown: '<rootDir>/test/support/global-teardown.ts',
   // Only what hangs is to end by it: what a test promises in time it measures itself.
   testTimeout: 180_000,
-  maxWorkers: 2,
+  maxWorkers: 4,
 };

@@ -101,13 +101,13 @@ describe('a statement', () => {
   test('brings the limits of its pool, which end with it', async () => {
     const { tenant, engine, end } = openPools(database, 1);
     const maintenance = openMaintenancePool(database);
-    expect(await engine.rows(limits)).toEqual([{ statement: '15s', lock: '0' }]);
+    expect(await engine.rows(limits)).toEqual([{ statement: '1min', lock: '0' }]);
     expect(await maintenance.rows(limits)).toEqual([{ statement: '10min', lock: '2s' }]);
     const ofTenant = { name: 'limits_of_tenant', text: `${limits.text} where $1 <> ''` };
-    expect(await tenant.rows(acme, ofTenant)).toEqual([{ statement: '15s', lock: '0' }]);
+    expect(await tenant.rows(acme, ofTenant)).toEqual([{ statement: '1min', lock: '0' }]);
     expect(await maintenance.transaction((run) => run(limits))).toEqual([{ statement: '10min', lock: '2s' }]);
     expect(await tenant.transaction(acme, (run) => run(acme, ofTenant))).toEqual([
-      { statement: '15s', lock: '0' },
+      { statement: '1min', lock: '0' },
     ]);
     await Promise.all([end(), maintenance.end()]);
   });

@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { publish } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
+import { publish } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
 
 /*
  * HTTP clients that know nothing of events and give out a body by the buffer, the line or the chunk. None may hold an

@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import ts from 'typescript';
-import { NO_LIMITS } from '../../src/limits.ts';
-import { setTenant } from '../support/acts.ts';
-import { publish } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { eventually } from '../support/eventually.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
+import { NO_LIMITS } from '../../../src/limits.ts';
+import { setTenant } from '../../support/acts.ts';
+import { publish } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { CuttingProxy } from '../../support/cutting-proxy.ts';
+import { eventually } from '../../support/eventually.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
 
 const CLIENT = '../../docs/examples/tidings-client.js';
 
@@ -66,7 +66,7 @@ afterAll(async () => {
 });
 
 test('the client that the documentation shows is the one that is tested', () => {
-  const shown = readFileSync(new URL('../../docs/client.md', import.meta.url), 'utf8').matchAll(
+  const shown = readFileSync(new URL('../../../docs/client.md', import.meta.url), 'utf8').matchAll(
     /^```js\n(.*?)^```$/gms,
   );
   const client = readFileSync(new URL(CLIENT, import.meta.url), 'utf8');

@@ -4,11 +4,11 @@ import { fetchEventSource } from '@microsoft/fetch-event-source';
 import { EventSource } from 'eventsource';
 import { createEventSource } from 'eventsource-client';
 import { createParser } from 'eventsource-parser';
-import { publish, type StoredAnswer } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { eventually } from '../support/eventually.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
+import { publish, type StoredAnswer } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { CuttingProxy } from '../../support/cutting-proxy.ts';
+import { eventually } from '../../support/eventually.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
 
 interface Message {
   /** Empty for a notification. */

@@ -2,18 +2,18 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
-import { get, post, publish, type StoredAnswer } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
-import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { eventually } from '../support/eventually.ts';
-import { SameOriginProxy, type Route } from '../support/same-origin-proxy.ts';
-import { StreamClient } from '../support/stream-client.ts';
-import { TestClock } from '../support/test-clock.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
+import { Changes } from '../../../src/changes/changes.ts';
+import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
+import { CuttingProxy } from '../../support/cutting-proxy.ts';
+import { eventually } from '../../support/eventually.ts';
+import { SameOriginProxy, type Route } from '../../support/same-origin-proxy.ts';
+import { StreamClient } from '../../support/stream-client.ts';
+import { TestClock } from '../../support/test-clock.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
 
-const client = readFileSync(new URL('../../docs/examples/tidings-client.js', import.meta.url), 'utf8');
+const client = readFileSync(new URL('../../../docs/examples/tidings-client.js', import.meta.url), 'utf8');
 
 /* `hold` keeps the page busy with what it gets. */
 const PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title><script type="module">

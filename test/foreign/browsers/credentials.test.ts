@@ -1,12 +1,12 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { publish, type StoredAnswer } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
-import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { eventually } from '../support/eventually.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
+import { publish, type StoredAnswer } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
+import { CuttingProxy } from '../../support/cutting-proxy.ts';
+import { eventually } from '../../support/eventually.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
 
 /*
  * Ways to the stream for the EventSource of a browser, which sets no headers: a cookie and a ticket, from pages of this

@@ -1,14 +1,14 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { KEY_SET_TIMING } from '../../src/issuers/remote-keys.ts';
-import { get, post, publish } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { eventually } from '../support/eventually.ts';
-import { PROVIDER_ALGORITHMS } from '../support/provider-configuration.ts';
-import { startProvider, type IdentityProvider } from '../support/provider.ts';
-import { StreamClient } from '../support/stream-client.ts';
-import { sign } from '../support/tokens.ts';
+import { KEY_SET_TIMING } from '../../../src/issuers/remote-keys.ts';
+import { get, post, publish } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { eventually } from '../../support/eventually.ts';
+import { PROVIDER_ALGORITHMS } from '../../support/provider-configuration.ts';
+import { startProvider, type IdentityProvider } from '../../support/provider.ts';
+import { StreamClient } from '../../support/stream-client.ts';
+import { sign } from '../../support/tokens.ts';
 
 /*
  * The same promises as on a real node, with tenths of seconds in place of seconds. Whoever waits for a key server that does not

@@ -1,12 +1,12 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { post, publish, type StoredAnswer } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
-import { eventually } from '../support/eventually.ts';
-import { SameOriginProxy, type StreamOpened } from '../support/same-origin-proxy.ts';
-import { StreamClient } from '../support/stream-client.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
-import { HOSTILE_PAYLOADS } from '../support/webhooks.ts';
+import { post, publish, type StoredAnswer } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
+import { eventually } from '../../support/eventually.ts';
+import { SameOriginProxy, type StreamOpened } from '../../support/same-origin-proxy.ts';
+import { StreamClient } from '../../support/stream-client.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
+import { HOSTILE_PAYLOADS } from '../../support/webhooks.ts';
 
 /* An EventSource of the browser and `onmessage`, nothing else; `?listen=` names an event to listen for as well. */
 const PAGE = `<!doctype html><meta charset="utf-8"><title>Tidings</title><script>

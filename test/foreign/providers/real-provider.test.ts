@@ -1,10 +1,10 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { get, post, publish } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { eventually } from '../support/eventually.ts';
-import { PROVIDER_ALGORITHMS, type Bearer } from '../support/provider-configuration.ts';
-import { startProvider, type IdentityProvider } from '../support/provider.ts';
-import { StreamClient } from '../support/stream-client.ts';
+import { get, post, publish } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { eventually } from '../../support/eventually.ts';
+import { PROVIDER_ALGORITHMS, type Bearer } from '../../support/provider-configuration.ts';
+import { startProvider, type IdentityProvider } from '../../support/provider.ts';
+import { StreamClient } from '../../support/stream-client.ts';
 
 /** The provider that the settings name. */
 let provider: IdentityProvider;

@@ -1,19 +1,19 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { readConfig } from '../../src/config.ts';
-import { migrate } from '../../src/database/migrate.ts';
-import { openDatabase } from '../../src/database/open-database.ts';
-import { Pool } from '../../src/database/pool.ts';
-import { Maintenance } from '../../src/maintenance/maintenance.ts';
-import { Metrics } from '../../src/metrics/metrics.ts';
-import { call, operatorOf, readerOf } from '../support/admin.ts';
-import { publish } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
-import { eventually } from '../support/eventually.ts';
-import { makeHostile } from '../support/hostile-settings.ts';
-import { describeBehindPgBouncer, startPgBouncer, type PgBouncer } from '../support/pgbouncer.ts';
-import { StreamClient } from '../support/stream-client.ts';
-import { serviceToken, TEST_SECRET, userToken } from '../support/tokens.ts';
+import { readConfig } from '../../../src/config.ts';
+import { migrate } from '../../../src/database/migrate.ts';
+import { openDatabase } from '../../../src/database/open-database.ts';
+import { Pool } from '../../../src/database/pool.ts';
+import { Maintenance } from '../../../src/maintenance/maintenance.ts';
+import { Metrics } from '../../../src/metrics/metrics.ts';
+import { call, operatorOf, readerOf } from '../../support/admin.ts';
+import { publish } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../../support/database.ts';
+import { eventually } from '../../support/eventually.ts';
+import { makeHostile } from '../../support/hostile-settings.ts';
+import { describeBehindPgBouncer, startPgBouncer, type PgBouncer } from '../../support/pgbouncer.ts';
+import { StreamClient } from '../../support/stream-client.ts';
+import { serviceToken, TEST_SECRET, userToken } from '../../support/tokens.ts';
 
 /* A pooler lends sessions of the server; what is left on one of them meets whoever gets it next. */
 

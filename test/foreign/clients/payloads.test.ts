@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { post, type StoredAnswer } from '../support/api.ts';
-import { startService, type Service } from '../support/app.ts';
-import { StreamClient } from '../support/stream-client.ts';
-import { serviceToken, userToken } from '../support/tokens.ts';
-import { HOSTILE_PAYLOADS, webhookPayloads, type Payload } from '../support/webhooks.ts';
+import { post, type StoredAnswer } from '../../support/api.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { StreamClient } from '../../support/stream-client.ts';
+import { serviceToken, userToken } from '../../support/tokens.ts';
+import { HOSTILE_PAYLOADS, webhookPayloads, type Payload } from '../../support/webhooks.ts';
 
 let service: Service;
 beforeAll(async () => {

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { operations } from '../../src/docs/operations/operations.ts';
-import { startService, type Service } from '../support/app.ts';
-import { describeInBrowsers, type Browser, type Page } from '../support/browser.ts';
-import { eventually } from '../support/eventually.ts';
+import { operations } from '../../../src/docs/operations/operations.ts';
+import { startService, type Service } from '../../support/app.ts';
+import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
+import { eventually } from '../../support/eventually.ts';
 
 const PATIENCE = { every: 50 };
 
