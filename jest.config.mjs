@@ -6,8 +6,8 @@ export default {
   extensionsToTreatAsEsm: ['.ts'],
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
-  // `npm run test:all` has the first two. The third wants the machine for itself: `npm run test:fairness`.
-  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/(foreign|chaos|fairness)/'],
+  // `npm run test:all` has the first three. The last one wants the machine for itself: `npm run test:fairness`.
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/(processes|foreign|chaos|fairness)/'],
   globalSetup: '<rootDir>/test/support/global-setup.ts',
   globalTeardown: '<rootDir>/test/support/global-teardown.ts',
   // Only what hangs is to end by it: what a test promises in time it measures itself.
