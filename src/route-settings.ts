@@ -11,5 +11,7 @@ export const RouteSettings =
     RouteConfig({ ...settingsOf(handler), ...settings })(target, name, descriptor);
   };
 
-export const settingsOf = (handler: object): FastifyContextConfig | undefined =>
-  Reflect.getMetadata(FASTIFY_ROUTE_CONFIG_METADATA, handler) as FastifyContextConfig | undefined;
+export function settingsOf(handler: object): FastifyContextConfig | undefined {
+  const said: FastifyContextConfig | undefined = Reflect.getMetadata(FASTIFY_ROUTE_CONFIG_METADATA, handler);
+  return said;
+}
