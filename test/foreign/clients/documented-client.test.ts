@@ -14,7 +14,7 @@ import { CuttingProxy } from '../../support/cutting-proxy.ts';
 import { eventually } from '../../support/eventually.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
 
-const CLIENT = '../../docs/examples/tidings-client.js';
+const CLIENT = '../../../docs/examples/tidings-client.js';
 
 interface Options {
   key?: string;
