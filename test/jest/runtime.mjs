@@ -13,9 +13,15 @@ const require = createRequire(import.meta.url);
 
 process.setSourceMapsEnabled(true);
 
-/** What `@jest/globals` exports to the test file that runs now. */
-let exported = {};
-globalThis[Symbol.for('tidings.jest-globals')] = () => exported;
+/** What `@jest/globals` is for the test file that runs now. */
+let current = {};
+
+/** The same for all who import it, also for what test files share: asks for what is current each time. */
+const delegate = (name) =>
+  new Proxy(() => undefined, {
+    apply: (_target, self, parameters) => Reflect.apply(current[name], self, parameters),
+    get: (_target, property) => current[name][property],
+  });
 
 const NAMES = [
   'afterAll',
@@ -28,16 +34,19 @@ const NAMES = [
   'jest',
   'test',
 ];
+globalThis[Symbol.for('tidings.jest-globals')] = Object.fromEntries(
+  NAMES.map((name) => [name, delegate(name)]),
+);
 
-// A module for each that imports it, since what it exports is that of one test file.
+const GLOBALS = 'tidings:jest-globals';
 registerHooks({
-  resolve(specifier, context, next) {
-    if (specifier !== '@jest/globals') return next(specifier, context);
-    return { url: `jest-globals:${context.parentURL}`, format: 'module', shortCircuit: true };
-  },
+  resolve: (specifier, context, next) =>
+    specifier === '@jest/globals'
+      ? { url: GLOBALS, format: 'module', shortCircuit: true }
+      : next(specifier, context),
   load(url, context, next) {
-    if (!url.startsWith('jest-globals:')) return next(url, context);
-    const source = `export const { ${NAMES.join(', ')} } = globalThis[Symbol.for('tidings.jest-globals')]();`;
+    if (url !== GLOBALS) return next(url, context);
+    const source = `export const { ${NAMES.join(', ')} } = globalThis[Symbol.for('tidings.jest-globals')];`;
     return { format: 'module', source, shortCircuit: true };
   },
 });
@@ -70,7 +79,7 @@ export default class Runtime {
   }
 
   setGlobalsForRuntime(globals) {
-    exported = { ...globals, jest: this.#jest };
+    current = { ...globals, jest: this.#jest };
   }
 
   unstable_shouldLoadAsEsm() {
