@@ -3,7 +3,7 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 /**
  * Whose token: issuers, revocations, tickets, orders to open streams, and the record of administrative acts.
  *
- * `transaction` is the transaction that wrote the row last. Nodes read what changed by it (src/changes): a time or a
+ * `transaction` is the transaction that wrote the row last. Nodes read what changed by it (src/cluster): a time or a
  * sequence would become visible out of order, and a node would skip the slower transaction for ever.
  */
 export class IssuersAndRevocations1700000000002 implements MigrationInterface {

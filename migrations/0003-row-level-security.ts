@@ -22,7 +22,7 @@ const OF_TENANTS = [
 /**
  * The wall between tenants, in the database itself: a login sees the rows of the tenant that `tidings.tenant` names for
  * the transaction, and none without it. `nullif`, since after a transaction that named one the setting is empty and not null. Forced, so that it
- * holds for the owner too. What the engine's login sees beyond that is granted with its rights (src/database/privileges.ts).
+ * holds for the owner too. What the engine's login sees beyond that is granted with its rights (src/postgres/privileges.ts).
  */
 export async function enclose(runner: QueryRunner, table: string): Promise<void> {
   await runner.query(`alter table ${table} enable row level security, force row level security`);

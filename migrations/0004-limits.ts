@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** What a tenant may use (src/limits.ts). */
+/** What a tenant may use (src/core/limits.ts). */
 export class Limits1700000000004 implements MigrationInterface {
   name = 'Limits1700000000004';
 

@@ -11,7 +11,7 @@ export class Beginnings1700000000011 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
     await withBriefLocks(runner);
     await runner.query(`alter table streams add column beginning bigint not null default 0`);
-    // As src/log/position.ts makes them: milliseconds since 2020 x 4096.
+    // As src/core/position.ts makes them: milliseconds since 2020 x 4096.
     await runner.query(`
       create function position_at(at timestamptz) returns bigint
       language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import type { z } from 'zod';
-import { settingsSchema } from '../src/config.ts';
+import { settingsSchema } from '../src/core/config.ts';
 
 /*
  * `node scripts/settings.ts` writes .env.example and the tables of docs/operations.md from the schema of the

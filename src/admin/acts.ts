@@ -2,12 +2,12 @@ import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { Action } from '../audit/audit.ts';
 import { recordAct } from '../audit/audit.store.ts';
-import type { Principal } from '../auth/principal.ts';
-import { Changes } from '../changes/changes.ts';
-import type { Pool } from '../database/pool.ts';
-import { ClientPool, EnginePool } from '../database/pools.ts';
-import { namingTenant, type RunOfTenant } from '../database/tenant-pool.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { Principal } from '../http/principal.ts';
+import { Changes } from '../cluster/changes.ts';
+import type { Pool } from '../postgres/pool.ts';
+import { ClientPool, EnginePool } from '../postgres/pools.ts';
+import { namingTenant, type RunOfTenant } from '../postgres/tenant-pool.ts';
+import type { TenantId } from '../core/identifiers.ts';
 
 export interface Act {
   readonly action: Action;

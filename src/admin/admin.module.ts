@@ -1,9 +1,9 @@
 import { Module } from '@nestjs/common';
 import { AuditModule } from '../audit/audit.module.ts';
-import { ChangesModule } from '../changes/changes.module.ts';
-import { IssuersModule } from '../issuers/issuers.module.ts';
-import { RevocationsModule } from '../revocations/revocations.module.ts';
-import { StreamModule } from '../stream/stream.module.ts';
+import { ChangesModule } from '../cluster/changes.module.ts';
+import { IssuersModule } from '../auth/issuers.module.ts';
+import { RevocationsModule } from '../auth/revocations.module.ts';
+import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { Acts } from './acts.ts';
 import { AuditController } from './audit.controller.ts';

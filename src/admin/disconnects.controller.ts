@@ -1,12 +1,12 @@
 import { Body, Controller, Delete, HttpCode, Param, Post, Req } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
-import type { Principal } from '../auth/principal.ts';
-import { parseBody, refuseQuery } from '../json-body.ts';
-import { OpenConnectionsStore } from '../stream/open-connections.store.ts';
-import { StreamOrdersStore } from '../stream/stream-orders.store.ts';
+import type { Principal } from '../http/principal.ts';
+import { parseBody, refuseQuery } from '../http/json-body.ts';
+import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
+import { StreamOrdersStore } from '../delivery/stream-orders.store.ts';
 import { Acts } from './acts.ts';
 import { namedUser } from './named-user.ts';
 import { nothingHere, pathId } from './path-id.ts';

@@ -1,9 +1,9 @@
 import { randomUUIDv7 } from 'node:crypto';
-import type { Pool } from '../database/pool.ts';
-import { Problem } from '../errors.ts';
-import type { IssuersStore } from '../issuers/issuers.store.ts';
-import type { IssuerPatch, IssuerRegistration } from '../issuers/registration.schema.ts';
-import { newIssuer, patchedIssuer, type RegistrationRules } from '../issuers/registration.ts';
+import type { Pool } from '../postgres/pool.ts';
+import { Problem } from '../core/errors.ts';
+import type { IssuersStore } from '../auth/issuers.store.ts';
+import type { IssuerPatch, IssuerRegistration } from '../auth/registration.schema.ts';
+import { newIssuer, patchedIssuer, type RegistrationRules } from '../auth/registration.ts';
 import type { Outcome } from './acts.ts';
 import { issuerView, looksLike, type IssuerView } from './issuer-view.ts';
 import { nothingHere } from './path-id.ts';

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
-import type { IssuerRecord } from '../issuers/issuers.store.ts';
-import type { IssuerState } from '../issuers/registration.ts';
+import type { IssuerRecord } from '../auth/issuers.store.ts';
+import type { IssuerState } from '../auth/registration.ts';
 
 /** What may be seen of a registration. Keys are public; of a secret only that there is one. */
 function shownOf({ iss, name, status, definition, sealedSecret, revokedBefore }: IssuerState) {

@@ -1,8 +1,8 @@
 import { z } from 'zod';
-import { tenantIdSchema } from '../identifiers.ts';
-import { ALGORITHMS } from '../issuers/issuer.ts';
-import { keptKeySetSchema } from '../issuers/key-set.ts';
-import { SERVICE_SCOPES } from '../scopes.ts';
+import { tenantIdSchema } from '../core/identifiers.ts';
+import { ALGORITHMS } from '../auth/issuer.ts';
+import { keptKeySetSchema } from '../auth/key-set.ts';
+import { SERVICE_SCOPES } from '../core/scopes.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 export const issuersQuerySchema = z.strictObject({ limit, cursor });

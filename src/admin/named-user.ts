@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { userIdSchema, type UserId } from '../identifiers.ts';
-import { parseQuery, refuseQuery } from '../json-body.ts';
+import { userIdSchema, type UserId } from '../core/identifiers.ts';
+import { parseQuery, refuseQuery } from '../http/json-body.ts';
 import { pathId } from './path-id.ts';
 
 /** The query of routes that name a user in it. */

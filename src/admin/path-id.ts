@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { Problem } from '../errors.ts';
+import { Problem } from '../core/errors.ts';
 
 /** An id in a path. What cannot be one is answered as an id that nobody has. Throws Problem `not_found`. */
 export function pathId<Schema extends z.ZodType>(

@@ -1,20 +1,20 @@
 import { Body, Controller, Get, Header, Inject, Post, Query, Req } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { z } from 'zod';
-import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
+import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
-import type { Principal } from '../auth/principal.ts';
-import { CONFIG, type Config } from '../config.ts';
-import { Problem } from '../errors.ts';
-import { parseBody, parseQuery, refuseQuery } from '../json-body.ts';
-import { connectionPlace, pageOf, readCursor, type Listing } from '../notifications/history.cursor.ts';
-import { DEFAULT_LIMIT } from '../notifications/history.query.ts';
-import { MOST_REVOKED, Revocations } from '../revocations/revocations.ts';
+import type { Principal } from '../http/principal.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { Problem } from '../core/errors.ts';
+import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
+import { connectionPlace, pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
+import { DEFAULT_LIMIT } from '../history/history.query.ts';
+import { MOST_REVOKED, Revocations } from '../auth/revocations.ts';
 import {
   RevocationsStore,
   type RevocationRecord,
   type RevocationRequest,
-} from '../revocations/revocations.store.ts';
+} from '../auth/revocations.store.ts';
 import { Acts } from './acts.ts';
 import { newRevocationSchema, revocationsQuerySchema } from './revocations.schema.ts';
 

@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { userIdSchema } from '../identifiers.ts';
-import { instantSchema } from '../instant.ts';
+import { userIdSchema } from '../core/identifiers.ts';
+import { instantSchema } from '../core/instant.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 /** As claims.ts reads it; NUL cannot be stored. */

@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { tenantIdSchema } from '../identifiers.ts';
-import { LIMITS, type LimitName } from '../limits.ts';
+import { tenantIdSchema } from '../core/identifiers.ts';
+import { LIMITS, type LimitName } from '../core/limits.ts';
 import { originSchema } from '../tenants/origin.ts';
 import { SET_STATUSES, TENANT_STATUSES } from '../tenants/tenants.store.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';

@@ -1,9 +1,9 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../database/pool.ts';
-import { HistoryPool } from '../database/pools.ts';
-import type { RunOfTenant } from '../database/tenant-pool.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { HistoryPool } from '../postgres/pools.ts';
+import type { RunOfTenant } from '../postgres/tenant-pool.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import type { Action, AuditEntry, AuditRecord } from './audit.ts';
 
 export interface AuditFilters {

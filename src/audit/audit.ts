@@ -1,4 +1,4 @@
-import type { TenantId } from '../identifiers.ts';
+import type { TenantId } from '../core/identifiers.ts';
 
 export const ACTIONS = [
   'tenant.create',

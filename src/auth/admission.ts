@@ -1,13 +1,13 @@
 import { Injectable } from '@nestjs/common';
 import { map, merge, type Observable } from 'rxjs';
-import { Problem } from '../errors.ts';
-import type { TenantId } from '../identifiers.ts';
-import type { Issuer } from '../issuers/issuer.ts';
-import { Issuers } from '../issuers/issuers.ts';
-import { Revocations } from '../revocations/revocations.ts';
+import { Problem } from '../core/errors.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import type { Issuer } from './issuer.ts';
+import { Issuers } from './issuers.ts';
+import { Revocations } from './revocations.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
-import type { Principal } from './principal.ts';
+import type { Principal } from '../http/principal.ts';
 
 /** Why a caller whose token was good once is not let in (any more). */
 export type Refusal = 'issuer' | 'revoked' | 'tenant-suspended' | 'tenant-unknown';

@@ -1,4 +1,4 @@
-import { Problem, type Fault } from '../errors.ts';
+import { Problem, type Fault } from '../core/errors.ts';
 
 /**
  * Longest token that is looked at. Node refuses more than 16 KiB of headers altogether and common proxies more than

@@ -1,8 +1,8 @@
 import { Inject, Injectable, SetMetadata } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
-import { Problem } from '../errors.ts';
+import { Problem } from '../core/errors.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import type { Principal } from './principal.ts';
+import type { Principal } from '../http/principal.ts';
 
 /**
  * What a caller may ask for at once after a pause, and per second in the long run, on each node. Of a user: for every

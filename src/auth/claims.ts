@@ -6,10 +6,10 @@ import {
   userIdSchema,
   type TenantId,
   type Topic,
-} from '../identifiers.ts';
-import type { ClaimNames, Issuer } from '../issuers/issuer.ts';
-import { SERVICE_SCOPES } from '../scopes.ts';
-import { isService, type Principal } from './principal.ts';
+} from '../core/identifiers.ts';
+import type { ClaimNames, Issuer } from './issuer.ts';
+import { SERVICE_SCOPES } from '../core/scopes.ts';
+import { isService, type Principal } from '../http/principal.ts';
 
 /** What a token of an issuer is measured against. */
 export type IssuerRules = Pick<Issuer, 'iss' | 'audiences' | 'tenants' | 'claims' | 'scopes'>;

@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { Problem } from '../errors.ts';
+import { Problem } from '../core/errors.ts';
 
 /**
  * Whether a browser says that the page behind a request may use the session cookie: a page of this origin, or one of an

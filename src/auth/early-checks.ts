@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify';
-import { Problem } from '../errors.ts';
-import { carriesBody } from '../json-body.ts';
+import { Problem } from '../core/errors.ts';
+import { carriesBody } from '../http/json-body.ts';
 import { tokenInQuery } from './bearer.ts';
 import type { TokenGuard } from './token.guard.ts';
 import { tokenParameter } from './token-in-query.ts';

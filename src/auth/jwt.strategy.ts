@@ -2,16 +2,16 @@ import { randomUUID, verify, type KeyObject } from 'node:crypto';
 import { Inject, Injectable, type Type } from '@nestjs/common';
 import { PassportStrategy } from '@nestjs/passport';
 import { Strategy } from 'passport-jwt';
-import { CONFIG, type Config } from '../config.ts';
-import { Problem } from '../errors.ts';
-import { ALGORITHMS, type Algorithm, type Issuer } from '../issuers/issuer.ts';
-import { Issuers } from '../issuers/issuers.ts';
-import { KeysUnavailable, NoSuchKey } from '../issuers/verification-keys.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { Problem } from '../core/errors.ts';
+import { ALGORITHMS, type Algorithm, type Issuer } from './issuer.ts';
+import { Issuers } from './issuers.ts';
+import { KeysUnavailable, NoSuchKey } from './verification-keys.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
 import { readClaims, type TokenLimits } from './claims.ts';
 import { claimedIssuer, readHeader, readPayload, type JoseHeader } from './jws.ts';
-import type { Principal } from './principal.ts';
+import type { Principal } from '../http/principal.ts';
 
 /** A token on its way through passport, which knows requests only. */
 export interface TokenCarrier {

@@ -1,5 +1,5 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { tenantIdSchema, type TenantId } from '../identifiers.ts';
+import { tenantIdSchema, type TenantId } from '../core/identifiers.ts';
 
 /*
  * A ticket reads `tenant.secret`, both base64url: the tenant, under which its row is found, and 48 bytes, which are random,

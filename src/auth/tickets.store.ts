@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
-import { beingErased } from '../database/erased.ts';
-import type { Statement } from '../database/pool.ts';
-import { ChangesPool, ClientPool } from '../database/pools.ts';
-import type { TenantId, UserId } from '../identifiers.ts';
+import { beingErased } from '../postgres/erased.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { ChangesPool, ClientPool } from '../postgres/pools.ts';
+import type { TenantId, UserId } from '../core/identifiers.ts';
 
 /** A ticket that is to be kept. */
 export interface NewTicket {

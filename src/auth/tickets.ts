@@ -2,12 +2,12 @@ import { createHash } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
-import { Changes, type ChangeSource } from '../changes/changes.ts';
-import { CONFIG, type Config } from '../config.ts';
-import { DatabaseClock } from '../database/clock.ts';
-import { nowBeingErased } from '../database/erased.ts';
-import { Problem } from '../errors.ts';
-import { GatherByKey } from '../gather.ts';
+import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { DatabaseClock } from '../postgres/clock.ts';
+import { nowBeingErased } from '../postgres/erased.ts';
+import { Problem } from '../core/errors.ts';
+import { GatherByKey } from '../concurrency/gather.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,
@@ -15,10 +15,10 @@ import {
   userIdSchema,
   type DeviceId,
   type TenantId,
-} from '../identifiers.ts';
+} from '../core/identifiers.ts';
 import { Admission } from './admission.ts';
 import { ticketInvalid } from './bearer.ts';
-import type { Principal } from './principal.ts';
+import type { Principal } from '../http/principal.ts';
 import { randomPart, TicketSeal, type SealedTicket } from './ticket-seal.ts';
 import { TicketsStore, type NewTicket } from './tickets.store.ts';
 

@@ -3,14 +3,14 @@ import { Inject, Injectable } from '@nestjs/common';
 import { ExecutionContextHost } from '@nestjs/core/helpers/execution-context-host.js';
 import { AuthGuard } from '@nestjs/passport';
 import { LRUCache } from 'lru-cache';
-import { CONFIG, type Config } from '../config.ts';
-import { Issuers } from '../issuers/issuers.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { Issuers } from './issuers.ts';
 import { Admission } from './admission.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
 import { tooManyTopics } from './claims.ts';
 import { JwtStrategy, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
-import type { Principal } from './principal.ts';
+import type { Principal } from '../http/principal.ts';
 
 /** A signature is checked again after this long, in ms: the key may have been withdrawn since. */
 const REMEMBERED_MS = 10 * 60_000;

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { buffer } from 'node:stream/consumers';
 import type { parseArgs } from 'node:util';
-import { issuerRegistrationSchema, type IssuerRegistration } from '../issuers/registration.schema.ts';
+import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/registration.schema.ts';
 import { parse, UsageError } from './command.ts';
 
 /** What the command is asked to do. */

@@ -1,6 +1,6 @@
 import 'reflect-metadata';
-import { readSettings, settingsSchema } from '../config.ts';
-import { MaintenancePool } from '../database/maintenance-pool.ts';
+import { readSettings, settingsSchema } from '../core/config.ts';
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 import { advance, type Advanced } from '../log/advance.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';

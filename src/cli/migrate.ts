@@ -1,5 +1,5 @@
-import { readSettings, settingsSchema } from '../config.ts';
-import { openDatabase } from '../database/open-database.ts';
+import { readSettings, settingsSchema } from '../core/config.ts';
+import { openDatabase } from '../postgres/open-database.ts';
 import { parse, type Command } from './command.ts';
 import { DATABASE_SETTINGS } from './on-database.ts';
 

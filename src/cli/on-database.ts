@@ -1,6 +1,6 @@
-import { openDatabase, type DatabaseSettings } from '../database/open-database.ts';
-import type { DatabaseUrls } from '../database/logins.ts';
-import { findRunningServer } from '../database/running-server.ts';
+import { openDatabase, type DatabaseSettings } from '../postgres/open-database.ts';
+import type { DatabaseUrls } from '../postgres/logins.ts';
+import { findRunningServer } from '../postgres/running-server.ts';
 
 /** What every command on the database is given: where it is, and how many sessions one of our own has room for. */
 export const DATABASE_SETTINGS = {

@@ -1,4 +1,4 @@
-import { run } from '../run.ts';
+import { run } from '../app/run.ts';
 import { parse, type Command } from './command.ts';
 
 const HELP = `Runs the service until SIGTERM or Ctrl-C.

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
-import { ConfigError } from '../config.ts';
-import { StartError } from '../database/start-error.ts';
-import { VERSION } from '../version.ts';
+import { ConfigError } from '../core/config.ts';
+import { StartError } from '../core/start-error.ts';
+import { VERSION } from '../core/version.ts';
 import { UsageError, type Command, type Terminal } from './command.ts';
 
 interface Entry {

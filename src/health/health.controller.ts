@@ -1,8 +1,8 @@
 import { Controller, Get, HttpStatus, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { Public } from '../auth/access.decorator.ts';
-import { AppendPool } from '../database/pools.ts';
-import { RouteSettings } from '../route-settings.ts';
+import { Public } from '../http/access.decorator.ts';
+import { AppendPool } from '../postgres/pools.ts';
+import { RouteSettings } from '../http/route-settings.ts';
 import type { Ready } from './health.schema.ts';
 import { Readiness } from './readiness.ts';
 

@@ -1,5 +1,5 @@
 import { Global, Module } from '@nestjs/common';
-import { Draining } from './draining.ts';
+import { Draining } from '../core/draining.ts';
 import { HealthController } from './health.controller.ts';
 import { HealthStore } from './health.store.ts';
 import { Readiness } from './readiness.ts';

@@ -1,7 +1,7 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
-import { CONFIG, type Config } from '../config.ts';
-import { Pool, type Statement } from '../database/pool.ts';
-import { engineUrl } from '../database/settings.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { Pool, type Statement } from '../postgres/pool.ts';
+import { engineUrl } from '../core/settings.ts';
 
 /** A database that answers more slowly than this counts as away, in ms. */
 const PROBE_TIMEOUT_MS = 1_000;

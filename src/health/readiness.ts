@@ -1,9 +1,9 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { migrations } from '../../migrations/migrations.ts';
-import { CONFIG, type Config } from '../config.ts';
-import { errorCode } from '../database/pool.ts';
-import { VERSION } from '../version.ts';
-import { Draining } from './draining.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { errorCode } from '../postgres/pool.ts';
+import { VERSION } from '../core/version.ts';
+import { Draining } from '../core/draining.ts';
 import type { Ready } from './health.schema.ts';
 import { HealthStore } from './health.store.ts';
 

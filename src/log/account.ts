@@ -1,4 +1,4 @@
-import type { Limits } from '../limits.ts';
+import type { Limits } from '../core/limits.ts';
 
 /** What the database says that a tenant has used. */
 export interface Balance {

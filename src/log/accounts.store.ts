@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../database/pool.ts';
-import { AppendPool } from '../database/pools.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { AppendPool } from '../postgres/pools.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import type { Balance } from './account.ts';
 
 /** A balance, and how long ago it was so. */

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
-import { Problem } from '../errors.ts';
-import type { TenantId } from '../identifiers.ts';
-import type { Limits } from '../limits.ts';
+import { Problem } from '../core/errors.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import type { Limits } from '../core/limits.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { Account, type Balance } from './account.ts';
 import { AccountsStore } from './accounts.store.ts';

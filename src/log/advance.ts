@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { errorCode } from '../database/pool.ts';
+import { errorCode } from '../postgres/pool.ts';
 import type { AdvanceStore, Lifted } from './advance.store.ts';
 import type { Partitions } from './partitions.ts';
 import type { PartitionsStore } from './partitions.store.ts';
-import { createdAt, START, type Position } from './position.ts';
+import { createdAt, START, type Position } from '../core/position.ts';
 
 /** Stream rows that one statement locks: publishers of these tenants wait for its commit. */
 const ROWS = 50;

@@ -1,18 +1,18 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { CONFIG, type Config } from '../config.ts';
-import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../database/pool.ts';
-import { messageOf, Problem } from '../errors.ts';
-import type { TenantId } from '../identifiers.ts';
-import { InFlight } from '../in-flight.ts';
-import { Metrics } from '../metrics/metrics.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
+import { messageOf, Problem } from '../core/errors.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import { InFlight } from '../concurrency/in-flight.ts';
+import { Metrics } from '../telemetry/metrics.ts';
 import { Accounts } from './accounts.ts';
 import { AppendStore, isPartitionMissing, type Appended, type Publication } from './append.store.ts';
 import { KnownKeys } from './known-keys.ts';
-import type { Batch, Notification, Stored } from './notification.ts';
+import type { Batch, Notification, Stored } from '../core/notification.ts';
 import { Partitions } from './partitions.ts';
-import { asPosition, type Position } from './position.ts';
+import { asPosition, type Position } from '../core/position.ts';
 
 interface Waiting {
   readonly publication: Publication;

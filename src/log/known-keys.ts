@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
-import { databaseUnavailable, isUnavailable } from '../database/pool.ts';
-import { Problem } from '../errors.ts';
-import { GatherByKey } from '../gather.ts';
-import type { TenantId } from '../identifiers.ts';
+import { databaseUnavailable, isUnavailable } from '../postgres/pool.ts';
+import { Problem } from '../core/errors.ts';
+import { GatherByKey } from '../concurrency/gather.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import { AppendStore, type IdempotencyKey, type Remembered } from './append.store.ts';
-import type { Stored } from './notification.ts';
+import type { Stored } from '../core/notification.ts';
 
 /** Keys of one tenant that one statement looks up. */
 const AT_ONCE = 200;

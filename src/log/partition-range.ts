@@ -1,4 +1,4 @@
-import { asPosition, POSITIONS_PER_MS, timeOfPosition, type Position } from './position.ts';
+import { asPosition, POSITIONS_PER_MS, timeOfPosition, type Position } from '../core/position.ts';
 
 /** The tables that are partitioned by position. */
 export const PARTITIONED = ['notifications', 'sends', 'acks'] as const;

@@ -1,5 +1,5 @@
 import { Module } from '@nestjs/common';
-import { MaintenancePool } from '../database/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 import { PartitionsStore } from './partitions.store.ts';
 import { Partitions } from './partitions.ts';
 

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../database/maintenance-pool.ts';
-import type { Pool, Statement } from '../database/pool.ts';
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
 import { hoursOf, partitionName, PARTITIONED, type Partitioned, type Range } from './partition-range.ts';
-import { EPOCH_MS, POSITIONS_PER_MS, type Position } from './position.ts';
+import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';
 
 /** A partition as the catalogue knows it. */
 export interface Partition extends Range {

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CONFIG, type Config } from '../config.ts';
-import { errorCode } from '../database/pool.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { errorCode } from '../postgres/pool.ts';
 import {
   Coverage,
   PARTITIONED,
@@ -11,7 +11,7 @@ import {
   type Range,
 } from './partition-range.ts';
 import { isThere, PartitionsStore } from './partitions.store.ts';
-import type { Position } from './position.ts';
+import type { Position } from '../core/position.ts';
 
 const ATTEMPTS = 3;
 const PAUSE_MS = 100;

@@ -5,14 +5,14 @@ import {
   type OnApplicationBootstrap,
   type OnModuleDestroy,
 } from '@nestjs/common';
-import { CONFIG, type Config } from '../config.ts';
-import { MaintenancePool } from '../database/maintenance-pool.ts';
-import { isConnectionLoss, type Pool, type Statement } from '../database/pool.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { isConnectionLoss, type Pool, type Statement } from '../postgres/pool.ts';
 import { PARTITIONED } from '../log/partition-range.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
-import { POSITIONS_PER_MS } from '../log/position.ts';
-import { Metrics, type RoundResult } from '../metrics/metrics.ts';
+import { POSITIONS_PER_MS } from '../core/position.ts';
+import { Metrics, type RoundResult } from '../telemetry/metrics.ts';
 import { Retention } from './retention.ts';
 import { RetentionStore } from './retention.store.ts';
 import type { Step, StepName } from './step.ts';

@@ -1,7 +1,7 @@
-import type { Pool, Statement } from '../database/pool.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import { NOW_AS_POSITION, type Partition } from '../log/partitions.store.ts';
-import { POSITIONS_PER_MS, type Position } from '../log/position.ts';
+import { POSITIONS_PER_MS, type Position } from '../core/position.ts';
 
 /** A tenant whose floor can rise, and to where. */
 export interface Floor {

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Config } from '../config.ts';
-import { errorCode } from '../database/pool.ts';
-import type { TenantId } from '../identifiers.ts';
+import type { Config } from '../core/config.ts';
+import { errorCode } from '../postgres/pool.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import type { Partition, PartitionsStore } from '../log/partitions.store.ts';
-import type { Position } from '../log/position.ts';
+import type { Position } from '../core/position.ts';
 import type { Floor, RetentionStore } from './retention.store.ts';
 import type { Step } from './step.ts';
 

@@ -1,4 +1,4 @@
-import type { Pool } from '../database/pool.ts';
+import type { Pool } from '../postgres/pool.ts';
 
 /** What the parts of a round of maintenance share. */
 export interface Step {

@@ -1,4 +1,4 @@
-import type { Pool, Statement } from '../database/pool.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
 import { sqlTimeOf } from '../log/partitions.store.ts';
 
 /** How many rows of one tenant went in a statement. */

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../database/maintenance-pool.ts';
-import type { Statement } from '../database/pool.ts';
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import type { Statement } from '../postgres/pool.ts';
 
 /* Of the database, across tenants. Of other users' sessions PostgreSQL tells only those that it trusts with them. */
 const OLDEST_SNAPSHOT: Statement = {

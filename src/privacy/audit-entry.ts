@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { AuditEntry } from '../audit/audit.ts';
-import type { Principal } from '../auth/principal.ts';
-import { tenantIdSchema, type TenantId } from '../identifiers.ts';
+import type { Principal } from '../http/principal.ts';
+import { tenantIdSchema, type TenantId } from '../core/identifiers.ts';
 import { targetOf, type Erased, type Erasure } from './erasure.ts';
 
 /** Who ordered it, as its row keeps it until it is done. */

@@ -1,10 +1,10 @@
 import { Controller, Delete, Header, Param, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { pathId } from '../admin/path-id.ts';
-import { CurrentPrincipal, RequireScope } from '../auth/access.decorator.ts';
-import type { Principal } from '../auth/principal.ts';
-import { tenantIdSchema } from '../identifiers.ts';
-import { refuseQuery } from '../json-body.ts';
+import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
+import type { Principal } from '../http/principal.ts';
+import { tenantIdSchema } from '../core/identifiers.ts';
+import { refuseQuery } from '../http/json-body.ts';
 import { ErasureOrders } from './erasure-orders.ts';
 
 /** The end of a tenant. Like everything in /v1/tenants it is about the tenant in the path. */

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../database/pool.ts';
-import { HistoryPool } from '../database/pools.ts';
-import type { TenantId } from '../identifiers.ts';
-import type { Position } from '../log/position.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { HistoryPool } from '../postgres/pools.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import type { Position } from '../core/position.ts';
 import type { Erasure } from './erasure.ts';
 import { keyOf, lowestOf, PLACES_OF_TENANT, placesOfUser, type Key, type Place } from './places.ts';
 

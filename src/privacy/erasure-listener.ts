@@ -1,9 +1,9 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
-import { CONFIG, type Config } from '../config.ts';
-import { messageOf } from '../errors.ts';
-import { asPosition } from '../log/position.ts';
-import { Forgetting } from '../stream/forgetting.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { messageOf } from '../core/errors.ts';
+import { asPosition } from '../core/position.ts';
+import { Forgetting } from '../delivery/forgetting.ts';
 import { whoOf, type Erasure } from './erasure.ts';
 import { Erasures } from './erasures.ts';
 import { ErasuresStore } from './erasures.store.ts';

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import type { TenantId, UserId } from '../identifiers.ts';
-import type { Position } from '../log/position.ts';
+import type { TenantId, UserId } from '../core/identifiers.ts';
+import type { Position } from '../core/position.ts';
 
 /** That the data of a user, or of a whole tenant, is erased: as every node keeps it while its row is there. */
 export interface Erasure {

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
-import type { Statement } from '../database/pool.ts';
-import { ChangesPool, HistoryPool } from '../database/pools.ts';
-import type { RunOfTenant } from '../database/tenant-pool.ts';
-import type { TenantId, UserId } from '../identifiers.ts';
-import type { Position } from '../log/position.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { ChangesPool, HistoryPool } from '../postgres/pools.ts';
+import type { RunOfTenant } from '../postgres/tenant-pool.ts';
+import type { TenantId, UserId } from '../core/identifiers.ts';
+import type { Position } from '../core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erased, type Erasure, type ErasureView } from './erasure.ts';
 
 /** A node that was not seen for so long is taken for dead. What it still had under way in the database is waited for. */

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../changes/changes.ts';
-import { Metrics } from '../metrics/metrics.ts';
+import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { Metrics } from '../telemetry/metrics.ts';
 import type { Erasure } from './erasure.ts';
 import { ErasuresStore } from './erasures.store.ts';
 

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../database/pool.ts';
-import { HistoryPool } from '../database/pools.ts';
-import type { TenantId, UserId } from '../identifiers.ts';
-import type { Position } from '../log/position.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { HistoryPool } from '../postgres/pools.ts';
+import type { TenantId, UserId } from '../core/identifiers.ts';
+import type { Position } from '../core/position.ts';
 import { keyOf, lowestOf, placesOfUser, type Key, type Place } from './places.ts';
 
 /** Rows of one page. */

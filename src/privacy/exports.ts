@@ -1,16 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { Problem } from '../errors.ts';
-import { Draining } from '../health/draining.ts';
-import type { TenantId, UserId } from '../identifiers.ts';
-import type { Position } from '../log/position.ts';
+import { Problem } from '../core/errors.ts';
+import { Draining } from '../core/draining.ts';
+import type { TenantId, UserId } from '../core/identifiers.ts';
+import type { Position } from '../core/position.ts';
 import {
   ConnectionsStore,
   type ConnectionPlace,
   type ConnectionRecord,
-} from '../notifications/connections.store.ts';
-import { itemJson } from '../notifications/history-item.ts';
-import { HistoryService } from '../notifications/history.service.ts';
+} from '../history/connections.store.ts';
+import { itemJson } from '../history/history-item.ts';
+import { HistoryService } from '../history/history.service.ts';
 import { ExportStore } from './export.store.ts';
 
 const NOTIFICATIONS = 200;

@@ -1,9 +1,9 @@
 import { Module } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
 import { AuditModule } from '../audit/audit.module.ts';
-import { ChangesModule } from '../changes/changes.module.ts';
-import { HistoryModule } from '../notifications/history.module.ts';
-import { StreamModule } from '../stream/stream.module.ts';
+import { ChangesModule } from '../cluster/changes.module.ts';
+import { HistoryModule } from '../history/history.module.ts';
+import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { DeletionController } from './deletion.controller.ts';
 import { Eraser } from './eraser.ts';

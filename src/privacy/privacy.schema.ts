@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { deviceIdSchema, topicSchema } from '../identifiers.ts';
+import { deviceIdSchema, topicSchema } from '../core/identifiers.ts';
 
 const time = z.iso.datetime();
 const position = z.string().regex(/^\d{1,16}$/);

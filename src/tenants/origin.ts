@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { isLoopback } from '../loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 
 const EXAMPLE = 'https://app.example.com';
 

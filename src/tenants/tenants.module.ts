@@ -1,5 +1,5 @@
 import { Module } from '@nestjs/common';
-import { ChangesModule } from '../changes/changes.module.ts';
+import { ChangesModule } from '../cluster/changes.module.ts';
 import { Tenants } from './tenants.ts';
 import { TenantsStore } from './tenants.store.ts';
 

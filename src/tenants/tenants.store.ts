@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../changes/changes.store.ts';
-import type { Statement } from '../database/pool.ts';
-import { ChangesPool, EnginePool, HistoryPool } from '../database/pools.ts';
-import type { RunOfTenant } from '../database/tenant-pool.ts';
-import type { TenantId } from '../identifiers.ts';
-import { readLimits, type OwnLimits } from '../limits.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import type { Statement } from '../postgres/pool.ts';
+import { ChangesPool, EnginePool, HistoryPool } from '../postgres/pools.ts';
+import type { RunOfTenant } from '../postgres/tenant-pool.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import { readLimits, type OwnLimits } from '../core/limits.ts';
 
 /** What an administrator may make of a tenant. */
 export const SET_STATUSES = ['active', 'suspended'] as const;

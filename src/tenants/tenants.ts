@@ -1,10 +1,10 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Inject, Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../changes/changes.ts';
-import { CONFIG, type Config } from '../config.ts';
-import type { TenantId } from '../identifiers.ts';
-import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../limits.ts';
+import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../core/limits.ts';
 import { TenantsStore, type TenantState } from './tenants.store.ts';
 
 /** `unknown`: it was deleted; or nobody registered it, which counts with TENANT_PROVISIONING=explicit only. */

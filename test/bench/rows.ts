@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { LEVEL_WIDTHS } from '../../src/ledger/intervals.ts';
+import { LEVEL_WIDTHS } from '../../src/receipts/intervals.ts';
 import {
   partitionName,
   PARTITIONED,
@@ -8,7 +8,7 @@ import {
   type Range,
 } from '../../src/log/partition-range.ts';
 import { sqlTimeOf } from '../../src/log/partitions.store.ts';
-import { asPosition, positionOfTime, POSITIONS_PER_MS, type Position } from '../../src/log/position.ts';
+import { asPosition, positionOfTime, POSITIONS_PER_MS, type Position } from '../../src/core/position.ts';
 
 /*
  * A log that was written over weeks, and what the ledger knows of it, by statements over sets: published one by one, ten

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { adminOperations } from '../../src/docs/operations/admin.ts';
+import { adminOperations } from '../../src/openapi/operations/admin.ts';
 import { adminOf, call, KeyIssuer, operatorOf, readerOf } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
-import { Revocations } from '../../src/revocations/revocations.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { Revocations } from '../../src/auth/revocations.ts';
 import { call, operatorOf, readerOf, type Page, type ProblemBody } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';

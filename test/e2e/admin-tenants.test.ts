@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { adminOf, call, type Page, type ProblemBody } from '../support/admin.ts';
 import { publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
-import { NO_LIMITS } from '../../src/limits.ts';
+import { NO_LIMITS } from '../../src/core/limits.ts';
 import { serviceToken } from '../support/tokens.ts';
 
 interface Tenant {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { get, post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
+import { Changes } from '../../src/cluster/changes.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';

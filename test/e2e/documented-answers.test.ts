@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { historyItemSchema } from '../../src/docs/history.schema.ts';
-import { problemsOf } from '../../src/docs/openapi.ts';
-import { operations } from '../../src/docs/operations/operations.ts';
-import { problemSchema } from '../../src/docs/problem.schema.ts';
-import { streamEvents } from '../../src/docs/stream-events.ts';
+import { historyItemSchema } from '../../src/openapi/history.schema.ts';
+import { problemsOf } from '../../src/openapi/openapi.ts';
+import { operations } from '../../src/openapi/operations/operations.ts';
+import { problemSchema } from '../../src/openapi/problem.schema.ts';
+import { streamEvents } from '../../src/openapi/stream-events.ts';
 import { startService, type Service } from '../support/app.ts';
 import { get, publish } from '../support/api.ts';
 import { eventually } from '../support/eventually.ts';

@@ -1,7 +1,7 @@
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { readConfig } from '../../src/config.ts';
-import { Draining } from '../../src/health/draining.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { Draining } from '../../src/core/draining.ts';
 import { liveSchema, readySchema } from '../../src/health/health.schema.ts';
 import { HealthStore } from '../../src/health/health.store.ts';
 import { Readiness } from '../../src/health/readiness.ts';

@@ -2,7 +2,7 @@ import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Metrics } from '../../src/metrics/metrics.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
 import { publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';

@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { describeError } from '../../src/logging/root-logger.ts';
-import { parseTraceparent } from '../../src/logging/traceparent.ts';
+import { describeError } from '../../src/telemetry/root-logger.ts';
+import { parseTraceparent } from '../../src/telemetry/traceparent.ts';
 import { startService, type Service } from '../support/app.ts';
 import { post } from '../support/api.ts';
 import { eventually } from '../support/eventually.ts';

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { MetricsListener } from '../../src/metrics/metrics-listener.ts';
-import { BYES } from '../../src/stream/frames.ts';
+import { MetricsListener } from '../../src/telemetry/metrics-listener.ts';
+import { BYES } from '../../src/delivery/frames.ts';
 import { call, KeyIssuer } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { get, post, publish } from '../support/api.ts';

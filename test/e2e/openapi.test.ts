@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { RouteOptions } from 'fastify';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
-import { createApp } from '../../src/app.ts';
-import { readConfig } from '../../src/config.ts';
-import { problemsOf } from '../../src/docs/openapi.ts';
-import type { Content, Examples, Operation } from '../../src/docs/operation.ts';
-import { operations } from '../../src/docs/operations/operations.ts';
-import { ERRORS } from '../../src/errors.ts';
+import { createApp } from '../../src/app/app.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { problemsOf } from '../../src/openapi/openapi.ts';
+import type { Content, Examples, Operation } from '../../src/openapi/operation.ts';
+import { operations } from '../../src/openapi/operations/operations.ts';
+import { ERRORS } from '../../src/core/errors.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openApiSchema, referencesIn, resolveReference, type OpenApi } from '../support/openapi-format.ts';
 import { TEST_SECRET } from '../support/tokens.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Slice } from '../../src/slice.ts';
+import { Slice } from '../../src/concurrency/slice.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { serviceToken } from '../support/tokens.ts';

@@ -1,8 +1,8 @@
 import { connect } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
-import { Refusals } from '../../src/notifications/refusals.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { Refusals } from '../../src/publishing/refusals.ts';
 import { adminOf, call, type ProblemBody } from '../support/admin.ts';
 import { post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';

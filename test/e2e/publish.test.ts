@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { DatabaseClock } from '../../src/database/clock.ts';
+import { DatabaseClock } from '../../src/postgres/clock.ts';
 import { post, publish, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
-import { timeOfPosition, parsePosition } from '../../src/log/position.ts';
+import { timeOfPosition, parsePosition } from '../../src/core/position.ts';
 
 let service: Service;
 let url: string;

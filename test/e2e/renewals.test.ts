@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/changes/changes.ts';
-import { topicSchema, userIdSchema } from '../../src/identifiers.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { order, revokeToken, revokeUser } from '../support/acts.ts';
 import { get, post, publish, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/changes/changes.ts';
+import { Changes } from '../../src/cluster/changes.ts';
 import {
   closeConnection,
   deleteIssuer,

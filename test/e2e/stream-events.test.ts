@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Connection } from '../../src/stream/connection.ts';
+import { Connection } from '../../src/delivery/connection.ts';
 import { get, post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';

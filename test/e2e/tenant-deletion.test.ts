@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
+import { Changes } from '../../src/cluster/changes.ts';
 import { PLACES_OF_TENANT } from '../../src/privacy/places.ts';
 import { revokeUser } from '../support/acts.ts';
 import { adminOf, call, operatorOf, readerOf, type Page } from '../support/admin.ts';

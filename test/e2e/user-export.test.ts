@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { historyItemSchema } from '../../src/docs/history.schema.ts';
-import { asPosition } from '../../src/log/position.ts';
-import { HistoryService } from '../../src/notifications/history.service.ts';
+import { historyItemSchema } from '../../src/openapi/history.schema.ts';
+import { asPosition } from '../../src/core/position.ts';
+import { HistoryService } from '../../src/history/history.service.ts';
 import { exportLineSchemas } from '../../src/privacy/privacy.schema.ts';
 import { disconnect, revokeUser } from '../support/acts.ts';
 import { readerOf } from '../support/admin.ts';

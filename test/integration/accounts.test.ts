@@ -1,10 +1,10 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
-import { ChangesStore } from '../../src/changes/changes.store.ts';
-import { readConfig } from '../../src/config.ts';
-import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/identifiers.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Accounts } from '../../src/log/accounts.ts';
 import { AccountsStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Problem } from '../../src/errors.ts';
-import { Acknowledgements } from '../../src/ledger/acks.ts';
-import { LEVEL_WIDTHS, levelOf } from '../../src/ledger/intervals.ts';
-import { asPosition, positionOfTime, POSITIONS_PER_MS, START } from '../../src/log/position.ts';
-import { Metrics } from '../../src/metrics/metrics.ts';
+import { Problem } from '../../src/core/errors.ts';
+import { Acknowledgements } from '../../src/receipts/acks.ts';
+import { LEVEL_WIDTHS, levelOf } from '../../src/receipts/intervals.ts';
+import { asPosition, positionOfTime, POSITIONS_PER_MS, START } from '../../src/core/position.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
 import { ack, arrival, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
 
 let bench: LedgerBench;

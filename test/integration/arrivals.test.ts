@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { START } from '../../src/log/position.ts';
+import { START } from '../../src/core/position.ts';
 import { arrival, ack, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
 
 /** When the database was asked. */

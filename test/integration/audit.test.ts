@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { AuditEntry } from '../../src/audit/audit.ts';
 import { AuditStore, recordAct, type AuditFilters } from '../../src/audit/audit.store.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openPools, type TestPools } from '../support/pools.ts';
 

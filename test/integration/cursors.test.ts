@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import type { TenantId } from '../../src/identifiers.ts';
-import type { AckResult } from '../../src/ledger/acks.store.ts';
-import type { Arrival, Arrived } from '../../src/ledger/arrivals.store.ts';
-import { asPosition, START } from '../../src/log/position.ts';
+import type { TenantId } from '../../src/core/identifiers.ts';
+import type { AckResult } from '../../src/receipts/acks.store.ts';
+import type { Arrival, Arrived } from '../../src/receipts/arrivals.store.ts';
+import { asPosition, START } from '../../src/core/position.ts';
 import { ack, arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
 
 /*

@@ -1,11 +1,11 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { TicketsStore } from '../../src/auth/tickets.store.ts';
-import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
-import type { TenantId } from '../../src/identifiers.ts';
-import { asPosition, START } from '../../src/log/position.ts';
-import { RevocationsStore } from '../../src/revocations/revocations.store.ts';
-import { StreamOrdersStore } from '../../src/stream/stream-orders.store.ts';
+import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
+import type { TenantId } from '../../src/core/identifiers.ts';
+import { asPosition, START } from '../../src/core/position.ts';
+import { RevocationsStore } from '../../src/auth/revocations.store.ts';
+import { StreamOrdersStore } from '../../src/delivery/stream-orders.store.ts';
 import { arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
 
 /*

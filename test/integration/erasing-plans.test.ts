@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from '@jest/globals';
-import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
-import { asPosition, positionOfTime } from '../../src/log/position.ts';
+import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
 import { ErasingStore } from '../../src/privacy/erasing.store.ts';

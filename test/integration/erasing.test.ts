@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
-import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
-import type { TenantId, UserId } from '../../src/identifiers.ts';
-import { asPosition, positionOfTime } from '../../src/log/position.ts';
+import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
+import type { TenantId, UserId } from '../../src/core/identifiers.ts';
+import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
 import { ErasingStore } from '../../src/privacy/erasing.store.ts';

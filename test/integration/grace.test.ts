@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { GraceStore } from '../../src/changes/grace.store.ts';
-import { ChangesPool } from '../../src/database/pools.ts';
+import { GraceStore } from '../../src/cluster/grace.store.ts';
+import { ChangesPool } from '../../src/postgres/pools.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 

@@ -1,26 +1,26 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import type { MaintenancePool } from '../../src/database/maintenance-pool.ts';
+import type { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
 import {
   tenantIdSchema,
   topicSchema,
   typeSchema,
   userIdSchema,
   type TenantId,
-} from '../../src/identifiers.ts';
-import { levelOf } from '../../src/ledger/intervals.ts';
+} from '../../src/core/identifiers.ts';
+import { levelOf } from '../../src/receipts/intervals.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
-import { asPosition, positionOfTime, type Position } from '../../src/log/position.ts';
-import { ConnectionsStore } from '../../src/notifications/connections.store.ts';
-import { CountsStore } from '../../src/notifications/counts.store.ts';
-import { DeliveriesStore } from '../../src/notifications/deliveries.store.ts';
-import { STATUSES, type Receipt } from '../../src/notifications/delivery-status.ts';
-import type { HistoryItem } from '../../src/notifications/history-item.ts';
-import { HistoryService, type Filters } from '../../src/notifications/history.service.ts';
-import { HistoryStore } from '../../src/notifications/history.store.ts';
-import { timelineOf } from '../../src/notifications/timeline.ts';
-import { TimelineStore } from '../../src/notifications/timeline.store.ts';
+import { asPosition, positionOfTime, type Position } from '../../src/core/position.ts';
+import { ConnectionsStore } from '../../src/history/connections.store.ts';
+import { CountsStore } from '../../src/history/counts.store.ts';
+import { DeliveriesStore } from '../../src/history/deliveries.store.ts';
+import { STATUSES, type Receipt } from '../../src/history/delivery-status.ts';
+import type { HistoryItem } from '../../src/history/history-item.ts';
+import { HistoryService, type Filters } from '../../src/history/history.service.ts';
+import { HistoryStore } from '../../src/history/history.store.ts';
+import { timelineOf } from '../../src/history/timeline.ts';
+import { TimelineStore } from '../../src/history/timeline.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { explain, type PlanNode } from '../support/plans.ts';
 import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { AppendStore } from '../../src/log/append.store.ts';
 import { KnownKeys } from '../../src/log/known-keys.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';

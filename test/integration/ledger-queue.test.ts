@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { Logger } from '@nestjs/common';
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
-import { readConfig } from '../../src/config.ts';
-import type { TenantId } from '../../src/identifiers.ts';
-import { Ledger } from '../../src/ledger/ledger.ts';
-import type { Reader } from '../../src/ledger/open-intervals.ts';
-import { asPosition, START } from '../../src/log/position.ts';
-import { Metrics } from '../../src/metrics/metrics.ts';
+import { readConfig } from '../../src/core/config.ts';
+import type { TenantId } from '../../src/core/identifiers.ts';
+import { Ledger } from '../../src/receipts/ledger.ts';
+import type { Reader } from '../../src/receipts/open-intervals.ts';
+import { asPosition, START } from '../../src/core/position.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
 import { settingsOf } from '../support/database.ts';
 import { deviceId, LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
 import { holding, untilHeld } from '../support/privacy.ts';

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { tenantIdSchema, type TenantId } from '../../src/identifiers.ts';
-import { levelOf } from '../../src/ledger/intervals.ts';
-import type { ConnectionOpened, SendInterval } from '../../src/ledger/ledger.store.ts';
-import { NodeName } from '../../src/ledger/node-name.ts';
-import { NodesStore } from '../../src/ledger/nodes.store.ts';
-import { asPosition, positionOfTime, START } from '../../src/log/position.ts';
+import { tenantIdSchema, type TenantId } from '../../src/core/identifiers.ts';
+import { levelOf } from '../../src/receipts/intervals.ts';
+import type { ConnectionOpened, SendInterval } from '../../src/receipts/ledger.store.ts';
+import { NodeName } from '../../src/cluster/node-name.ts';
+import { NodesStore } from '../../src/cluster/nodes.store.ts';
+import { asPosition, positionOfTime, START } from '../../src/core/position.ts';
 import { ack, arrival, deviceId, LedgerBench, topic, userId, type LedgerNode } from '../support/ledger.ts';
 import { scannedWhole } from '../support/plans.ts';
 

@@ -2,9 +2,9 @@ import { randomUUIDv7 } from 'node:crypto';
 import { expect, test } from '@jest/globals';
 import { AccountsStore } from '../../src/log/accounts.store.ts';
 import { AppendStore } from '../../src/log/append.store.ts';
-import { asPosition, positionOfTime } from '../../src/log/position.ts';
+import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { LedgerBench, topic, userId } from '../support/ledger.ts';
 import { scannedWhole } from '../support/plans.ts';
 

@@ -2,12 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
-import { readConfig } from '../../src/config.ts';
-import { leftToEverybody } from '../../src/database/everybody.ts';
-import { checkLogins } from '../../src/database/check-logins.ts';
-import { loginOf, urlsOf } from '../../src/database/logins.ts';
-import { migrate, missingMigrations } from '../../src/database/migrate.ts';
-import { openDatabase } from '../../src/database/open-database.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { leftToEverybody } from '../../src/postgres/everybody.ts';
+import { checkLogins } from '../../src/postgres/check-logins.ts';
+import { loginOf, urlsOf } from '../../src/postgres/logins.ts';
+import { migrate, missingMigrations } from '../../src/postgres/migrate.ts';
+import { openDatabase } from '../../src/postgres/open-database.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 

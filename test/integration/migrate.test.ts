@@ -2,9 +2,9 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
-import { checkDurability } from '../../src/database/durability.ts';
-import { urlsOf } from '../../src/database/logins.ts';
-import { migrate } from '../../src/database/migrate.ts';
+import { checkDurability } from '../../src/postgres/durability.ts';
+import { urlsOf } from '../../src/postgres/logins.ts';
+import { migrate } from '../../src/postgres/migrate.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 

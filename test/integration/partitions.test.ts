@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { PARTITIONED, partitionName, rangeCovering } from '../../src/log/partition-range.ts';
-import { positionOfTime } from '../../src/log/position.ts';
+import { positionOfTime } from '../../src/core/position.ts';
 import { eventually } from '../support/eventually.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partition-range.ts';
-import { asPosition } from '../../src/log/position.ts';
+import { asPosition } from '../../src/core/position.ts';
 import { RetentionStore, SUMMED_AT_ONCE } from '../../src/maintenance/retention.store.ts';
 import { WatchStore } from '../../src/maintenance/watch.store.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';

@@ -1,10 +1,10 @@
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
-import { ChangesStore } from '../../src/changes/changes.store.ts';
-import { readConfig } from '../../src/config.ts';
-import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
-import { Revocations } from '../../src/revocations/revocations.ts';
-import { RevocationsStore, type RevocationRequest } from '../../src/revocations/revocations.store.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import { Revocations } from '../../src/auth/revocations.ts';
+import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.store.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openPools, type TestPools } from '../support/pools.ts';
 import { TEST_SECRET } from '../support/tokens.ts';

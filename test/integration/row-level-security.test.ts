@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import pg from 'pg';
-import { ask, type Statement } from '../../src/database/prefaced-query.ts';
-import { TenantPool, TENANT_SETTING } from '../../src/database/tenant-pool.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { ask, type Statement } from '../../src/postgres/prefaced-query.ts';
+import { TenantPool, TENANT_SETTING } from '../../src/postgres/tenant-pool.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { forgetStatements, statementsWithoutTenant } from '../support/statement-log.ts';
 

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { withConnection } from '../../src/database/connection.ts';
-import { keepSettings } from '../../src/database/login-settings.ts';
-import { databaseUnavailable, isUnavailable } from '../../src/database/pool.ts';
-import { SESSION_SETTINGS } from '../../src/database/session-settings.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { withConnection } from '../../src/postgres/connection.ts';
+import { keepSettings } from '../../src/postgres/login-settings.ts';
+import { databaseUnavailable, isUnavailable } from '../../src/postgres/pool.ts';
+import { SESSION_SETTINGS } from '../../src/postgres/session-settings.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { HOSTILE, makeHostile } from '../support/hostile-settings.ts';
 import { openMaintenancePool, openPools } from '../support/pools.ts';

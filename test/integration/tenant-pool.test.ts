@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { TenantPool } from '../../src/database/tenant-pool.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { TenantPool } from '../../src/postgres/tenant-pool.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;

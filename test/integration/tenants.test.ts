@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/changes/changes.ts';
-import { ChangesStore } from '../../src/changes/changes.store.ts';
-import { readConfig } from '../../src/config.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
-import { NO_LIMITS } from '../../src/limits.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { NO_LIMITS } from '../../src/core/limits.ts';
 import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';

@@ -2,11 +2,11 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { EmbeddedServer } from '../../src/database/embedded-server.ts';
-import { findRunningServer } from '../../src/database/running-server.ts';
+import { EmbeddedServer } from '../../src/postgres/embedded-server.ts';
+import { findRunningServer } from '../../src/postgres/running-server.ts';
 import { AdvanceStore } from '../../src/log/advance.store.ts';
 import { advance, type Advanced } from '../../src/log/advance.ts';
-import { positionOfTime } from '../../src/log/position.ts';
+import { positionOfTime } from '../../src/core/position.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 
 let log: OldLog;

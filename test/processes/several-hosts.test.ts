@@ -3,9 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { loginOf } from '../../src/database/logins.ts';
-import { migrate } from '../../src/database/migrate.ts';
-import { isNeverSent, Pool } from '../../src/database/pool.ts';
+import { loginOf } from '../../src/postgres/logins.ts';
+import { migrate } from '../../src/postgres/migrate.ts';
+import { isNeverSent, Pool } from '../../src/postgres/pool.ts';
 import { ownPort } from '../support/own-port.ts';
 import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
 

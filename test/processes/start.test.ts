@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { announcement } from '../../src/announcement.ts';
-import { readConfig } from '../../src/config.ts';
+import { announcement } from '../../src/app/announcement.ts';
+import { readConfig } from '../../src/core/config.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { startServiceProcess } from '../support/service-process.ts';

@@ -1,15 +1,15 @@
 import { randomUUIDv7 } from 'node:crypto';
-import { Changes } from '../../src/changes/changes.ts';
-import type { Pool } from '../../src/database/pool.ts';
-import { ClientPool, EnginePool } from '../../src/database/pools.ts';
-import type { RunOfTenant } from '../../src/database/tenant-pool.ts';
-import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
-import { NO_LIMITS } from '../../src/limits.ts';
-import { IssuersStore } from '../../src/issuers/issuers.store.ts';
-import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/issuers/registration.schema.ts';
-import { newIssuer, patchedIssuer } from '../../src/issuers/registration.ts';
-import { RevocationsStore, type RevocationRequest } from '../../src/revocations/revocations.store.ts';
-import { StreamOrdersStore, type Order } from '../../src/stream/stream-orders.store.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import type { Pool } from '../../src/postgres/pool.ts';
+import { ClientPool, EnginePool } from '../../src/postgres/pools.ts';
+import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import { NO_LIMITS } from '../../src/core/limits.ts';
+import { IssuersStore } from '../../src/auth/issuers.store.ts';
+import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
+import { newIssuer, patchedIssuer } from '../../src/auth/registration.ts';
+import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.store.ts';
+import { StreamOrdersStore, type Order } from '../../src/delivery/stream-orders.store.ts';
 import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.store.ts';
 import type { Service } from './app.ts';
 

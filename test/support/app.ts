@@ -1,9 +1,9 @@
 import type { AddressInfo } from 'node:net';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
-import { createApp } from '../../src/app.ts';
-import { deadlinesOf, type Deadlines } from '../../src/deadlines.ts';
-import { readConfig, type Config } from '../../src/config.ts';
+import { createApp } from '../../src/app/app.ts';
+import { deadlinesOf, type Deadlines } from '../../src/http/deadlines.ts';
+import { readConfig, type Config } from '../../src/core/config.ts';
 import { uniqueNodeName } from './node-name.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';

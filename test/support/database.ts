@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
-import { urlsOf, type DatabaseUrls } from '../../src/database/logins.ts';
+import { urlsOf, type DatabaseUrls } from '../../src/postgres/logins.ts';
 
 /** A database, and how each login of the service gets to it. */
 export interface DatabasePlace {

@@ -1,12 +1,12 @@
 import { Body, Controller, Get, Global, Module, Post, type DynamicModule } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import { CurrentPrincipal, Public, RequireScope, UserOnly } from '../../src/auth/access.decorator.ts';
+import { CurrentPrincipal, Public, RequireScope, UserOnly } from '../../src/http/access.decorator.ts';
 import { AuthModule } from '../../src/auth/auth.module.ts';
-import type { Principal } from '../../src/auth/principal.ts';
-import { CONFIG, readConfig, type Config } from '../../src/config.ts';
-import { DatabaseModule } from '../../src/database/database.module.ts';
-import { ProblemFilter } from '../../src/problem.filter.ts';
+import type { Principal } from '../../src/http/principal.ts';
+import { CONFIG, readConfig, type Config } from '../../src/core/config.ts';
+import { DatabaseModule } from '../../src/postgres/database.module.ts';
+import { ProblemFilter } from '../../src/http/problem.filter.ts';
 import { createDatabase, settingsOf, type DatabasePlace } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { SESSION_SETTINGS } from '../../src/database/session-settings.ts';
+import { SESSION_SETTINGS } from '../../src/postgres/session-settings.ts';
 import type { DatabasePlace } from './database.ts';
 
 /**

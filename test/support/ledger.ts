@@ -1,5 +1,5 @@
 import pg from 'pg';
-import type { MaintenancePool } from '../../src/database/maintenance-pool.ts';
+import type { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,
@@ -8,13 +8,18 @@ import {
   type DeviceId,
   type TenantId,
   type UserId,
-} from '../../src/identifiers.ts';
-import { AcksStore, type Ack } from '../../src/ledger/acks.store.ts';
-import { ArrivalsStore, type Arrival, type Arrived, type Refused } from '../../src/ledger/arrivals.store.ts';
-import { LedgerStore } from '../../src/ledger/ledger.store.ts';
+} from '../../src/core/identifiers.ts';
+import { AcksStore, type Ack } from '../../src/receipts/acks.store.ts';
+import {
+  ArrivalsStore,
+  type Arrival,
+  type Arrived,
+  type Refused,
+} from '../../src/receipts/arrivals.store.ts';
+import { LedgerStore } from '../../src/receipts/ledger.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
-import { asPosition } from '../../src/log/position.ts';
+import { asPosition } from '../../src/core/position.ts';
 import { createDatabase, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 import { openMaintenancePool, openPools, type TestPools } from './pools.ts';

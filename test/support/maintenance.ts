@@ -1,13 +1,13 @@
 import pg from 'pg';
-import { readConfig, type Config } from '../../src/config.ts';
-import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
+import { readConfig, type Config } from '../../src/core/config.ts';
+import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
 import type { Partitioned } from '../../src/log/partition-range.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
-import { positionOfTime, type Position } from '../../src/log/position.ts';
+import { positionOfTime, type Position } from '../../src/core/position.ts';
 import { Maintenance } from '../../src/maintenance/maintenance.ts';
 import { WatchStore } from '../../src/maintenance/watch.store.ts';
-import { Metrics } from '../../src/metrics/metrics.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 import { TEST_SECRET } from './tokens.ts';

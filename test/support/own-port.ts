@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { freePort } from '../../src/database/server-process.ts';
+import { freePort } from '../../src/postgres/server-process.ts';
 
 /** Below what Linux gives to outgoing connections, and above what services are known for. */
 const FIRST = 12_000;

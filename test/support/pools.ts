@@ -1,8 +1,8 @@
 import type pg from 'pg';
-import { MaintenancePool } from '../../src/database/maintenance-pool.ts';
-import { Pool, type PoolOptions, type Statement } from '../../src/database/pool.ts';
-import { TenantPool } from '../../src/database/tenant-pool.ts';
-import type { TenantId } from '../../src/identifiers.ts';
+import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
+import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
+import { TenantPool } from '../../src/postgres/tenant-pool.ts';
+import type { TenantId } from '../../src/core/identifiers.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
 
 /** A statement that was run, with all its values. */

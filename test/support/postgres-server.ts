@@ -1,6 +1,6 @@
 import pg from 'pg';
-import { makeDatabase, urlsOf } from '../../src/database/logins.ts';
-import { migrate } from '../../src/database/migrate.ts';
+import { makeDatabase, urlsOf } from '../../src/postgres/logins.ts';
+import { migrate } from '../../src/postgres/migrate.ts';
 import type { DatabasePlace } from './database.ts';
 import { createScratchServer } from './scratch-server.ts';
 

@@ -1,6 +1,6 @@
 import { expect } from '@jest/globals';
-import { Changes } from '../../src/changes/changes.ts';
-import { NO_LIMITS, type OwnLimits } from '../../src/limits.ts';
+import { Changes } from '../../src/cluster/changes.ts';
+import { NO_LIMITS, type OwnLimits } from '../../src/core/limits.ts';
 import { setTenant } from './acts.ts';
 import { publish } from './api.ts';
 import { startService, type Service } from './app.ts';

@@ -1,8 +1,8 @@
 import { expect, test } from '@jest/globals';
 import { Budgets } from '../../src/auth/budgets.ts';
-import { Problem } from '../../src/errors.ts';
-import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
-import { LIMIT_NAMES, type Limits } from '../../src/limits.ts';
+import { Problem } from '../../src/core/errors.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import { LIMIT_NAMES, type Limits } from '../../src/core/limits.ts';
 
 const limits = (connectionsPerUser: number): Limits => ({
   ...(Object.fromEntries(LIMIT_NAMES.map((name) => [name, 1])) as Record<keyof Limits, number>),

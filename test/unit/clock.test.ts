@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
-import { DatabaseClock } from '../../src/database/clock.ts';
+import { DatabaseClock } from '../../src/postgres/clock.ts';
 
 const NOW = 1_000_000;
 beforeEach(() => {

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
-import { settingsSchema } from '../../src/config.ts';
+import { settingsSchema } from '../../src/core/config.ts';
 
 const compose = readFileSync(new URL('../../docker-compose.yml', import.meta.url), 'utf8')
   .split('\n')

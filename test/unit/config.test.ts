@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { ConfigError, readConfig, readSettings, settingsSchema } from '../../src/config.ts';
+import { ConfigError, readConfig, readSettings, settingsSchema } from '../../src/core/config.ts';
 
 const SECRET = 'x'.repeat(32);
 const LOGINS = {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { DatabaseUrlError, readDatabaseUrl } from '../../src/database/database-url.ts';
+import { DatabaseUrlError, readDatabaseUrl } from '../../src/core/database-url.ts';
 
 /** What the driver makes of a URL of one host. */
 function driverReads(url: string): {

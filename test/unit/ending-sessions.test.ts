@@ -1,8 +1,8 @@
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { isConnectionLoss, Pool, type PoolOptions } from '../../src/database/pool.ts';
-import { TenantPool } from '../../src/database/tenant-pool.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { isConnectionLoss, Pool, type PoolOptions } from '../../src/postgres/pool.ts';
+import { TenantPool } from '../../src/postgres/tenant-pool.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 
 /*
  * The server may end a session in the same moment in which it has answered, and both come together. A listener that is

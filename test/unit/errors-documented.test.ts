@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
-import { ERRORS } from '../../src/errors.ts';
+import { ERRORS } from '../../src/core/errors.ts';
 
 test('docs/errors.md has a row for every error, with the texts that callers get', () => {
   const page = readFileSync(new URL('../../docs/errors.md', import.meta.url), 'utf8');

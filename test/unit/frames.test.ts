@@ -2,11 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import fc from 'fast-check';
-import { readConfig } from '../../src/config.ts';
-import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../../src/identifiers.ts';
-import type { Recipient } from '../../src/log/notification.ts';
-import { asPosition, createdAt } from '../../src/log/position.ts';
-import { compact } from '../../src/raw-json.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import type { Recipient } from '../../src/core/notification.ts';
+import { asPosition, createdAt } from '../../src/core/position.ts';
+import { compact } from '../../src/http/raw-json.ts';
 import {
   BYES,
   byeFrame,
@@ -23,7 +23,7 @@ import {
   syncFrame,
   type ByeReason,
   type Frame,
-} from '../../src/stream/frames.ts';
+} from '../../src/delivery/frames.ts';
 import { chunksIn } from '../support/wire.ts';
 
 /** What an EventSource makes of these frames, cut into pieces of `piece` bytes on their way. */

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { LEVEL_WIDTHS, levelOf } from '../../src/ledger/intervals.ts';
-import { asPosition } from '../../src/log/position.ts';
+import { LEVEL_WIDTHS, levelOf } from '../../src/receipts/intervals.ts';
+import { asPosition } from '../../src/core/position.ts';
 
 const position = fc.maxSafeNat().map(asPosition);
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { readConfig } from '../../src/config.ts';
-import { LIMIT_NAMES, LIMITS, limitsOf, NO_LIMITS, readLimits } from '../../src/limits.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { LIMIT_NAMES, LIMITS, limitsOf, NO_LIMITS, readLimits } from '../../src/core/limits.ts';
 
 const config = readConfig({});
 

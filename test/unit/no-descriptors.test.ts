@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
-import { isNeverSent } from '../../src/database/pool.ts';
-import { toProblem } from '../../src/problem.filter.ts';
+import { isNeverSent } from '../../src/postgres/pool.ts';
+import { toProblem } from '../../src/http/problem.filter.ts';
 
 test.each(['EMFILE', 'ENFILE'])(
   'a node that has no descriptor left for a connection to the database (%s) says that it is overloaded',

@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
-import { Metrics } from '../../src/metrics/metrics.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
 import { eventually } from '../support/eventually.ts';
 
 /** Less the one that is used to look. */

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
-import { OpenIntervals, type Reader, type SentInterval } from '../../src/ledger/open-intervals.ts';
-import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
-import { asPosition } from '../../src/log/position.ts';
+import { OpenIntervals, type Reader, type SentInterval } from '../../src/receipts/open-intervals.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import { asPosition } from '../../src/core/position.ts';
 import { deviceId } from '../support/ledger.ts';
 
 let now = 0;

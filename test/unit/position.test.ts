@@ -8,7 +8,7 @@ import {
   positionOfTime,
   POSITIONS_PER_MS,
   timeOfPosition,
-} from '../../src/log/position.ts';
+} from '../../src/core/position.ts';
 
 describe('reading a position', () => {
   test('every position is read back from its decimal form', () => {

@@ -1,16 +1,16 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
-import { readConfig } from '../../src/config.ts';
-import { Problem } from '../../src/errors.ts';
-import { limitsOf, NO_LIMITS } from '../../src/limits.ts';
-import { readJson } from '../../src/json-body.ts';
+import { readConfig } from '../../src/core/config.ts';
+import { Problem } from '../../src/core/errors.ts';
+import { limitsOf, NO_LIMITS } from '../../src/core/limits.ts';
+import { readJson } from '../../src/http/json-body.ts';
 import {
   fingerprintOf,
   readEnvelope,
   readPublication,
   type PublishRoute,
-} from '../../src/notifications/publication.ts';
-import { Slice } from '../../src/slice.ts';
+} from '../../src/publishing/publication.ts';
+import { Slice } from '../../src/concurrency/slice.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
 const read = async (route: PublishRoute, text: string, settings: Record<string, string> = {}) => {

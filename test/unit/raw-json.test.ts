@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { compact, elements, inTurns, members, walkCompact } from '../../src/raw-json.ts';
-import { Slice } from '../../src/slice.ts';
+import { compact, elements, inTurns, members, walkCompact } from '../../src/http/raw-json.ts';
+import { Slice } from '../../src/concurrency/slice.ts';
 
 /** White space as JSON allows it between tokens. */
 const space = fc.stringMatching(/^[ \t\r\n]{0,3}$/);

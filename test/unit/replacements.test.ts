@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { Subject } from 'rxjs';
-import { DatabaseClock } from '../../src/database/clock.ts';
-import { tenantIdSchema, userIdSchema } from '../../src/identifiers.ts';
-import { Replacements } from '../../src/stream/replacements.ts';
+import { DatabaseClock } from '../../src/postgres/clock.ts';
+import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import { Replacements } from '../../src/delivery/replacements.ts';
 
 /* When a node counts the streams of a user of whom it was told that he may have too many. */
 

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from '@jest/globals';
-import { readConfig, settingsSchema } from '../../src/config.ts';
+import { readConfig, settingsSchema } from '../../src/core/config.ts';
 import { envExample, settings, withTables } from '../../scripts/settings.ts';
 
 const read = (path: string) => readFile(new URL(`../../${path}`, import.meta.url), 'utf8');

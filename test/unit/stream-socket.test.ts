@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { byeFrame, contentOf } from '../../src/stream/frames.ts';
-import { StreamSocket } from '../../src/stream/socket.ts';
+import { byeFrame, contentOf } from '../../src/delivery/frames.ts';
+import { StreamSocket } from '../../src/delivery/socket.ts';
 
 /* On real sockets: who gets the last word, and that each socket has an end. */
 

@@ -1,9 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { topicSchema, userIdSchema } from '../../src/identifiers.ts';
-import type { Notification, Recipient } from '../../src/log/notification.ts';
-import { asPosition } from '../../src/log/position.ts';
-import { addressOfTopic, addressOfUser, Entry, EVERYONE, Tail } from '../../src/stream/tail.ts';
+import { topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import type { Notification, Recipient } from '../../src/core/notification.ts';
+import { asPosition } from '../../src/core/position.ts';
+import { addressOfTopic, addressOfUser, Entry, EVERYONE, Tail } from '../../src/delivery/tail.ts';
 
 const user = (name: string): Recipient => ({ user: userIdSchema.parse(name) });
 const topic = (name: string): Recipient => ({ topic: topicSchema.parse(name) });

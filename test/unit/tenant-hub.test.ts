@@ -1,11 +1,17 @@
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
-import { tenantIdSchema, topicSchema, userIdSchema } from '../../src/identifiers.ts';
-import type { Notification, Recipient } from '../../src/log/notification.ts';
-import { asPosition, type Position } from '../../src/log/position.ts';
-import { Metrics } from '../../src/metrics/metrics.ts';
-import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from '../../src/stream/tail.ts';
-import { TenantHub, type HubMember, type HubNode } from '../../src/stream/tenant-hub.ts';
+import { tenantIdSchema, topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import type { Notification, Recipient } from '../../src/core/notification.ts';
+import { asPosition, type Position } from '../../src/core/position.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
+import {
+  addressOfTopic,
+  addressOfUser,
+  EVERYONE,
+  type Address,
+  type Entry,
+} from '../../src/delivery/tail.ts';
+import { TenantHub, type HubMember, type HubNode } from '../../src/delivery/tenant-hub.ts';
 
 const acme = tenantIdSchema.parse('acme');
 const alice = userIdSchema.parse('alice');

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { randomPart, TicketSeal } from '../../src/auth/ticket-seal.ts';
-import { tenantIdSchema } from '../../src/identifiers.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 
 const seal = new TicketSeal(randomBytes(32));
 const tenants = fc.stringMatching(/^[A-Za-z0-9._-]{1,64}$/).map((text) => tenantIdSchema.parse(text));

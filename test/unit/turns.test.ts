@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { expect, test } from '@jest/globals';
-import { isNeverSent, isUnavailable } from '../../src/database/pool.ts';
-import { Turns } from '../../src/database/turns.ts';
+import { isNeverSent, isUnavailable } from '../../src/postgres/pool.ts';
+import { Turns } from '../../src/concurrency/turns.ts';
 
 /** Work that a test ends by hand. */
 function byHand(turns: Turns<string>, key: string, begun: string[], name: string) {

@@ -1,4 +1,4 @@
-import type { Operation } from '../../../src/docs/operation.ts';
+import type { Operation } from '../../../src/openapi/operation.ts';
 import { openApiSchema, resolveReference, type OpenApi } from '../../support/openapi-format.ts';
 
 /* What the OpenAPI document of a running service says that callers may send. */

@@ -1,5 +1,5 @@
 import type { RouteOptions } from 'fastify';
-import { SET_UP_SESSION } from '../../../src/database/session-settings.ts';
+import { SET_UP_SESSION } from '../../../src/postgres/session-settings.ts';
 import { call, KeyIssuer } from '../../support/admin.ts';
 import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';

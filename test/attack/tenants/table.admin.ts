@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { LIMIT_NAMES } from '../../../src/limits.ts';
+import { LIMIT_NAMES } from '../../../src/core/limits.ts';
 import {
   admin,
   alice,

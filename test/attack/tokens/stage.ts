@@ -5,11 +5,11 @@ import {
   sign as signBytes,
   type KeyObject,
 } from 'node:crypto';
-import { Changes } from '../../../src/changes/changes.ts';
-import { EnginePool } from '../../../src/database/pools.ts';
-import { IssuersStore } from '../../../src/issuers/issuers.store.ts';
-import { issuerRegistrationSchema } from '../../../src/issuers/registration.schema.ts';
-import { newIssuer } from '../../../src/issuers/registration.ts';
+import { Changes } from '../../../src/cluster/changes.ts';
+import { EnginePool } from '../../../src/postgres/pools.ts';
+import { IssuersStore } from '../../../src/auth/issuers.store.ts';
+import { issuerRegistrationSchema } from '../../../src/auth/registration.schema.ts';
+import { newIssuer } from '../../../src/auth/registration.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { createDatabase, type TestDatabase } from '../../support/database.ts';
 import { startKeyServer, type KeyServer } from '../../support/key-server.ts';

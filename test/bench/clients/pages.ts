@@ -1,4 +1,4 @@
-import { asPosition, timeOfPosition } from '../../../src/log/position.ts';
+import { asPosition, timeOfPosition } from '../../../src/core/position.ts';
 import { obey } from '../../load/rounds.ts';
 import { serviceToken } from '../../support/tokens.ts';
 import type { Log } from '../rows.ts';

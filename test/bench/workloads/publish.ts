@@ -1,4 +1,4 @@
-import { positionOfTime } from '../../../src/log/position.ts';
+import { positionOfTime } from '../../../src/core/position.ts';
 import { Caller } from '../../load/caller.ts';
 import type { Throughput } from '../clients/latencies.ts';
 import { tidings } from '../wires/tidings.ts';

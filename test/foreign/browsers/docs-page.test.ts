@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { operations } from '../../../src/docs/operations/operations.ts';
+import { operations } from '../../../src/openapi/operations/operations.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
 import { eventually } from '../../support/eventually.ts';

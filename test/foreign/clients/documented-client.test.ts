@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import ts from 'typescript';
-import { NO_LIMITS } from '../../../src/limits.ts';
+import { NO_LIMITS } from '../../../src/core/limits.ts';
 import { setTenant } from '../../support/acts.ts';
 import { publish } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { readConfig } from '../../../src/config.ts';
-import { migrate } from '../../../src/database/migrate.ts';
-import { openDatabase } from '../../../src/database/open-database.ts';
-import { Pool } from '../../../src/database/pool.ts';
+import { readConfig } from '../../../src/core/config.ts';
+import { migrate } from '../../../src/postgres/migrate.ts';
+import { openDatabase } from '../../../src/postgres/open-database.ts';
+import { Pool } from '../../../src/postgres/pool.ts';
 import { Maintenance } from '../../../src/maintenance/maintenance.ts';
-import { Metrics } from '../../../src/metrics/metrics.ts';
+import { Metrics } from '../../../src/telemetry/metrics.ts';
 import { call, operatorOf, readerOf } from '../../support/admin.ts';
 import { publish } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';

@@ -1,0 +1,68 @@
+import type { TenantId } from '../core/identifiers.ts';
+import type { ServiceScope } from '../core/scopes.ts';
+import type { VerificationKeys } from './verification-keys.ts';
+
+/** Signatures that an issuer can be registered with. EdDSA is Ed25519. */
+export const ALGORITHMS = [
+  'HS256',
+  'RS256',
+  'RS384',
+  'RS512',
+  'PS256',
+  'PS384',
+  'PS512',
+  'ES256',
+  'ES384',
+  'ES512',
+  'EdDSA',
+] as const;
+export type Algorithm = (typeof ALGORITHMS)[number];
+
+/**
+ * Where the tokens of an issuer say what. A claim is named by its top-level name, or by a JSON pointer (RFC 6901) if it
+ * begins with a slash: `/realm_access/roles`.
+ */
+export interface ClaimNames {
+  readonly tenant: string;
+  readonly user: string;
+  readonly topics: string;
+  readonly device: string;
+  /** The scopes of all of them count together. */
+  readonly scopes: readonly string[];
+}
+
+export const DEFAULT_CLAIMS: ClaimNames = {
+  tenant: 'tenant_id',
+  user: 'sub',
+  topics: 'topics',
+  device: 'device',
+  scopes: ['scope'],
+};
+
+/** Which tenants the tokens of an issuer may speak for. */
+export type IssuerTenants =
+  | { readonly kind: 'any' }
+  | { readonly kind: 'fixed'; readonly tenantId: TenantId }
+  | { readonly kind: 'listed'; readonly tenantIds: ReadonlySet<TenantId> };
+
+/** Who may sign tokens, and what those may say. Never altered: a changed registration is another object. */
+export interface Issuer {
+  /** A UUID; `environment` for the issuer that the settings name. */
+  readonly id: string;
+  readonly iss: string;
+  /** Grows with every change of the registration. */
+  readonly version: number;
+  readonly status: 'active' | 'disabled';
+  readonly algorithms: readonly Algorithm[];
+  readonly audiences: readonly string[];
+  readonly tenants: IssuerTenants;
+  readonly claims: ClaimNames;
+  /** Service scopes that its tokens may carry; a token with another one is refused whole. */
+  readonly scopes: ReadonlySet<ServiceScope>;
+  /** Whether its tokens have to be of the type `at+jwt` (RFC 9068 §4). */
+  readonly requireAtJwt: boolean;
+  /** ms since 1970; tokens issued before it, or without saying when, are refused. */
+  readonly revokedBefore: number | undefined;
+  /** For the algorithms above and no others. */
+  readonly keys: VerificationKeys;
+}

@@ -1,0 +1,44 @@
+import type { TenantId, Topic, UserId } from './identifiers.ts';
+import type { Position } from './position.ts';
+
+/** Whom a notification is for. A topic or everyone is stored once and resolved when it is read. */
+export type Recipient = { readonly user: UserId } | { readonly topic: Topic } | { readonly everyone: true };
+
+/** A notification that was checked and is not stored yet. */
+export interface Draft {
+  /** UUIDv7. */
+  readonly id: string;
+  readonly to: Recipient;
+  readonly type: string;
+  /** JSON text as it was sent, without the white space between its tokens: digits, escapes and order are the publisher's. */
+  readonly data: string;
+  /** Bytes of `data` in UTF-8. */
+  readonly size: number;
+  /** ms since 1970, or null: never. */
+  readonly expiresAt: number | null;
+  /** W3C traceparent of the publish, if it had one. */
+  readonly trace: string | null;
+}
+
+/** A notification in the log. */
+export interface Notification extends Draft {
+  readonly position: Position;
+}
+
+/** What one statement appended for one tenant. Whoever knows the log up to `previous` knows it up to `head` with these. */
+export interface Batch {
+  readonly tenantId: TenantId;
+  readonly previous: Position;
+  readonly head: Position;
+  readonly notifications: readonly Notification[];
+  /** `performance.now()` when the commit was known. */
+  readonly committedAt: number;
+}
+
+/** What a publication became: notification n (from 0) has `ids[n]` and position `first + n`. */
+export interface Stored {
+  readonly first: Position;
+  readonly ids: readonly string[];
+  /** A key that had been used: this is the first answer again. */
+  readonly replayed: boolean;
+}

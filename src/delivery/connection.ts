@@ -1,0 +1,330 @@
+import type { SentInterval, SentSource } from '../receipts/open-intervals.ts';
+import { asPosition, type Position } from '../core/position.ts';
+import type { Page } from './backlog.ts';
+import {
+  byeFrame,
+  caughtUpFrame,
+  expiringFrame,
+  gapFrame,
+  HEARTBEAT,
+  jittered,
+  positionFrame,
+  type ByeReason,
+} from './frames.ts';
+import { Heartbeat } from './heartbeat.ts';
+import type { StreamSocket } from './socket.ts';
+import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
+import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
+import type { HubMember, TenantHub } from './tenant-hub.ts';
+import { TokenLife } from './token-life.ts';
+
+/**
+ * A socket and a position. It is *live* when it has everything up to the head of the tail and is written to as
+ * batches arrive; otherwise it is *behind* and reads on by itself, from the tail if its position is in the window,
+ * else from the log. Replay, a slow reader and a missed batch are the same loop: read what follows the position.
+ */
+export class Connection implements HubMember, SentSource {
+  addresses: readonly Address[];
+  /** Its client knows it by this for as long as it is open. */
+  private readonly connectionId: string;
+  live = false;
+  /** When its present record in history began, ms since 1970: by it and its id the streams of a user are older and younger. */
+  since: number;
+  /** Everything addressed to it up to here was written, or had expired. Never goes back: hence no notification twice. */
+  position: Position;
+  /** The last id that the client got. */
+  #lastId: Position;
+  #reading = false;
+  #ended: EndReason | undefined;
+  #recorded = true;
+  #caughtUp = false;
+  readonly #life: TokenLife;
+  #page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position } | undefined;
+  #interval: SentInterval | undefined;
+  readonly #heartbeat: Heartbeat;
+  #taken = 0;
+  #takenAt: number;
+
+  /** `target`: the database's head when the stream was opened; it is not caught up before that. */
+  constructor(
+    public subscriber: Subscriber,
+    start: Position,
+    private readonly target: Position,
+    private readonly stream: StreamSocket,
+    private readonly hub: TenantHub<Connection>,
+    private readonly node: StreamNode,
+  ) {
+    this.connectionId = subscriber.connectionId;
+    this.since = subscriber.openedAt;
+    this.addresses = addressesOf(subscriber);
+    this.#life = new TokenLife(subscriber.tokenExpiresAt, Date.now(), node.config);
+    this.position = start;
+    this.#lastId = start;
+    this.#takenAt = Date.now();
+    this.#heartbeat = new Heartbeat(node.config.HEARTBEAT_SECONDS);
+    stream.socket.on('drain', () => void this.readOn());
+    stream.socket.on('close', () => this.#closed());
+  }
+
+  /** It was not ended, and its client has not gone. */
+  get isOpen(): boolean {
+    return this.#ended === undefined && this.stream.socket.writable;
+  }
+
+  /** By the id that its client knows, or by that of its present record in history. */
+  isKnownAs(connectionId: string): boolean {
+    return connectionId === this.connectionId || connectionId === this.subscriber.connectionId;
+  }
+
+  /** New entries for one of its addresses, in the order of the log: as one write, unless they are too much for one. */
+  deliver(entries: readonly Entry[]): void {
+    const limit = this.node.config.STREAM_BUFFER_BYTES;
+    for (const entry of entries) {
+      if (!this.live) break;
+      if (entry.position <= this.position) continue;
+      if (entries.length > 1 && this.stream.socket.writableCorked === 0) this.stream.socket.cork();
+      this.#write(entry, false);
+      if (this.stream.socket.writableLength > limit) this.stream.socket.uncork();
+      // Memory stays bounded because nothing more is written: the rest waits in the tail, and after that in the log.
+      if (this.stream.socket.writableLength > limit) this.fallBehind(this.position);
+    }
+    this.stream.socket.uncork();
+  }
+
+  /** No longer live: everything up to `position` was offered to it. */
+  fallBehind(position: Position): void {
+    if (!this.live) return;
+    this.live = false;
+    this.node.metrics.behind.inc();
+    this.position = asPosition(Math.max(this.position, position));
+  }
+
+  /** Reads what follows the position until it is live, the socket is full, or the database is away (then the next tick tries again). */
+  async readOn(): Promise<void> {
+    if (this.live || this.#reading || this.#ended !== undefined) return;
+    this.#reading = true;
+    try {
+      while (!this.live && this.#hasRoom()) {
+        if (!this.#writeOn()) await this.#readLog();
+        else if (!this.live && this.#hasRoom()) await this.hub.reach(this.target);
+      }
+    } catch (error) {
+      this.node.databaseTrouble(error);
+    } finally {
+      this.#reading = false;
+    }
+    // Below its own mark a socket does not report that it drained, so the last write does.
+    if (this.#isFull() && !this.stream.socket.writableNeedDrain)
+      this.stream.socket.write('', () => void this.readOn());
+  }
+
+  /** Once a second. `now` by this machine's clock. */
+  tick(now: number): void {
+    if (this.#ended !== undefined) return;
+    const due = this.#life.look(now);
+    if (due === 'end') {
+      this.end('token-expired', jittered(this.node.config.STREAM_RETRY_MS), this.#life.left(now));
+      return;
+    }
+    if (due === 'notice') this.stream.write(expiringFrame(this.subscriber.tokenExpiresAt));
+    if (this.#isStalled(now)) {
+      this.#ended = 'stalled';
+      this.stream.socket.destroy();
+      return;
+    }
+    if (this.#heartbeat.isDue()) this.#beat();
+    if (!this.live) void this.readOn();
+  }
+
+  /**
+   * Goes on with a new token of the same user. `at`: when that was ordered, ms since 1970. `record`: the id of a new record
+   * in history, which other topics need: what the old one was sent must not count for a topic that it did not have. Gained topics begin
+   * where the stream is, lost ones end there.
+   */
+  renew(token: Pick<Subscriber, 'topics' | 'tokenExpiresAt' | 'caller'>, at: number, record: string): void {
+    if (this.#ended !== undefined || !this.#life.renew(token.tokenExpiresAt, at, Date.now())) return;
+    const before = this.subscriber;
+    if (sameMembers(before.topics, token.topics)) {
+      this.subscriber = { ...before, ...token };
+      return;
+    }
+    if (this.live) this.position = asPosition(Math.max(this.position, this.hub.settled));
+    this.#endInterval();
+    this.subscriber = { ...before, ...token, connectionId: record };
+    this.since = Math.round(this.node.clock.now());
+    const addresses = this.addresses;
+    this.addresses = addressesOf(this.subscriber);
+    this.hub.readdress(this, addresses);
+    // What was read ahead was read for the old topics.
+    this.#page = undefined;
+    this.node.changed(before, this.subscriber, this.since, this.position);
+  }
+
+  /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */
+  end(reason: ByeReason, retryAfterMs: number, withinMs?: number): void {
+    if (this.#ended !== undefined) return;
+    this.#ended = reason;
+    // A write behind the end would destroy the socket with the `bye` in it, and be taken for sent.
+    this.fallBehind(this.position);
+    this.stream.end(byeFrame(reason, retryAfterMs), withinMs);
+  }
+
+  /** Ends it because its user is erased: what it did is not for history. */
+  erase(retryAfterMs: number): void {
+    this.#recorded = false;
+    this.#interval = undefined;
+    this.end('revoked', retryAfterMs);
+  }
+
+  takeInterval(): SentInterval | undefined {
+    const interval = this.#interval;
+    this.#interval = undefined;
+    return interval;
+  }
+
+  #isFull(): boolean {
+    return this.isOpen && this.stream.socket.writableLength > this.node.config.STREAM_BUFFER_BYTES;
+  }
+
+  #hasRoom(): boolean {
+    return this.isOpen && !this.#isFull();
+  }
+
+  /** Writes what this node has in memory, as one write. False: what follows is in the log only. */
+  #writeOn(): boolean {
+    // A system call for each of 20 frames was a third of what it costs when a client comes back.
+    this.stream.socket.cork();
+    try {
+      if (this.#page !== undefined) this.#writePage(this.#page);
+      return this.#page !== undefined || !this.#hasRoom() || this.#readTail();
+    } finally {
+      this.stream.socket.uncork();
+    }
+  }
+
+  /** False when the window begins later than the position. */
+  #readTail(): boolean {
+    const { tail } = this.hub;
+    const entries = tail.after(this.position, this.addresses);
+    if (entries === undefined) return false;
+    for (const entry of entries) {
+      if (!this.#hasRoom()) return true;
+      this.#write(entry, true);
+    }
+    this.position = asPosition(Math.max(this.position, tail.head));
+    if (this.position >= this.target) this.#goLive();
+    return true;
+  }
+
+  async #readLog(): Promise<void> {
+    const { tenantId, user, topics } = this.subscriber;
+    const page: Page = await this.node.backlog.read(tenantId, { user, topics, after: this.position });
+    // Its topics may have changed meanwhile; then the page is not the right one.
+    if (this.#ended !== undefined || this.subscriber.topics !== topics) return;
+    if (page.floor > this.position) this.#announceGap(page.floor);
+    this.#page = { entries: page.entries, next: 0, upTo: page.upTo };
+  }
+
+  /** Keeps what does not fit for the next time. */
+  #writePage(page: { readonly entries: readonly Entry[]; next: number; readonly upTo: Position }): void {
+    for (; page.next < page.entries.length; page.next += 1) {
+      const entry = page.entries[page.next];
+      if (!this.#hasRoom()) return;
+      if (entry !== undefined) this.#write(entry, true);
+    }
+    this.position = asPosition(Math.max(this.position, page.upTo));
+    this.#page = undefined;
+  }
+
+  #goLive(): void {
+    this.live = true;
+    this.node.metrics.behind.dec();
+    if (this.#caughtUp) return;
+    this.#caughtUp = true;
+    this.#lastId = this.position;
+    this.stream.write(caughtUpFrame(this.position));
+  }
+
+  #announceGap(oldest: Position): void {
+    this.#endInterval();
+    this.node.metrics.gapsAnnounced.inc();
+    this.stream.write(gapFrame(this.position, oldest));
+    this.position = oldest;
+  }
+
+  #write(entry: Entry, replayed: boolean): void {
+    this.position = entry.position;
+    if (entry.expiresAt !== null && entry.expiresAt <= this.node.clock.now()) {
+      // An interval holds only what was really written.
+      this.#endInterval();
+      return;
+    }
+    this.stream.write(entry.frame);
+    this.#heartbeat.written();
+    this.#lastId = entry.position;
+    this.node.counts.delivered(replayed, entry.frame.length);
+    if (this.#interval !== undefined && this.#interval.replayed !== replayed) this.#endInterval();
+    if (this.#interval === undefined) {
+      this.#interval = {
+        from: asPosition(entry.position - 1),
+        to: entry.position,
+        at: this.node.clock.now(),
+        replayed,
+      };
+      this.node.ledger.written(this);
+    } else {
+      this.#interval.to = entry.position;
+      this.#interval.at = this.node.clock.now();
+    }
+  }
+
+  #endInterval(): void {
+    const interval = this.takeInterval();
+    if (interval !== undefined) this.node.ledger.sent(this.subscriber, interval);
+  }
+
+  #beat(): void {
+    // Bytes that still wait show that the stream is alive once they are read; more of them help nobody.
+    if (this.stream.socket.writableLength > 0) return;
+    const settled = this.hub.settled;
+    if (this.live && settled > this.#lastId) {
+      this.#lastId = settled;
+      this.position = asPosition(Math.max(this.position, settled));
+      this.stream.write(positionFrame(settled));
+    } else {
+      this.stream.write(HEARTBEAT);
+    }
+  }
+
+  #isStalled(now: number): boolean {
+    if (this.stream.socket.writableLength === 0) {
+      this.#takenAt = now;
+      return false;
+    }
+    const taken = this.stream.socket.bytesWritten - this.stream.socket.writableLength;
+    if (taken !== this.#taken) {
+      this.#taken = taken;
+      this.#takenAt = now;
+    }
+    return now - this.#takenAt > this.node.config.STREAM_STALL_SECONDS * 1_000;
+  }
+
+  #closed(): void {
+    this.#ended ??= 'client';
+    this.#endInterval();
+    if (!this.live) this.node.metrics.behind.dec();
+    this.live = false;
+    this.#page = undefined;
+    this.hub.leave(this);
+    this.node.closed(this.subscriber, this.position, this.#ended, this.#recorded);
+  }
+}
+
+const addressesOf = ({ user, topics }: Subscriber): readonly Address[] => [
+  addressOfUser(user),
+  EVERYONE,
+  ...topics.map(addressOfTopic),
+];
+
+const sameMembers = (some: readonly string[], others: readonly string[]): boolean =>
+  some.length === others.length && new Set([...some, ...others]).size === some.length;

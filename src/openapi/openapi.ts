@@ -1,0 +1,209 @@
+import type { ZodType } from 'zod';
+import { SESSION_COOKIE } from '../auth/session-cookie.ts';
+import { SERVICE_SCOPES } from '../core/scopes.ts';
+import { VERSION } from '../core/version.ts';
+import { ERRORS, Problem, type ErrorCode } from '../core/errors.ts';
+import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
+import { JsonSchemas } from './json-schema.ts';
+import { TAGS, type Answer, type Content, type Fields, type Operation } from './operation.ts';
+import { operations } from './operations/operations.ts';
+import { problemSchema } from './problem.schema.ts';
+
+const DESCRIPTION = `One POST, and a notification reaches every device of a user, in order, once it is safely stored.
+Whoever was away gets it on return; an operator can prove what reached whom, and when.
+
+User and tenant come from the verified token and from nowhere else. Times are RFC 3339 in UTC with milliseconds.
+Unknown fields and query parameters are refused; a stream leaves the latter out. Errors are \`application/problem+json\` (RFC 9457);
+[every code and what to do about it](/docs/errors). Any request may carry an \`X-Request-Id\` (1-128 characters of
+\`A-Za-z0-9._-\`); it is made if absent, logged, and in every answer.`;
+
+const TOKEN = `A JWT of the identity provider that this service was set up with: \`sub\`, \`tenant_id\`, \`iss\`, \`aud\`, \`exp\`,
+and \`scope\` (separated by spaces) for services and operators: ${SERVICE_SCOPES.map((scope) => `\`${scope}\``).join(', ')}.
+A service may have \`topics\`, too: those that it may publish to.
+The token of a logged-in user has none of these scopes, and optionally \`topics\` and \`device\`.`;
+
+const SESSION = `The token of a logged-in user, put into a cookie by \`POST /v1/session\` or by a server of yours on this host. It
+does for routes of users, from pages of this host and of origins that the tenant allows.`;
+
+interface Response {
+  readonly description: string;
+  readonly headers: object;
+  readonly content?: object;
+}
+
+/** The OpenAPI 3.1 document of everything the service answers, from the schemas that it validates with. */
+export function openApiDocument(): Record<string, unknown> {
+  const schemas = new JsonSchemas();
+  const problem = schemas.convert(problemSchema, 'output');
+  const paths: Record<string, Record<string, unknown>> = {};
+  for (const operation of operations) {
+    paths[operation.path] = {
+      ...paths[operation.path],
+      [operation.method]: describe(operation, schemas, problem),
+    };
+  }
+  return {
+    openapi: '3.1.1',
+    info: { title: 'Tidings', version: VERSION, summary: 'Durable notifications.', description: DESCRIPTION },
+    tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
+    paths,
+    components: {
+      securitySchemes: {
+        token: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: TOKEN },
+        session: { type: 'apiKey', in: 'cookie', name: SESSION_COOKIE, description: SESSION },
+      },
+      headers: HEADERS,
+      schemas: Object.fromEntries(
+        Object.entries(schemas.components).toSorted(([a], [b]) => (a < b ? -1 : 1)),
+      ),
+    },
+  };
+}
+
+function describe(operation: Operation, schemas: JsonSchemas, problem: object): object {
+  const { access, body } = operation;
+  return {
+    operationId: operation.id,
+    tags: [operation.tag],
+    summary: operation.summary,
+    description: `${operation.description}\n\n${accessNote(access)}`,
+    // OpenAPI 3.1 lets a bearer scheme name the roles that it needs.
+    security:
+      access === 'public'
+        ? []
+        : access === 'user'
+          ? [{ token: [] }, { session: [] }]
+          : access.map((scope) => ({ token: [scope] })),
+    parameters: parametersOf(operation, schemas),
+    ...(body === undefined
+      ? {}
+      : {
+          requestBody: {
+            required: body.required ?? true,
+            content: {
+              'application/json': { schema: schemas.convert(body.schema, 'input'), examples: body.examples },
+            },
+          },
+        }),
+    responses: responsesOf(operation, schemas, problem),
+  };
+}
+
+function accessNote(access: Operation['access']): string {
+  if (access === 'public') return 'Takes no token.';
+  if (access === 'user') return 'Takes the token of a logged-in user, one without service scopes.';
+  return `Takes a token with the scope ${access.map((scope) => `\`${scope}\``).join(' or ')}.`;
+}
+
+function parametersOf(operation: Operation, schemas: JsonSchemas): object[] {
+  return [
+    ...fieldsOf(operation.pathParameters, 'path', schemas),
+    ...fieldsOf(operation.query, 'query', schemas),
+    ...(operation.headers ?? []).map((name) => ({
+      name,
+      in: 'header',
+      required: false,
+      ...REQUEST_HEADERS[name],
+    })),
+  ];
+}
+
+function fieldsOf(object: Fields | undefined, place: 'path' | 'query', schemas: JsonSchemas): object[] {
+  if (object === undefined) return [];
+  return Object.entries(object.shape).map(([name, field]) => {
+    const { description, ...schema } = schemas.convert(field, 'input');
+    const required = !field.safeParse(undefined).success;
+    return { name, in: place, required, ...(description === undefined ? {} : { description }), schema };
+  });
+}
+
+function responsesOf(operation: Operation, schemas: JsonSchemas, problem: object): object {
+  const responses: Record<string, Response> = {};
+  const { everyAnswer = [] } = operation;
+  for (const { headers = [], ...answer } of operation.answers)
+    responses[answer.status] = responseOf({ ...answer, headers: [...headers, ...everyAnswer] }, schemas);
+  for (const [status, codes] of Map.groupBy(problemsOf(operation), (code) => ERRORS[code].status)) {
+    const { content, ...own } = responses[status] ?? {};
+    responses[status] = {
+      description: codes.map((code) => ERRORS[code].title).join('; '),
+      headers: headersOf([...headersOfProblem(codes), ...everyAnswer]),
+      ...own,
+      content: { ...content, 'application/problem+json': { schema: problem, examples: examplesOf(codes) } },
+    };
+  }
+  return responses;
+}
+
+function responseOf({ description, headers = [], content = [] }: Answer, schemas: JsonSchemas): Response {
+  return {
+    description,
+    headers: headersOf(headers),
+    ...(content.length === 0
+      ? {}
+      : { content: Object.fromEntries(content.map((item) => contentOf(item, schemas))) }),
+  };
+}
+
+function contentOf(content: Content, schemas: JsonSchemas): [mediaType: string, object] {
+  const { mediaType } = content;
+  if (!('text' in content)) {
+    return [mediaType, { schema: schemas.convert(content.schema, 'output'), examples: content.examples }];
+  }
+  const { text, events, lines } = content;
+  return [
+    mediaType,
+    {
+      schema: { type: 'string' },
+      example: text,
+      ...(events === undefined ? {} : { 'x-events': convertAll(events, schemas) }),
+      ...(lines === undefined ? {} : { 'x-lines': convertAll(lines, schemas) }),
+    },
+  ];
+}
+
+const convertAll = (named: Readonly<Record<string, ZodType>>, schemas: JsonSchemas): object =>
+  Object.fromEntries(
+    Object.entries(named).map(([name, schema]) => [name, schemas.convert(schema, 'output')]),
+  );
+
+/** The errors of a route: its own, and those that follow from what it takes. */
+export function problemsOf({ access, body, problems }: Operation): ErrorCode[] {
+  const codes = new Set<ErrorCode>(['token_in_query', 'internal', ...problems]);
+  const add = (...more: ErrorCode[]) => more.forEach((code) => codes.add(code));
+  if (access !== 'public') {
+    add('validation_failed', 'token_missing', 'token_invalid', 'credentials_conflict');
+    add('tenant_suspended', 'tenant_unknown');
+  }
+  if (access === 'user') add('not_for_services', 'origin_refused');
+  else if (access !== 'public') add('scope_missing');
+  if (body !== undefined) add('malformed_json', 'body_too_large', 'unsupported_media_type');
+  return [...codes].toSorted((a, b) => ERRORS[a].status - ERRORS[b].status);
+}
+
+function headersOfProblem(codes: readonly ErrorCode[]): HeaderName[] {
+  const { status } = ERRORS[codes[0] ?? 'internal'];
+  if (status === 503 || status === 429) return ['Retry-After'];
+  const challenged = codes.some(
+    (code) => status === 401 || code === 'scope_missing' || code === 'token_in_query',
+  );
+  return challenged ? ['WWW-Authenticate'] : [];
+}
+
+function headersOf(names: readonly HeaderName[]): object {
+  const all = ['X-Request-Id', ...names];
+  return Object.fromEntries(all.map((name) => [name, { $ref: `#/components/headers/${name}` }]));
+}
+
+function examplesOf(codes: readonly ErrorCode[]): object {
+  return Object.fromEntries(
+    codes.map((code) => [code, { summary: ERRORS[code].title, value: exampleOf(code) }]),
+  );
+}
+
+function exampleOf(code: ErrorCode): object {
+  const errors =
+    code === 'validation_failed'
+      ? [{ pointer: '/limit', detail: 'Too big: expected number to be <=200' }]
+      : undefined;
+  return new Problem(code, ERRORS[code].advice, errors === undefined ? {} : { errors }).toJSON();
+}

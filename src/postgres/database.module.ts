@@ -1,0 +1,123 @@
+import { Global, Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import { CONFIG, type Config } from '../core/config.ts';
+import { DatabaseClock } from './clock.ts';
+import { dataSourceOptions } from './data-source.ts';
+import type { PoolOptions } from './pool.ts';
+import { AppendPool, BacklogPool, ChangesPool, ClientPool, EnginePool, HistoryPool } from './pools.ts';
+import { engineUrl, serviceUrl } from '../core/settings.ts';
+
+/** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
+const ENTITY_CONNECTIONS = 2;
+
+/** Two, so that one slow read does not use up the time of the next. */
+const CHANGES_CONNECTIONS = 2;
+
+/** Longest wait for what other nodes changed, in ms: a connection that went silent is noticed soon, and another one made. */
+const CHANGES_TIMEOUT_MS = 2_000;
+
+/** The connections to the database: one pool per kind of work, and TypeORM's own for plain tables. */
+@Global()
+@Module({
+  imports: [
+    TypeOrmModule.forRootAsync({
+      inject: [CONFIG],
+      useFactory: (config: Config) => ({
+        ...dataSourceOptions({
+          url: serviceUrl(config),
+          name: 'tidings entities',
+          connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+          answerTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS + config.DATABASE_CONNECT_TIMEOUT_MS,
+        }),
+        autoLoadEntities: true,
+        poolSize: ENTITY_CONNECTIONS,
+        // The database answered a moment ago; if it went away since, the start should fail soon and say so.
+        retryAttempts: 2,
+        retryDelay: 500,
+      }),
+    }),
+  ],
+  providers: [
+    DatabaseClock,
+    {
+      provide: AppendPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new AppendPool(poolOptions(config, serviceUrl(config), 'append', config.DATABASE_APPEND_CONNECTIONS)),
+    },
+    {
+      provide: ClientPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new ClientPool(
+          poolOptions(config, serviceUrl(config), 'clients', config.DATABASE_APPEND_CONNECTIONS),
+        ),
+    },
+    {
+      provide: BacklogPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new BacklogPool(
+          poolOptions(config, serviceUrl(config), 'backlog', config.DATABASE_BACKLOG_CONNECTIONS),
+        ),
+    },
+    {
+      provide: HistoryPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new HistoryPool({
+          ...poolOptions(config, serviceUrl(config), 'history', config.DATABASE_HISTORY_CONNECTIONS),
+          genericPlans: true,
+        }),
+    },
+    {
+      provide: EnginePool,
+      inject: [CONFIG],
+      useFactory: (config: Config) =>
+        new EnginePool(poolOptions(config, engineUrl(config), 'engine', config.DATABASE_ENGINE_CONNECTIONS)),
+    },
+    {
+      provide: ChangesPool,
+      inject: [CONFIG],
+      useFactory: (config: Config) => {
+        const options = poolOptions(config, engineUrl(config), 'changes', CHANGES_CONNECTIONS);
+        return new ChangesPool({
+          ...options,
+          connectTimeoutMs: Math.min(options.connectTimeoutMs, CHANGES_TIMEOUT_MS),
+          statementTimeoutMs: Math.min(options.statementTimeoutMs, CHANGES_TIMEOUT_MS),
+        });
+      },
+    },
+  ],
+  exports: [AppendPool, BacklogPool, ChangesPool, ClientPool, EnginePool, HistoryPool, DatabaseClock],
+})
+export class DatabaseModule implements OnApplicationShutdown {
+  constructor(
+    @Inject(AppendPool) private readonly append: AppendPool,
+    @Inject(ClientPool) private readonly clients: ClientPool,
+    @Inject(BacklogPool) private readonly backlog: BacklogPool,
+    @Inject(HistoryPool) private readonly history: HistoryPool,
+    @Inject(EnginePool) private readonly engine: EnginePool,
+    @Inject(ChangesPool) private readonly changes: ChangesPool,
+  ) {}
+
+  /** The last of the hooks: whoever has something to flush did so in an earlier one. */
+  async onApplicationShutdown(): Promise<void> {
+    await Promise.all(
+      [this.append, this.clients, this.backlog, this.history, this.engine, this.changes].map((pool) =>
+        pool.end(),
+      ),
+    );
+  }
+}
+
+function poolOptions(config: Config, url: string, name: string, connections: number): PoolOptions {
+  return {
+    url,
+    name,
+    connections,
+    connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+    statementTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS,
+    preparedStatements: config.DATABASE_PREPARED_STATEMENTS,
+  };
+}

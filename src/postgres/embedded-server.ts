@@ -1,0 +1,173 @@
+import { randomBytes } from 'node:crypto';
+import { readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { withConnection } from './connection.ts';
+import { createCluster } from './create-cluster.ts';
+import { lockFolder, type FolderLock } from './folder-lock.ts';
+import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
+import { clearLeftovers } from './leftover-server.ts';
+import { findServerBinaries } from './server-binaries.ts';
+import { exists, findHome, makeDataDir, reachableBinaries } from './server-home.ts';
+import {
+  freePort,
+  ServerProcess,
+  ServerStartError,
+  serverUrl,
+  type ServerOptions,
+} from './server-process.ts';
+import { findServerUser } from './server-user.ts';
+import { StartError } from '../core/start-error.ts';
+
+export const DATABASE = 'tidings';
+const LOG_LIMIT_BYTES = 10 * 1024 * 1024;
+/** How long backends of a killed server may hold its shared memory before we give up. */
+const ORPHAN_PATIENCE_MS = 15_000;
+
+export const secretsSchema = z.object({ port: z.number().int(), password: z.string() });
+
+export interface EmbeddedServerOptions {
+  /** DATA_DIR; made if missing. */
+  dataDir: string;
+  /** Sessions that the server has room for. */
+  connections: number;
+  /** Told what an operator should know, a sentence at a time. */
+  report: (line: string) => void;
+}
+
+/**
+ * The service's own PostgreSQL, under DATA_DIR and on loopback only. It runs while this object does: ended by
+ * someone else, it is started again on the same port.
+ */
+export class EmbeddedServer {
+  readonly urls: DatabaseUrls & { readonly owner: string };
+  readonly #options: ServerOptions;
+  readonly #report: (line: string) => void;
+  readonly #lock: FolderLock;
+  readonly #stopping = new AbortController();
+  readonly #watch: Promise<void>;
+  #server: ServerProcess;
+
+  private constructor(
+    server: ServerProcess,
+    options: ServerOptions,
+    lock: FolderLock,
+    report: (line: string) => void,
+  ) {
+    this.urls = urlsOf(serverUrl(options, 'postgres'), DATABASE);
+    this.#server = server;
+    this.#options = options;
+    this.#lock = lock;
+    this.#report = report;
+    this.#watch = this.#keepRunning();
+  }
+
+  /**
+   * Makes the cluster if there is none, clears away what a killed run left, and starts the server.
+   * Throws StartError, also when another process uses the folder.
+   */
+  static async start({ dataDir, connections, report }: EmbeddedServerOptions): Promise<EmbeddedServer> {
+    const folder = await makeDataDir(dataDir);
+    const lock = lockFolder(folder);
+    try {
+      const user = await findServerUser();
+      const home = await findHome(folder, user, report);
+      const binaries = await reachableBinaries(home, findServerBinaries(), user);
+      const cluster = join(home, 'cluster');
+      const secrets = await readSecrets(home);
+      if (!(await exists(cluster)))
+        await createCluster({ home, name: 'cluster', ...secrets, binaries, user });
+      await clearLeftovers(cluster, report);
+      const logFile = await prepareLog(home);
+      const parameters = { max_connections: String(connections) };
+      const wanted = { cluster, ...secrets, parameters, logFile, binaries, user };
+      const { server, options } = await startOnFreePort(wanted);
+      if (options.port !== secrets.port) await writeSecrets(home, options);
+      await ensureDatabase(options);
+      return new EmbeddedServer(server, options, lock, report);
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
+  }
+
+  /** Ends all sessions, writes a checkpoint and frees the folder. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#server.stop();
+    await this.#watch;
+    this.#lock.release();
+  }
+
+  async #keepRunning(): Promise<void> {
+    const { signal } = this.#stopping;
+    for (;;) {
+      await this.#server.ended;
+      if (signal.aborted) return;
+      this.#report('The embedded PostgreSQL ended by itself; it is started again.');
+      while (!signal.aborted) {
+        try {
+          this.#server = await ServerProcess.start(this.#options);
+          break;
+        } catch {
+          await sleep(500, undefined, { signal }).catch(() => undefined);
+        }
+      }
+      // A stop that came while it was starting found only its predecessor.
+      if (signal.aborted) return await this.#server.stop();
+    }
+  }
+}
+
+/** Port and password are kept, so that a port in someone's notes stays right. */
+async function readSecrets(home: string): Promise<z.infer<typeof secretsSchema>> {
+  const path = join(home, 'server.json');
+  const kept = await readFile(path, 'utf8').catch(() => undefined);
+  if (kept !== undefined) return secretsSchema.parse(JSON.parse(kept));
+  if (await exists(join(home, 'cluster'))) {
+    throw new StartError(
+      `${path} is missing, and with it the password of the database beside it. Put it back, or move ${home} away to begin with an empty database.`,
+    );
+  }
+  const secrets = { port: await freePort(), password: randomBytes(24).toString('hex') };
+  await writeSecrets(home, secrets);
+  return secrets;
+}
+
+async function writeSecrets(home: string, { port, password }: z.infer<typeof secretsSchema>): Promise<void> {
+  const path = join(home, 'server.json');
+  await writeFile(`${path}.new`, `${JSON.stringify({ port, password })}\n`, { mode: 0o600, flush: true });
+  await rename(`${path}.new`, path);
+}
+
+async function startOnFreePort(
+  wanted: ServerOptions,
+): Promise<{ server: ServerProcess; options: ServerOptions }> {
+  const deadline = Date.now() + ORPHAN_PATIENCE_MS;
+  let { port } = wanted;
+  for (;;) {
+    const options = { ...wanted, port: await freePort(port) };
+    try {
+      return { server: await ServerProcess.start(options), options };
+    } catch (error) {
+      if (!(error instanceof ServerStartError) || Date.now() > deadline) throw error;
+      if (/could not bind|could not create any TCP/.test(error.output)) port = 0;
+      else if (/pre-existing shared memory block/.test(error.output)) await sleep(200);
+      else throw error;
+    }
+  }
+}
+
+async function ensureDatabase(options: ServerOptions): Promise<void> {
+  const url = serverUrl(options, 'postgres');
+  await withConnection({ url, name: 'tidings setup' }, (client) => makeDatabase(client, url, DATABASE));
+}
+
+/** The server only appends; what grew large goes aside once, at a start. */
+async function prepareLog(home: string): Promise<string> {
+  const path = join(home, 'server.log');
+  const { size } = await stat(path).catch(() => ({ size: 0 }));
+  if (size > LOG_LIMIT_BYTES) await rename(path, `${path}.1`);
+  return path;
+}

@@ -1,0 +1,100 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import type { DataSource } from 'typeorm';
+import { migrations } from '../../migrations/migrations.ts';
+import { withConnection } from './connection.ts';
+import { createDataSource } from './data-source.ts';
+import { takeFromEverybody } from './everybody.ts';
+import { ensureLogins, type DatabaseUrls } from './logins.ts';
+import { errorCode } from './pool.ts';
+import { grantPrivileges } from './privileges.ts';
+import { WITHOUT_LIMITS } from './session-settings.ts';
+import { StartError } from '../core/start-error.ts';
+
+/** Any number will do, as long as every node takes the same one. */
+const MIGRATION_LOCK = 7_469_001;
+
+/** How often a migration asks for a table that somebody else holds (migrations/brief-locks.ts), and the pauses between, in ms. */
+const ATTEMPTS = 5;
+const PAUSE_MS = 1_000;
+const LOCK_NOT_AVAILABLE = '55P03';
+
+/**
+ * Brings the tables up to date and returns the names of the migrations that ran, in order. The logins of the service
+ * and the engine are made if they are missing, and get their rights.
+ *
+ * TypeORM takes no lock and one of two nodes that start together would die, so the lock is ours: whoever comes second
+ * waits, and then finds nothing to do. A transaction of its own holds it, since one of a session would stay behind on a
+ * pooler's connection. Its name is not one of those that erasures wait for: it writes nothing.
+ *
+ * @throws StartError if the owner's login cannot do that
+ */
+export async function migrate(urls: DatabaseUrls & { readonly owner: string }): Promise<string[]> {
+  return await withConnection({ url: urls.owner, name: 'migration lock of tidings' }, async (guard) => {
+    await guard.query(`begin; ${WITHOUT_LIMITS}; select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
+    const ran = await withConnection({ url: urls.owner, name: 'tidings migrate' }, (owner) =>
+      migrateLocked(owner, urls),
+    );
+    await guard.query('commit');
+    return ran;
+  });
+}
+
+async function migrateLocked(
+  owner: pg.Client,
+  urls: DatabaseUrls & { readonly owner: string },
+): Promise<string[]> {
+  await checkSchema(owner);
+  await ensureLogins(owner, urls);
+  const missing = await missingMigrations(urls.owner);
+  const source = await createDataSource(urls.owner).initialize();
+  try {
+    await runMigrations(source);
+    await grantPrivileges(owner, urls);
+    await takeFromEverybody(owner);
+    return missing;
+  } finally {
+    await source.destroy();
+  }
+}
+
+/** One that did not get a table left no trace, and those before it are done: the next attempt begins with it. */
+async function runMigrations(source: DataSource): Promise<void> {
+  for (let attempt = 1; ; attempt += 1)
+    try {
+      await source.runMigrations();
+      return;
+    } catch (cause) {
+      if (errorCode(cause) !== LOCK_NOT_AVAILABLE) throw cause;
+      if (attempt === ATTEMPTS)
+        throw new StartError(
+          'A table cannot be changed while others hold it: migrate again when the backup (pg_dump) or the long transaction is over; pg_stat_activity and pg_locks show it. Nodes that are at work go on.',
+          { cause },
+        );
+      await sleep(PAUSE_MS);
+    }
+}
+
+/** The names of migrations that the tables lack, in order. `url`: by the login of the engine or the owner. */
+export async function missingMigrations(url: string): Promise<string[]> {
+  const all = migrations.map(({ name }) => name);
+  return await withConnection({ url, name: 'tidings migration check' }, async (client) => {
+    const { rows } = await client.query<{ name: string }>('select name from migrations');
+    const ran = new Set(rows.map(({ name }) => name));
+    return all.filter((name) => !ran.has(name));
+  }).catch((error: unknown) => {
+    // No table, or none that this login may see.
+    if (!['42P01', '42501'].includes(errorCode(error) ?? '')) throw error;
+    return all;
+  });
+}
+
+/** Policies, rights and functions name the tables with their schema, so that nothing else can take their place. */
+async function checkSchema(owner: pg.Client): Promise<void> {
+  const { rows } = await owner.query<{ schema: string | null }>('select current_schema() as schema');
+  const schema = rows[0]?.schema ?? 'none';
+  if (schema !== 'public')
+    throw new StartError(
+      `The tables belong into the schema public, and the login of DATABASE_OWNER_URL would make them in ${schema}: let it use and create in public.`,
+    );
+}

@@ -1,0 +1,59 @@
+import { Injectable } from '@nestjs/common';
+import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
+import { Problem } from '../core/errors.ts';
+import { GatherByKey } from '../concurrency/gather.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import { Metrics } from '../telemetry/metrics.ts';
+import { AcksStore, type Ack, type AckResult } from './acks.store.ts';
+
+/** Acknowledgements that one statement stores. */
+const AT_ONCE = 1_000;
+/** Acknowledgements of one tenant that may wait on this node: a few statements' worth. */
+const MOST_WAITING = 10_000;
+
+/** Stores acknowledgements: per tenant, while one statement is under way the next collects. */
+@Injectable()
+export class Acknowledgements {
+  readonly #tenants = new GatherByKey<TenantId, Ack, AckResult>(
+    (tenantId, acks) => this.#store(tenantId, acks),
+    { atOnce: AT_ONCE },
+  );
+
+  constructor(
+    private readonly store: AcksStore,
+    private readonly metrics: Metrics,
+  ) {}
+
+  /**
+   * Moves the cursor of a device and confirms what was addressed to it. On disk when the promise resolves.
+   * @throws Problem `overloaded` or `database_unavailable` (503)
+   */
+  async acknowledge(tenantId: TenantId, ack: Ack): Promise<AckResult> {
+    if (this.#tenants.pending(tenantId) >= MOST_WAITING) {
+      throw new Problem('overloaded', 'Too many acknowledgements wait to be stored on this node.', {
+        retryAfter: 1,
+      });
+    }
+    return await this.#tenants.ask(tenantId, ack);
+  }
+
+  async #store(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {
+    try {
+      const results = await this.#storeOrRepeat(tenantId, acks);
+      this.metrics.acknowledgements.inc(results.filter((result) => result === 'confirmed').length);
+      return results;
+    } catch (error) {
+      throw isUnavailable(error) ? databaseUnavailable(error) : error;
+    }
+  }
+
+  /** A connection that dies under the statement leaves open whether it was committed; to run it again does no harm either way. */
+  async #storeOrRepeat(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {
+    try {
+      return await this.store.acknowledge(tenantId, acks);
+    } catch (error) {
+      if (!isConnectionLoss(error) || isNeverSent(error)) throw error;
+      return await this.store.acknowledge(tenantId, acks);
+    }
+  }
+}

@@ -1,0 +1,75 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { Inject, Injectable, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
+import { CONFIG, ConfigError, type Config } from '../core/config.ts';
+import { deadlinesOf } from '../http/deadlines.ts';
+import { makeRoom } from '../http/make-room.ts';
+import { Metrics } from './metrics.ts';
+
+/** Connections that it may have: some servers that scrape, and somebody who looks. */
+const MOST_CONNECTIONS = 100;
+
+/**
+ * The metrics at an address of their own (METRICS_PORT), so that whoever reaches the API does not reach them. Until the
+ * last moment: what a node does while it stops is worth seeing.
+ */
+@Injectable()
+export class MetricsListener implements OnApplicationBootstrap, OnApplicationShutdown {
+  #server: Server | undefined;
+
+  constructor(
+    private readonly metrics: Metrics,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  /** The port that it listens on, if it does. */
+  get port(): number | undefined {
+    const address = this.#server?.address();
+    return typeof address === 'object' ? address?.port : undefined;
+  }
+
+  /** @throws ConfigError if the address cannot be listened on. */
+  async onApplicationBootstrap(): Promise<void> {
+    const { METRICS_PORT: port, METRICS_HOST: host } = this.config;
+    if (port === undefined) return;
+    // The same ends of connections as at the other port.
+    const { head, request, idle, silence, look, patience } = deadlinesOf(this.config);
+    const server = createServer({
+      headersTimeout: head,
+      requestTimeout: request,
+      keepAliveTimeout: idle,
+      connectionsCheckingInterval: look,
+    });
+    server.setTimeout(silence);
+    server.on('request', (asked, response) => {
+      this.#answer(asked, response).catch(() => response.writeHead(500).end());
+    });
+    makeRoom(server, { most: MOST_CONNECTIONS, patience });
+    try {
+      await once(server.listen(port, host), 'listening');
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new ConfigError(
+        `Metrics cannot be served there; correct METRICS_PORT or METRICS_HOST: ${reason}`,
+        {
+          cause,
+        },
+      );
+    }
+    this.#server = server;
+  }
+
+  onApplicationShutdown(): void {
+    this.#server?.close();
+    this.#server?.closeAllConnections();
+  }
+
+  async #answer({ method, url }: IncomingMessage, response: ServerResponse): Promise<void> {
+    if (url?.split('?', 1)[0] !== '/metrics') return void response.writeHead(404).end();
+    if (method !== 'GET' && method !== 'HEAD')
+      return void response.writeHead(405, { allow: 'GET, HEAD' }).end();
+    const text = await this.metrics.registry.metrics();
+    const headers = { 'content-type': this.metrics.registry.contentType, 'cache-control': 'no-store' };
+    response.writeHead(200, headers).end(method === 'HEAD' ? undefined : text);
+  }
+}
