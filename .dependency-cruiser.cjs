@@ -1,76 +1,59 @@
-/* Arrows run one way: database, config, errors <- log <- ledger <- stream. What looks like a circle goes through the log. */
-const FEATURES =
-  'admin|audit|auth|changes|cli|database|docs|health|issuers|ledger|log|logging|maintenance|metrics|notifications|privacy|revocations|stream|tenants';
+/*
+ * The house has floors: a room may import what is on the floors below, and nothing on its own floor or above. What looks like a
+ * circle goes through the log of a tenant.
+ */
+const FLOORS = [
+  ['core', 'concurrency'],
+  ['postgres'],
+  ['http'],
+  ['telemetry'],
+  ['cluster', 'health'],
+  ['tenants'],
+  ['auth'],
+  ['log'],
+  ['publishing', 'receipts'],
+  ['delivery', 'history', 'audit'],
+  ['admin'],
+  ['privacy', 'maintenance'],
+  ['openapi'],
+  ['app'],
+  ['cli'],
+];
 
-/** A feature may import these features and no others. */
-const ALLOWED = {
-  database: [],
-  metrics: ['auth'],
-  logging: ['auth', 'metrics'],
-  health: ['auth', 'database'],
-  changes: ['database', 'metrics'],
-  issuers: ['changes', 'database'],
-  tenants: ['changes', 'database'],
-  revocations: ['changes', 'database'],
-  auth: ['changes', 'database', 'issuers', 'revocations', 'tenants'],
-  audit: ['database'],
-  log: ['database', 'metrics', 'tenants'],
-  ledger: ['auth', 'database', 'log', 'metrics'],
-  stream: ['auth', 'changes', 'database', 'health', 'ledger', 'log', 'metrics', 'tenants'],
-  notifications: ['auth', 'database', 'health', 'ledger', 'log', 'logging', 'metrics', 'tenants'],
-  admin: [
-    'audit',
-    'auth',
-    'changes',
-    'database',
-    'issuers',
-    'notifications',
-    'revocations',
-    'stream',
-    'tenants',
-  ],
-  privacy: [
-    'admin',
-    'audit',
-    'auth',
-    'changes',
-    'database',
-    'health',
-    'log',
-    'metrics',
-    'notifications',
-    'stream',
-    'tenants',
-  ],
-  maintenance: ['database', 'log', 'metrics'],
-};
+const roomsFrom = (floor) => FLOORS.slice(floor).flat().join('|');
 
 module.exports = {
   forbidden: [
     { name: 'no-circle', severity: 'error', from: {}, to: { circular: true } },
-    ...Object.entries(ALLOWED).map(([feature, allowed]) => ({
-      name: `${feature}-imports-only-what-is-below-it`,
+    ...FLOORS.map((rooms, floor) => ({
+      name: `${rooms.join('-and-')}-import${rooms.length === 1 ? 's' : ''}-only-what-is-below`,
       severity: 'error',
-      from: { path: `^src/${feature}/` },
-      to: { path: `^src/(${FEATURES})/`, pathNot: `^src/(${[feature, ...allowed].join('|')})/` },
+      from: { path: `^src/(${rooms.join('|')})/` },
+      // `$1` is the room that imports.
+      to: { path: `^src/(${roomsFrom(floor)})/`, pathNot: '^src/$1/' },
     })),
+    {
+      name: 'every-file-has-a-room',
+      severity: 'error',
+      from: { path: `^src/(?!(${roomsFrom(0)})/|main\\.ts$)` },
+      to: {},
+    },
     {
       name: 'pure-files-know-no-framework',
       comment: 'A file without a role in its name that is on the hot path is plain TypeScript.',
       severity: 'error',
       from: {
-        path: '^src/(raw-json|gather|log/position|log/notification|log/account|ledger/intervals|stream/(frames|tail))\\.ts$',
+        path: '^src/(concurrency/.*|core/(position|notification)|http/raw-json|log/account|receipts/intervals|delivery/(frames|tail))\\.ts$',
       },
       to: { path: 'node_modules/(@nestjs|pg|typeorm|fastify)/' },
     },
     {
       name: 'sql-lives-in-stores',
-      comment: 'Only stores, the database folder and modules that make pools know the pools.',
+      comment: 'Only stores, the room of PostgreSQL and modules that make pools know the pools.',
       severity: 'error',
       from: {
         path: '^src/',
-        pathNot:
-          '^src/database/|\\.(store|module)\\.ts$|^src/(log/maintenance-pool|cli/)|^src/(problem\\.filter|main|app)',
+        pathNot: '^src/(postgres|cli)/|\\.(store|module)\\.ts$',
       },
       to: { path: '^node_modules/pg/' },
     },
