@@ -140,7 +140,7 @@ const tooLarge = (most: number) => new Problem('body_too_large', `The body may h
 class BodyShares {
   readonly #all: number;
   readonly #taken = new Map<string, number>();
-  readonly #requests = new WeakMap<FastifyRequest, number>();
+  readonly #held = new WeakMap<FastifyRequest, Held>();
 
   constructor(largest: number) {
     // So that the largest body fits beside one of another tenant.
@@ -153,7 +153,8 @@ class BodyShares {
    */
   check(request: FastifyRequest, bytes: number): void {
     // caller <= left of the tenant = left of the node - tenant = all - node - tenant
-    const needed = ownersOf(request).reduce((sum, owner) => sum + (this.#taken.get(owner) ?? 0) + bytes, 0);
+    let needed = 0;
+    for (const owner of this.#of(request).owners) needed += (this.#taken.get(owner) ?? 0) + bytes;
     if (needed <= this.#all) return;
     throw new Problem('overloaded', 'Too many bytes of requests are on their way to this node.', {
       retryAfter: 1,
@@ -163,25 +164,39 @@ class BodyShares {
   /** @throws Problem `overloaded` */
   take(request: FastifyRequest, bytes: number): void {
     this.check(request, bytes);
-    for (const owner of ownersOf(request)) this.#taken.set(owner, (this.#taken.get(owner) ?? 0) + bytes);
-    this.#requests.set(request, (this.#requests.get(request) ?? 0) + bytes);
+    const held = this.#of(request);
+    held.bytes += bytes;
+    for (const owner of held.owners) this.#taken.set(owner, (this.#taken.get(owner) ?? 0) + bytes);
   }
 
   giveBack(request: FastifyRequest): void {
-    const bytes = this.#requests.get(request);
-    if (bytes === undefined) return;
-    this.#requests.delete(request);
-    for (const owner of ownersOf(request)) {
-      const left = (this.#taken.get(owner) ?? 0) - bytes;
+    const held = this.#held.get(request);
+    if (held === undefined) return;
+    this.#held.delete(request);
+    for (const owner of held.owners) {
+      const left = (this.#taken.get(owner) ?? 0) - held.bytes;
       if (left > 0) this.#taken.set(owner, left);
       else this.#taken.delete(owner);
     }
   }
+
+  /** Asked with every chunk: whose it is is put together once. */
+  #of(request: FastifyRequest): Held {
+    const { user } = request;
+    const held = this.#held.get(request) ?? {
+      owners: ['', `${user?.tenantId}`, `${user?.tenantId} ${user?.subject}`],
+      bytes: 0,
+    };
+    this.#held.set(request, held);
+    return held;
+  }
 }
 
-/** Everybody, the tenant, the caller. */
-function ownersOf({ user }: FastifyRequest): readonly string[] {
-  return ['', `${user?.tenantId}`, `${user?.tenantId} ${user?.subject}`];
+/** Of one request. */
+interface Held {
+  /** Everybody, the tenant, the caller. */
+  readonly owners: readonly string[];
+  bytes: number;
 }
 
 export function readJson(bytes: Buffer): JsonBody {
