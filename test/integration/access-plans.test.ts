@@ -73,7 +73,9 @@ test('a look at what changed reads by the transaction, however much there is', a
   try {
     for (const sql of ROWS) await bench.database.query(sql);
     const { tenant: pool, engine, ran } = bench.node().pools;
-    const { horizon } = await new ChangesStore(engine).horizon();
+    const [, next] = (await new ChangesStore(engine).horizon()).horizon.split(':', 2);
+    // What other databases of the server have under way would have a look read all that was written meanwhile.
+    const horizon = `${next}:${next}:`;
     ran.length = 0;
     await new IssuersStore(engine, engine).changedSince(horizon);
     await new RevocationsStore(engine, pool).since(horizon);
