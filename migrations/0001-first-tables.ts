@@ -105,7 +105,7 @@ export class FirstTables1700000000001 implements MigrationInterface {
       )`);
 
     // Everything addressed to the device in (from_position, to_position] was written to that connection by 'at'.
-    // 'level' is the interval's width class (ledger/intervals.ts): what covers a position is a short range in each level.
+    // 'level' is the interval's width class (src/receipts/intervals.ts): what covers a position is a short range in each level.
     await runner.query(`
       create table sends (
         tenant_id text collate "C" not null,

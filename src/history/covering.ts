@@ -13,7 +13,7 @@ export const STREAM = `(select head from streams where tenant_id = $1) as stream
 
 /**
  * The intervals of `table` that cover position `x`: in each width class those that end within its width
- * of `x` (ledger/intervals.ts), each class a short index range. Nothing reaches beyond the head, and nothing is wider
+ * of `x` (src/receipts/intervals.ts), each class a short index range. Nothing reaches beyond the head, and nothing is wider
  * than it. `offset 0` keeps the planner from turning the ranges into one join over everything.
  *
  * @param x SQL of a bigint

@@ -11,9 +11,10 @@ import type { DatabaseUrls } from './logins.ts';
 import { keepSettings } from './login-settings.ts';
 import { migrate, missingMigrations } from './migrate.ts';
 import { isConnectionLoss } from './pool.ts';
-import { faultOfVersion } from './server-version.ts';
 import { StartError } from '../core/start-error.ts';
 
+/** Major version of PostgreSQL. */
+const OLDEST_MAJOR = 15;
 /** How long a database that is starting beside us may take. */
 const PATIENCE_MS = 30_000;
 /** How long it may take to answer once it is there. */
@@ -140,4 +141,12 @@ async function refuseOldServer(client: pg.Client): Promise<void> {
   const { rows } = await client.query<{ server_version_num: string }>('show server_version_num');
   const fault = faultOfVersion(Number(rows[0]?.server_version_num));
   if (fault !== undefined) throw new Error(fault);
+}
+
+/** What is wrong with a server of this `server_version_num`, for people: undefined if it is new enough. */
+export function faultOfVersion(versionNumber: number): string | undefined {
+  const major = Math.floor(versionNumber / 10_000);
+  return major < OLDEST_MAJOR
+    ? `it is PostgreSQL ${major}, and ${OLDEST_MAJOR} or newer is needed`
+    : undefined;
 }

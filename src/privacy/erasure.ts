@@ -34,7 +34,7 @@ export interface ErasureView {
   readonly erased: Erased;
 }
 
-/** By which the row knows the user when it is done; database/erased.ts makes the same. A tenant's name has no colon. */
+/** By which the row knows the user when it is done; src/postgres/erased.ts makes the same. A tenant's name has no colon. */
 export const digestOf = (tenantId: TenantId, user: string): Buffer =>
   createHash('sha256').update(`${tenantId}:${user}`).digest();
 

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { faultOfVersion } from '../../src/postgres/server-version.ts';
+import { faultOfVersion } from '../../src/postgres/open-database.ts';
 
 test.each([130_022, 149_999])(
   'a server of version %d is too old, and its major version is told',
