@@ -1,15 +1,15 @@
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { Action } from '../audit/audit.ts';
-import { recordAct } from '../audit/audit.store.ts';
+import { recordAction } from '../audit/audit.store.ts';
 import type { Principal } from '../http/principal.ts';
-import { Changes } from '../cluster/changes.ts';
+import { ChangeFeed } from '../cluster/changes.ts';
 import type { Pool } from '../postgres/pool.ts';
-import { ClientPool, EnginePool } from '../postgres/pools.ts';
+import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
 import { namingTenant, type RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 
-export interface Act {
+export interface AdminAction {
   readonly action: Action;
   /** The tenant that it concerns; for what concerns none, that of the actor. */
   readonly tenantId: TenantId;
@@ -34,18 +34,18 @@ export interface Outcome<Result, Shown = unknown> {
  * on this node.
  */
 @Injectable()
-export class Acts {
+export class AuditedTransactions {
   constructor(
     private readonly pool: ClientPool,
-    private readonly engine: EnginePool,
-    private readonly changes: Changes,
+    private readonly engine: CrossTenantPool,
+    private readonly changes: ChangeFeed,
   ) {}
 
   /** An act in the tenant that it concerns. */
   async perform<Result>(
     principal: Principal,
     request: FastifyRequest,
-    act: Act,
+    act: AdminAction,
     work: (run: RunOfTenant) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
@@ -59,7 +59,7 @@ export class Acts {
   async performOnRegistry<Result>(
     principal: Principal,
     request: FastifyRequest,
-    act: Act,
+    act: AdminAction,
     work: (run: Pool['rows']) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
@@ -80,11 +80,11 @@ async function recorded<Result>(
   run: RunOfTenant,
   { tenantId: actorTenant, subject, issuer }: Principal,
   { ip, id: requestId }: FastifyRequest,
-  { action, tenantId }: Act,
+  { action, tenantId }: AdminAction,
   outcome: Outcome<Result>,
 ): Promise<Outcome<Result>> {
   if (outcome.change !== undefined)
-    await recordAct(run, {
+    await recordAction(run, {
       tenantId,
       actor: { tenantId: actorTenant, subject, issuer },
       remoteAddress: ip,

@@ -10,14 +10,14 @@ import { tokenInvalid } from './bearer.ts';
 import type { Principal } from '../http/principal.ts';
 
 /** Why a caller whose token was good once is not let in (any more). */
-export type Refusal = 'issuer' | 'revoked' | 'tenant-suspended' | 'tenant-unknown';
+export type TokenRefusal = 'issuer' | 'revoked' | 'tenant-suspended' | 'tenant-unknown';
 
 /** What a caller is held against after the token was verified. */
-export type Admitted = Pick<Principal, 'tenantId' | 'subject' | 'issuer' | 'tokenId' | 'issuedAt'>;
+export type Caller = Pick<Principal, 'tenantId' | 'subject' | 'issuer' | 'tokenId' | 'issuedAt'>;
 
 /** Whether a caller may still come in: asked at each request, and of every open stream when something changed. */
 @Injectable()
-export class Admission {
+export class TokenStatus {
   /** The tenant in which it has to be asked again, or all of them. */
   readonly changed: Observable<TenantId | 'all'>;
 
@@ -33,7 +33,7 @@ export class Admission {
     );
   }
 
-  refusal(caller: Admitted): Refusal | undefined {
+  refusal(caller: Caller): TokenRefusal | undefined {
     const issuer = this.issuers.find(caller.issuer);
     if (issuer === undefined || !speaksFor(issuer, caller)) return 'issuer';
     if (this.revocations.revokes(caller)) return 'revoked';
@@ -42,7 +42,7 @@ export class Admission {
   }
 
   /** @throws Problem `token_invalid`, `tenant_suspended`, `tenant_unknown` */
-  admit(caller: Admitted): void {
+  require(caller: Caller): void {
     switch (this.refusal(caller)) {
       case undefined:
         return;
@@ -58,7 +58,7 @@ export class Admission {
   }
 }
 
-function speaksFor({ status, tenants, revokedBefore }: Issuer, { tenantId, issuedAt }: Admitted): boolean {
+function speaksFor({ status, tenants, revokedBefore }: Issuer, { tenantId, issuedAt }: Caller): boolean {
   if (status !== 'active') return false;
   if (tenants.kind === 'fixed' && tenants.tenantId !== tenantId) return false;
   if (tenants.kind === 'listed' && !tenants.tenantIds.has(tenantId)) return false;

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool, HistoryPool } from '../postgres/pools.ts';
+import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 
@@ -116,7 +116,7 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 @Injectable()
 export class RevocationsStore {
   constructor(
-    private readonly changes: ChangesPool,
+    private readonly changes: ChangeFeedPool,
     private readonly history: HistoryPool,
   ) {}
 

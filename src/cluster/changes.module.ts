@@ -1,7 +1,10 @@
 import { Module } from '@nestjs/common';
-import { Changes } from './changes.ts';
-import { ChangesStore } from './changes.store.ts';
-import { GraceStore } from './grace.store.ts';
+import { ChangeFeed } from './changes.ts';
+import { ChangeFeedStore } from './changes.store.ts';
+import { InFlightTransactionsStore } from './grace.store.ts';
 
-@Module({ providers: [Changes, ChangesStore, GraceStore], exports: [Changes, GraceStore] })
-export class ChangesModule {}
+@Module({
+  providers: [ChangeFeed, ChangeFeedStore, InFlightTransactionsStore],
+  exports: [ChangeFeed, InFlightTransactionsStore],
+})
+export class ChangeFeedModule {}

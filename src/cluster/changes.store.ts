@@ -1,11 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool } from '../postgres/pools.ts';
+import { ChangeFeedPool } from '../postgres/pools.ts';
 
 /** What the database had when it was asked. */
-export interface Horizon {
+export interface ChangeSnapshot {
   /** A pg_snapshot as text: which transactions were over by then. */
-  readonly horizon: string;
+  readonly snapshot: string;
   /** When the server was started; another one has another time. */
   readonly server: string;
 }
@@ -25,11 +25,11 @@ export const NOT_IN_SNAPSHOT = `transaction >= pg_snapshot_xmin($1::pg_snapshot)
 
 /** Where in the history of the whole server the next look begins. Belongs to no tenant. */
 @Injectable()
-export class ChangesStore {
-  constructor(private readonly pool: ChangesPool) {}
+export class ChangeFeedStore {
+  constructor(private readonly pool: ChangeFeedPool) {}
 
-  async horizon(): Promise<Horizon> {
-    const [row] = await this.pool.rows<Horizon & Record<string, unknown>>(HORIZON);
+  async snapshot(): Promise<ChangeSnapshot> {
+    const [row] = await this.pool.rows<ChangeSnapshot & Record<string, unknown>>(HORIZON);
     if (row === undefined) throw new Error('The database named no horizon.');
     return row;
   }

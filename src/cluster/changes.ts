@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
-import { ChangesStore } from './changes.store.ts';
+import { ChangeFeedStore } from './changes.store.ts';
 
 /** A table of which every node keeps what counts in memory. */
 export interface ChangeSource {
@@ -22,9 +22,9 @@ export interface ChangeSource {
  * do, since both become visible out of order.
  */
 @Injectable()
-export class Changes implements OnModuleInit, OnModuleDestroy {
+export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
   readonly #sources: ChangeSource[] = [];
-  readonly #logger = new Logger(Changes.name);
+  readonly #logger = new Logger(ChangeFeed.name);
   #horizon: string | undefined;
   #server: string | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -33,7 +33,7 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
   #failing = false;
 
   constructor(
-    private readonly store: ChangesStore,
+    private readonly store: ChangeFeedStore,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -93,9 +93,9 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
 
   async #look(): Promise<void> {
     const since = this.#horizon;
-    const { horizon, server } = await this.store.horizon();
+    const { snapshot, server } = await this.store.snapshot();
     // Another server: a standby may have been promoted that had not received everything. Or a dump was restored.
-    const anew = since === undefined || server !== this.#server || xmin(horizon) < xmin(since);
+    const anew = since === undefined || server !== this.#server || xmin(snapshot) < xmin(since);
     const looks = this.#sources.map(async (source) => {
       if (anew) await source.load();
       if (since !== undefined) await source.catchUp(since);
@@ -103,7 +103,7 @@ export class Changes implements OnModuleInit, OnModuleDestroy {
     // All of them, also when one has failed: what a slow one has read would otherwise be applied over the next look.
     const failed = (await Promise.allSettled(looks)).find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
-    this.#horizon = horizon;
+    this.#horizon = snapshot;
     this.#server = server;
   }
 }

@@ -11,7 +11,7 @@ const CROWD = 32;
 const CROWD_WITHIN_MS = 100;
 const CROWD_LASTS_MS = 1_000;
 
-export interface GatherOptions {
+export interface BatcherOptions {
   /** Most asks that one call answers. */
   readonly atOnce: number;
   /**
@@ -25,7 +25,7 @@ export interface GatherOptions {
  * Serves many askers with one call: while a call is under way the next collects. A lone asker waits
  * for nobody, a crowd shares a round trip.
  */
-export class Gather<Ask, Answer> {
+export class Batcher<Ask, Answer> {
   #waiting: { ask: Ask; resolve: (answer: Answer) => void; reject: (error: unknown) => void }[] = [];
   #serving = false;
   #pending = 0;
@@ -36,7 +36,7 @@ export class Gather<Ask, Answer> {
   /** `serve` answers every ask, in their order. */
   constructor(
     private readonly serve: (asks: readonly Ask[]) => Promise<readonly Answer[]>,
-    private readonly options: GatherOptions,
+    private readonly options: BatcherOptions,
   ) {}
 
   /** How many asks are not answered yet. */
@@ -45,16 +45,16 @@ export class Gather<Ask, Answer> {
   }
 
   /** For how many ms more those who come are taken for a crowd. */
-  get crowdedFor(): number {
+  get burstFor(): number {
     return Math.max(0, this.#crowdUntil - performance.now());
   }
 
   /** For how many ms more it matters that somebody has asked. */
   get remembersFor(): number {
-    return Math.max(this.crowdedFor, this.#coming.since + CROWD_WITHIN_MS - performance.now(), 0);
+    return Math.max(this.burstFor, this.#coming.since + CROWD_WITHIN_MS - performance.now(), 0);
   }
 
-  async ask(ask: Ask): Promise<Answer> {
+  async request(ask: Ask): Promise<Answer> {
     this.#pending += 1;
     if (this.options.collectsMs !== undefined) this.#count();
     try {
@@ -73,7 +73,7 @@ export class Gather<Ask, Answer> {
   async #run(): Promise<void> {
     while (this.#waiting.length > 0) {
       const { atOnce, collectsMs = 0 } = this.options;
-      if (this.crowdedFor > 0) await this.#collect(collectsMs);
+      if (this.burstFor > 0) await this.#collect(collectsMs);
       const round = this.#waiting.splice(0, atOnce);
       try {
         const answers = await this.serve(round.map(({ ask }) => ask));
@@ -109,12 +109,12 @@ export class Gather<Ask, Answer> {
 }
 
 /** A Gather for each key, such as a tenant, that exists while somebody asks for it, or a crowd may come. */
-export class GatherByKey<Key, Ask, Answer> {
-  readonly #gathers = new Map<Key, Gather<Ask, Answer>>();
+export class KeyedBatcher<Key, Ask, Answer> {
+  readonly #gathers = new Map<Key, Batcher<Ask, Answer>>();
 
   constructor(
     private readonly serve: (key: Key, asks: readonly Ask[]) => Promise<readonly Answer[]>,
-    private readonly options: GatherOptions,
+    private readonly options: BatcherOptions,
   ) {}
 
   /** How many asks for this key are not answered yet. */
@@ -122,20 +122,20 @@ export class GatherByKey<Key, Ask, Answer> {
     return this.#gathers.get(key)?.pending ?? 0;
   }
 
-  async ask(key: Key, ask: Ask): Promise<Answer> {
+  async request(key: Key, ask: Ask): Promise<Answer> {
     let gather = this.#gathers.get(key);
     if (gather === undefined) {
-      gather = new Gather((asks) => this.serve(key, asks), this.options);
+      gather = new Batcher((asks) => this.serve(key, asks), this.options);
       this.#gathers.set(key, gather);
     }
     try {
-      return await gather.ask(ask);
+      return await gather.request(ask);
     } finally {
       this.#drop(key, gather);
     }
   }
 
-  #drop(key: Key, gather: Gather<Ask, Answer>): void {
+  #drop(key: Key, gather: Batcher<Ask, Answer>): void {
     // Only its own: by the time that the last is answered another may have begun.
     if (gather.pending > 0 || this.#gathers.get(key) !== gather) return;
     const { remembersFor } = gather;

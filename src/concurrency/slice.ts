@@ -4,7 +4,7 @@ import { setImmediate } from 'node:timers/promises';
 const SLICE_MS = 1;
 
 /** Long work for many, cut into slices, between which the event loop serves everybody else. */
-export class Slice {
+export class TimeSlicer {
   #began = performance.now();
 
   /** The slice has used up its time; `next` has to be awaited before more is done. */

@@ -1,5 +1,5 @@
 /** No turn came in time. The statement was not sent; `isNeverSent` knows it. */
-export class NoTurn extends Error {
+export class AcquireTimeout extends Error {
   override readonly name = 'NoTurn';
   readonly code = 'NO_TURN';
 
@@ -14,7 +14,7 @@ interface Waiting {
 }
 
 /** Lets each key, such as a tenant, have so much under way at once; what is more waits in its order, and holds up no other key. */
-export class Turns<Key> {
+export class KeyedSemaphore<Key> {
   readonly #keys = new Map<Key, { running: number; readonly waiting: Set<Waiting> }>();
 
   constructor(
@@ -23,7 +23,7 @@ export class Turns<Key> {
   ) {}
 
   /** @throws NoTurn */
-  async take<Result>(key: Key, work: () => Promise<Result>): Promise<Result> {
+  async run<Result>(key: Key, work: () => Promise<Result>): Promise<Result> {
     await this.#begin(key);
     try {
       return await work();
@@ -42,7 +42,7 @@ export class Turns<Key> {
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => {
         own.waiting.delete(waiting);
-        reject(new NoTurn());
+        reject(new AcquireTimeout());
       }, this.patienceMs);
       const waiting = { begin: resolve, timer };
       own.waiting.add(waiting);

@@ -1,12 +1,12 @@
 import { Injectable } from '@nestjs/common';
-import { GatherByKey } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/gather.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import {
-  ArrivalsStore,
+  DevicesStore,
   TenantUnknown,
-  type Arrival,
-  type Arrived,
-  type Refused,
+  type DeviceRegistration,
+  type Registered,
+  type RegistrationRefusal,
 } from '../receipts/arrivals.store.ts';
 import { AppendStore } from '../log/append.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
@@ -16,31 +16,37 @@ const TOGETHER = { atOnce: 300, collectsMs: 500 };
 
 /** Finds the cursors of devices that open streams; those of one tenant that come together share a statement. */
 @Injectable()
-export class Arrivals {
-  readonly #gathers = new GatherByKey<TenantId, Arrival, Arrived | Refused>(
+export class DeviceRegistrations {
+  readonly #gathers = new KeyedBatcher<TenantId, DeviceRegistration, Registered | RegistrationRefusal>(
     (tenantId, arrivals) => this.#serve(tenantId, arrivals),
     TOGETHER,
   );
 
   constructor(
-    private readonly store: ArrivalsStore,
+    private readonly store: DevicesStore,
     private readonly log: AppendStore,
     private readonly tenants: Tenants,
   ) {}
 
   /** Throws TenantUnknown if the tenant was deleted, or the database's error. */
-  async arrive(tenantId: TenantId, arrival: Omit<Arrival, 'mostDevices'>): Promise<Arrived | Refused> {
+  async register(
+    tenantId: TenantId,
+    arrival: Omit<DeviceRegistration, 'mostDevices'>,
+  ): Promise<Registered | RegistrationRefusal> {
     const { devicesPerUser: mostDevices } = this.tenants.limits(tenantId);
-    return await this.#gathers.ask(tenantId, { ...arrival, mostDevices });
+    return await this.#gathers.request(tenantId, { ...arrival, mostDevices });
   }
 
-  async #serve(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<(Arrived | Refused)[]> {
+  async #serve(
+    tenantId: TenantId,
+    arrivals: readonly DeviceRegistration[],
+  ): Promise<(Registered | RegistrationRefusal)[]> {
     try {
-      return await this.store.arrive(tenantId, arrivals);
+      return await this.store.register(tenantId, arrivals);
     } catch (error) {
       // The first valid token of a tenant makes the tenant.
       if (!(error instanceof TenantUnknown) || !(await this.log.ensureTenant(tenantId))) throw error;
-      return await this.store.arrive(tenantId, arrivals);
+      return await this.store.register(tenantId, arrivals);
     }
   }
 }

@@ -31,9 +31,9 @@ interface Account {
  * knows; where two did so at the same time, those that came last go again (docs/adr/0010-limits-on-streams.md).
  */
 @Injectable()
-export class Capacity implements OnModuleInit {
+export class ConnectionQuota implements OnModuleInit {
   readonly #accounts = new Map<TenantId, Account>();
-  readonly #logger = new Logger(Capacity.name);
+  readonly #logger = new Logger(ConnectionQuota.name);
   #taken = 0;
   #timer: NodeJS.Timeout | undefined;
   #limits: Subscription | undefined;

@@ -1,7 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
-import { Ledger } from '../receipts/ledger.ts';
+import { Receipts } from '../receipts/ledger.ts';
 import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../core/position.ts';
 import { jittered } from './frames.ts';
@@ -9,7 +9,7 @@ import { Hubs } from './hubs.ts';
 import { Streams } from './streams.ts';
 
 /** Of whom this node is to have nothing in memory any more. */
-export interface Forgotten {
+export interface Purged {
   readonly tenantId: TenantId;
   /** The users, or all of the tenant. */
   readonly who: ((user: string) => boolean) | 'everybody';
@@ -21,11 +21,11 @@ export interface Forgotten {
 
 /** Takes users, or a tenant, out of this node's memory: open streams, tails, and what waits for the ledger and the log. */
 @Injectable()
-export class Forgetting {
+export class NodePurge {
   constructor(
     private readonly streams: Streams,
     private readonly hubs: Hubs,
-    private readonly ledger: Ledger,
+    private readonly ledger: Receipts,
     private readonly ingest: Ingest,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
@@ -34,7 +34,7 @@ export class Forgetting {
    * When this resolves, whatever this node had taken of them by the call is in the database or nowhere: publishes are
    * stored or refused, streams have ended.
    */
-  async forget({ tenantId, who, openedUntil, upTo }: Forgotten): Promise<void> {
+  async purge({ tenantId, who, openedUntil, upTo }: Purged): Promise<void> {
     const isGone = (user: UserId) => who === 'everybody' || who(user);
     // A stream on its way in was not told of anything; behind it nobody is let in who should not be.
     await this.streams.opened(tenantId);

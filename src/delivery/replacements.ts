@@ -4,17 +4,17 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
-import { Ledger } from '../receipts/ledger.ts';
+import { Receipts } from '../receipts/ledger.ts';
 import { NODE_SILENCE_SECONDS } from '../cluster/nodes.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import type { Connection } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
 import { Hubs } from './hubs.ts';
-import { StreamLimitsStore, type Crowd } from './stream-limits.store.ts';
-import { StreamOrdersStore, type StoredOrder } from './stream-orders.store.ts';
+import { StreamLimitsStore, type CrowdedUser } from './stream-limits.store.ts';
+import { StreamCommandsStore, type StoredStreamCommand } from './stream-orders.store.ts';
 
 /** Somebody who may have too many streams. */
-interface Suspect {
+interface Candidate {
   readonly tenantId: TenantId;
   readonly user: UserId;
 }
@@ -35,19 +35,19 @@ const SETTLED_MS = 400;
  * finds too many orders a recount, and each ends its own (docs/adr/0010-limits-on-streams.md).
  */
 @Injectable()
-export class Replacements implements OnModuleInit, OnModuleDestroy {
-  readonly #suspects = new Subject<readonly Suspect[]>();
-  readonly #orders = new Subject<Suspect & { readonly at: number }>();
-  readonly #surplus = new Subject<readonly Suspect[]>();
-  readonly #logger = new Logger(Replacements.name);
+export class Eviction implements OnModuleInit, OnModuleDestroy {
+  readonly #suspects = new Subject<readonly Candidate[]>();
+  readonly #orders = new Subject<Candidate & { readonly at: number }>();
+  readonly #surplus = new Subject<readonly Candidate[]>();
+  readonly #logger = new Logger(Eviction.name);
   #subscriptions: Subscription[] = [];
   #failing = false;
   #seenAt = performance.now();
 
   constructor(
     private readonly store: StreamLimitsStore,
-    private readonly orders: StreamOrdersStore,
-    private readonly ledger: Ledger,
+    private readonly orders: StreamCommandsStore,
+    private readonly ledger: Receipts,
     private readonly tenants: Tenants,
     private readonly hubs: Hubs,
     private readonly clock: DatabaseClock,
@@ -84,7 +84,7 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
   }
 
   /** Some node found that the user has too many. */
-  recount({ tenantId, user, at }: StoredOrder & { readonly kind: 'recount' }): void {
+  reconcile({ tenantId, user, at }: StoredStreamCommand & { readonly kind: 'recount' }): void {
     if (this.hubs.ofUser(tenantId, user).length > 0) this.#orders.next({ tenantId, user, at });
   }
 
@@ -102,20 +102,20 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
     this.#surplus.next(this.#usersOf(tenantId));
   }
 
-  #usersOf(tenantId: TenantId): Suspect[] {
+  #usersOf(tenantId: TenantId): Candidate[] {
     return [...this.hubs.connections(tenantId)].map(({ subscriber: { user } }) => ({ tenantId, user }));
   }
 
   /** Tells all nodes; what is too many may be on any. */
-  async #order(crowds: readonly Crowd[]): Promise<void> {
+  async #order(crowds: readonly CrowdedUser[]): Promise<void> {
     for (const [tenantId, users] of Map.groupBy(crowds, (crowd) => crowd.tenantId))
-      await this.orders.recount(
+      await this.orders.reconcile(
         tenantId,
         users.map(({ user }) => user),
       );
   }
 
-  #end(crowds: readonly Crowd[]): Promise<void> {
+  #end(crowds: readonly CrowdedUser[]): Promise<void> {
     for (const { tenantId, user, most, streams } of crowds)
       for (const { connectionId } of streams.slice(most)) {
         const connection = this.hubs.find(tenantId, user, connectionId);
@@ -126,10 +126,10 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
 
   /** One statement after the other: who of the suspects has too many, and what to do about it. */
   #inTurn(
-    suspects: Subject<readonly Suspect[]>,
-    act: (crowds: readonly Crowd[]) => Promise<void>,
+    suspects: Subject<readonly Candidate[]>,
+    act: (crowds: readonly CrowdedUser[]) => Promise<void>,
   ): Subscription {
-    const attempt = async (due: readonly Suspect[]): Promise<void> => {
+    const attempt = async (due: readonly Candidate[]): Promise<void> => {
       try {
         const crowds = await this.#crowdsAmong(due);
         if (crowds.length > 0) await act(crowds);
@@ -150,7 +150,7 @@ export class Replacements implements OnModuleInit, OnModuleDestroy {
       .subscribe();
   }
 
-  async #crowdsAmong(suspects: readonly Suspect[]): Promise<Crowd[]> {
+  async #crowdsAmong(suspects: readonly Candidate[]): Promise<CrowdedUser[]> {
     const users = new Map(suspects.map((suspect) => [`${suspect.tenantId} ${suspect.user}`, suspect]));
     const crowds = await this.store.crowded(
       [...users.values()].map(({ tenantId, user }) => ({

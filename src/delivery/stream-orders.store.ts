@@ -4,7 +4,7 @@ import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
 import { z } from 'zod';
 import { beingErased, nowBeingErased } from '../postgres/erased.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool, ClientPool } from '../postgres/pools.ts';
+import { ChangeFeedPool, ClientPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import { topicSchema, type TenantId, type Topic, type UserId } from '../core/identifiers.ts';
 
@@ -18,7 +18,7 @@ export interface Renewed {
 }
 
 /** Something that open streams are told, on whichever node they are. */
-export type Order =
+export type StreamCommand =
   | { readonly kind: 'close'; readonly connectionId: string }
   | { readonly kind: 'disconnect'; readonly user: UserId }
   | {
@@ -29,7 +29,7 @@ export type Order =
     };
 
 /** An order as it was stored; `at` by the database's clock, in ms since 1970. `recount`: the user may have too many streams. */
-export type StoredOrder = (Order | { readonly kind: 'recount'; readonly user: UserId }) & {
+export type StoredStreamCommand = (StreamCommand | { readonly kind: 'recount'; readonly user: UserId }) & {
   readonly tenantId: TenantId;
   readonly id: string;
   readonly at: number;
@@ -92,14 +92,14 @@ type Row = Record<string, unknown> & {
 
 /** The SQL of orders to open streams. */
 @Injectable()
-export class StreamOrdersStore {
+export class StreamCommandsStore {
   constructor(
     private readonly pool: ClientPool,
-    private readonly changes: ChangesPool,
+    private readonly changes: ChangeFeedPool,
   ) {}
 
   /** In the transaction of `run`. False: the data of the user is being erased, and there is nothing to be told. */
-  async insert(run: RunOfTenant, tenantId: TenantId, order: Order): Promise<boolean> {
+  async insert(run: RunOfTenant, tenantId: TenantId, order: StreamCommand): Promise<boolean> {
     const rows = await run(tenantId, INSERT, [
       randomUUID(),
       order.kind,
@@ -111,23 +111,23 @@ export class StreamOrdersStore {
   }
 
   /** As a statement of its own. Throws Problem `being_erased`. */
-  async renew(tenantId: TenantId, order: Order & { kind: 'renew' }): Promise<void> {
+  async renew(tenantId: TenantId, order: StreamCommand & { kind: 'renew' }): Promise<void> {
     const run: RunOfTenant = (...statement) => this.pool.rows(...statement);
     if (!(await this.insert(run, tenantId, order))) throw nowBeingErased();
   }
 
   /** As a statement of its own. */
-  async recount(tenantId: TenantId, users: readonly UserId[]): Promise<void> {
+  async reconcile(tenantId: TenantId, users: readonly UserId[]): Promise<void> {
     await this.pool.rows(tenantId, RECOUNT, [users]);
   }
 
   /** Those that were not visible in the snapshot `horizon`, in their order. */
-  async since(horizon: string): Promise<readonly StoredOrder[]> {
+  async since(horizon: string): Promise<readonly StoredStreamCommand[]> {
     return (await this.changes.rows<Row>(SINCE, [horizon])).map(orderOf);
   }
 }
 
-function orderOf(row: Row): StoredOrder {
+function orderOf(row: Row): StoredStreamCommand {
   const common = { tenantId: row.tenant_id, id: row.order_id, at: row.at };
   if (row.kind === 'close') return { ...common, kind: 'close', connectionId: row.connection_id };
   if (row.kind === 'disconnect') return { ...common, kind: 'disconnect', user: row.user_id };

@@ -1,24 +1,24 @@
 import { Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../cluster/changes.ts';
-import { StreamOrdersStore, type StoredOrder } from './stream-orders.store.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/changes.ts';
+import { StreamCommandsStore, type StoredStreamCommand } from './stream-orders.store.ts';
 
 /** What open streams are told by whichever node was asked: to close, or to go on with a new token. */
 @Injectable()
-export class StreamOrders implements ChangeSource {
-  readonly #received = new Subject<StoredOrder>();
+export class StreamCommands implements ChangeSource {
+  readonly #received = new Subject<StoredStreamCommand>();
   /** Ids of the last look: what is read twice was in it. */
   #known = new Set<string>();
 
   constructor(
-    changes: Changes,
-    private readonly store: StreamOrdersStore,
+    changes: ChangeFeed,
+    private readonly store: StreamCommandsStore,
   ) {
     changes.register(this);
   }
 
   /** Each order once, in the sequence in which they were given. */
-  get received(): Observable<StoredOrder> {
+  get received(): Observable<StoredStreamCommand> {
     return this.#received;
   }
 

@@ -1,12 +1,12 @@
-import { LEVEL_WIDTHS } from '../receipts/intervals.ts';
+import { CLASS_WIDTHS } from '../receipts/intervals.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
 
 /* Pieces of SQL that the questions to the ledger share. `$1` is the tenant. */
 
-const LEVELS = LEVEL_WIDTHS.map((width, level) => `(${level}::smallint, ${width}::bigint)`).join(', ');
+const LEVELS = CLASS_WIDTHS.map((width, level) => `(${level}::smallint, ${width}::bigint)`).join(', ');
 
 /** The first class that may be wider than several partitions: each of them would be looked at once more for every such class. */
-const WIDE = LEVEL_WIDTHS.findIndex((width) => width > 4 * 86_400_000 * POSITIONS_PER_MS);
+const WIDE = CLASS_WIDTHS.findIndex((width) => width > 4 * 86_400_000 * POSITIONS_PER_MS);
 
 /** The tenant's head, for `covering`. */
 export const STREAM = `(select head from streams where tenant_id = $1) as stream`;
@@ -20,7 +20,7 @@ export const STREAM = `(select head from streams where tenant_id = $1) as stream
  * @param columns of `i`, the interval
  */
 export const covering = (table: 'sends' | 'acks', x: string, columns: string): string =>
-  `(${narrow(table, x, columns, '', LEVEL_WIDTHS.length)})`;
+  `(${narrow(table, x, columns, '', CLASS_WIDTHS.length)})`;
 
 /**
  * The same of what was sent to one user, whose wide intervals are few: they are looked for at once, and not in each class and

@@ -4,8 +4,8 @@ import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Limits } from '../core/limits.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { Account, type Balance } from './account.ts';
-import { AccountsStore } from './accounts.store.ts';
+import { Quota, type Usage } from './account.ts';
+import { UsageStore } from './accounts.store.ts';
 
 /** Most accounts that are kept; one that is met again after that is read again. */
 const MOST_ACCOUNTS = 20_000;
@@ -14,7 +14,7 @@ const MOST_ACCOUNTS = 20_000;
 const ROOM_MS = 1_000;
 
 /** What a caller may be told of the account of its tenant. */
-export interface Standing {
+export interface QuotaState {
   readonly limits: Limits;
   /** Notifications that could be published now; below zero in debt. */
   readonly left: number;
@@ -24,15 +24,15 @@ export interface Standing {
 
 /** The accounts of the tenants that publish through this node. */
 @Injectable()
-export class Accounts {
-  readonly #accounts = new LRUCache<TenantId, Account>({ max: MOST_ACCOUNTS });
-  readonly #readings = new Map<TenantId, Promise<Account>>();
+export class Quotas {
+  readonly #accounts = new LRUCache<TenantId, Quota>({ max: MOST_ACCOUNTS });
+  readonly #readings = new Map<TenantId, Promise<Quota>>();
   /** When tenants without room were looked up. */
   readonly #lookedUp = new LRUCache<TenantId, true>({ max: MOST_ACCOUNTS, ttl: ROOM_MS });
-  readonly #unsure = new WeakSet<Account>();
+  readonly #unsure = new WeakSet<Quota>();
 
   constructor(
-    private readonly store: AccountsStore,
+    private readonly store: UsageStore,
     private readonly tenants: Tenants,
   ) {}
 
@@ -42,7 +42,7 @@ export class Accounts {
    *
    * @throws the database's error
    */
-  async open(tenantId: TenantId, bytes: number): Promise<Account> {
+  async open(tenantId: TenantId, bytes: number): Promise<Quota> {
     const account = this.#accounts.get(tenantId);
     if (account === undefined || this.#unsure.has(account)) return await this.#read(tenantId);
     if (account.hasRoom(bytes, this.tenants.limits(tenantId)) || this.#lookedUp.has(tenantId)) return account;
@@ -51,7 +51,7 @@ export class Accounts {
   }
 
   /** Why the tenant may not publish so much now; undefined: it may. */
-  refusal(tenantId: TenantId, account: Account, notifications: number, bytes: number): Problem | undefined {
+  refusal(tenantId: TenantId, account: Quota, notifications: number, bytes: number): Problem | undefined {
     const limits = this.tenants.limits(tenantId);
     if (!account.hasRoom(bytes, limits)) {
       return new Problem(
@@ -69,7 +69,7 @@ export class Accounts {
   }
 
   /** Undefined: this node does not know the account. */
-  standing(tenantId: TenantId): Standing | undefined {
+  stateOf(tenantId: TenantId): QuotaState | undefined {
     const account = this.#accounts.get(tenantId);
     if (account === undefined) return undefined;
     const limits = this.tenants.limits(tenantId);
@@ -83,10 +83,10 @@ export class Accounts {
   }
 
   /** What an append said. */
-  learn(tenantId: TenantId, balance: Balance): void {
+  learn(tenantId: TenantId, balance: Usage): void {
     const account = this.#accounts.get(tenantId);
     const now = performance.now();
-    if (account === undefined) this.#accounts.set(tenantId, new Account(balance, now));
+    if (account === undefined) this.#accounts.set(tenantId, new Quota(balance, now));
     else {
       account.learn(balance, now);
       this.#unsure.delete(account);
@@ -100,19 +100,19 @@ export class Accounts {
   }
 
   /** Who asks while another does waits for the same answer. */
-  async #read(tenantId: TenantId): Promise<Account> {
+  async #read(tenantId: TenantId): Promise<Quota> {
     const reading =
       this.#readings.get(tenantId) ?? this.#readNow(tenantId).finally(() => this.#readings.delete(tenantId));
     this.#readings.set(tenantId, reading);
     return await reading;
   }
 
-  async #readNow(tenantId: TenantId): Promise<Account> {
+  async #readNow(tenantId: TenantId): Promise<Quota> {
     const known = this.#accounts.get(tenantId);
     const learned = known?.learned;
     const { age, ...balance } = await this.store.read(tenantId);
     const at = performance.now() - age;
-    const account = this.#accounts.get(tenantId) ?? new Account(balance, at);
+    const account = this.#accounts.get(tenantId) ?? new Quota(balance, at);
     // What an append said meanwhile is newer.
     if (account === known && account.learned === learned) account.learn(balance, at);
     this.#unsure.delete(account);

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { errorCode, type Statement } from '../postgres/pool.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Balance } from './account.ts';
+import type { Usage } from './account.ts';
 import type { Draft } from '../core/notification.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';
 
@@ -30,10 +30,10 @@ export interface Appended {
   /** Publications (by index) whose key a committed twin holds: nothing of them was stored. */
   readonly twins: ReadonlySet<number>;
   /** The account of the tenant after it. */
-  readonly balance: Balance;
+  readonly balance: Usage;
 }
 
-interface AppendedRow extends Balance, Record<string, unknown> {
+interface AppendedRow extends Usage, Record<string, unknown> {
   readonly previous: Position;
   readonly base: Position;
   readonly head: Position;

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { databaseUnavailable, isUnavailable } from '../postgres/pool.ts';
 import { Problem } from '../core/errors.ts';
-import { GatherByKey } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/gather.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { AppendStore, type IdempotencyKey, type Remembered } from './append.store.ts';
 import type { Stored } from '../core/notification.ts';
@@ -17,8 +17,8 @@ const MOST_WAITING = 1_000;
  * one look-up for each request that it sends; they share statements, of which one is under way per tenant.
  */
 @Injectable()
-export class KnownKeys {
-  readonly #tenants = new GatherByKey<TenantId, IdempotencyKey, Remembered | null>(
+export class IdempotencyRecords {
+  readonly #tenants = new KeyedBatcher<TenantId, IdempotencyKey, Remembered | null>(
     (tenantId, keys) => this.store.recall(tenantId, keys),
     { atOnce: AT_ONCE },
   );
@@ -57,7 +57,7 @@ export class KnownKeys {
       });
     }
     try {
-      const remembered = await this.#tenants.ask(tenantId, key);
+      const remembered = await this.#tenants.request(tenantId, key);
       if (remembered === null) return undefined;
       requireSame(remembered.fingerprint, key.fingerprint);
       return { first: remembered.first, ids: remembered.ids, replayed: true };

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
-import { BacklogPool, EnginePool } from '../postgres/pools.ts';
+import { BacklogPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Notification, Recipient } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
@@ -33,7 +33,7 @@ export interface BacklogPage {
 }
 
 /** What the database says of one stream. */
-export interface StreamState {
+export interface LogHead {
   readonly tenantId: TenantId;
   readonly head: Position;
   /** ms since 1970 by the database's clock. */
@@ -138,7 +138,7 @@ type PageRow = Row & { head: Position; floor: Position; reader: number | null; f
 export class ReadStore {
   constructor(
     private readonly pool: BacklogPool,
-    private readonly engine: EnginePool,
+    private readonly engine: CrossTenantPool,
   ) {}
 
   /** Reads on for many readers at once. `topics` are those of all of them. */
@@ -182,8 +182,8 @@ export class ReadStore {
   }
 
   /** The heads of these tenants, and the time. A tenant without a stream row is missing in the answer. */
-  async states(tenantIds: readonly TenantId[]): Promise<StreamState[]> {
-    return await this.engine.rows<StreamState & Record<string, unknown>>(STATES, [tenantIds]);
+  async heads(tenantIds: readonly TenantId[]): Promise<LogHead[]> {
+    return await this.engine.rows<LogHead & Record<string, unknown>>(STATES, [tenantIds]);
   }
 
   /** The database's clock, ms since 1970. */

@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
-import { recordAct } from '../audit/audit.store.ts';
-import { Changes } from '../cluster/changes.ts';
-import { GraceStore } from '../cluster/grace.store.ts';
+import { recordAction } from '../audit/audit.store.ts';
+import { ChangeFeed } from '../cluster/changes.ts';
+import { InFlightTransactionsStore } from '../cluster/grace.store.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
@@ -12,9 +12,9 @@ import type { Position } from '../core/position.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { entryOf } from './audit-entry.ts';
 import type { Erasure } from './erasure.ts';
-import { Erasures } from './erasures.ts';
-import { ErasuresStore } from './erasures.store.ts';
-import { ErasingStore } from './erasing.store.ts';
+import { ErasureRegistry } from './erasures.ts';
+import { ErasureRegistryStore } from './erasures.store.ts';
+import { ErasureWorkerStore } from './erasing.store.ts';
 
 /** Erasures that a node left behind are looked for this often, in ms. */
 const TICK_MS = 1_000;
@@ -31,10 +31,10 @@ class Left extends Error {}
  * at the front, since to erase what is gone already costs next to nothing.
  */
 @Injectable()
-export class Eraser implements OnModuleInit, OnModuleDestroy {
+export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
   /** By which the rows know this process. A node that starts anew under its name is another. */
   readonly id = randomUUID();
-  readonly #logger = new Logger(Eraser.name);
+  readonly #logger = new Logger(ErasureWorker.name);
   readonly #working = new Map<TenantId, Promise<void>>();
   /** What was tried since the last tick, and is not for this node or not possible now. */
   readonly #resting = new Set<string>();
@@ -43,12 +43,12 @@ export class Eraser implements OnModuleInit, OnModuleDestroy {
   #stopping = false;
 
   constructor(
-    private readonly erasures: Erasures,
-    private readonly store: ErasuresStore,
-    private readonly erasing: ErasingStore,
-    private readonly grace: GraceStore,
+    private readonly erasures: ErasureRegistry,
+    private readonly store: ErasureRegistryStore,
+    private readonly erasing: ErasureWorkerStore,
+    private readonly grace: InFlightTransactionsStore,
     private readonly tenants: TenantsStore,
-    private readonly changes: Changes,
+    private readonly changes: ChangeFeed,
     private readonly pool: HistoryPool,
   ) {}
 
@@ -148,8 +148,8 @@ export class Eraser implements OnModuleInit, OnModuleDestroy {
     await this.pool.transaction(tenantId, async (run) => {
       const account = await this.store.finish(run, erasure, this.id);
       if (account === undefined) throw new Left();
-      if (user === null) await this.tenants.bury(run, tenantId);
-      await recordAct(run, entryOf(erasure, account));
+      if (user === null) await this.tenants.markDeleted(run, tenantId);
+      await recordAction(run, entryOf(erasure, account));
     });
     await this.changes.now();
   }

@@ -4,7 +4,14 @@ import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
 import type { Erasure } from './erasure.ts';
-import { keyOf, lowestOf, PLACES_OF_TENANT, placesOfUser, type Key, type Place } from './places.ts';
+import {
+  keyOf,
+  lowestOf,
+  DATA_OF_TENANT,
+  personalDataOfUser,
+  type Key,
+  type PersonalData,
+} from './places.ts';
 
 /** Rows that one statement takes: a few milliseconds of work. */
 const ROWS = 1_000;
@@ -47,7 +54,7 @@ const PAID_BACK = `paid_back as (
   where s.tenant_id = $1 and exists (select from gone)
 ), `;
 
-function pageOf(name: string, scope: string, place: Place): Statement {
+function pageOf(name: string, scope: string, place: PersonalData): Statement {
   const { table, key, which = 'true' } = place;
   const { columns, after } = keyOf(place, '$4::text[]');
   const names = key.map(([column]) => column);
@@ -119,12 +126,12 @@ select (select count(*)::int from page) as taken, (select count(*)::int from gon
 from noted`,
 };
 
-const OF_TENANT = Object.entries(PLACES_OF_TENANT).map(([name, place]) => ({
+const OF_TENANT = Object.entries(DATA_OF_TENANT).map(([name, place]) => ({
   place,
   statement: pageOf(name, 'tenant', place),
 }));
 /* The answers are found through the notifications, which go last. */
-const { notifications, ...others } = placesOfUser({ user: '$6', upTo: '$7' });
+const { notifications, ...others } = personalDataOfUser({ user: '$6', upTo: '$7' });
 const OF_USER = Object.entries(others).map(([name, place]) => ({
   place,
   statement: pageOf(name, 'user', place),
@@ -139,7 +146,7 @@ interface Row extends Record<string, unknown> {
 
 /** The SQL that erases. */
 @Injectable()
-export class ErasingStore {
+export class ErasureWorkerStore {
   constructor(private readonly pool: HistoryPool) {}
 
   /** What an erasure consists of, in order. Each step is taken until it names no next page. */

@@ -1,30 +1,30 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
-import { Acts } from '../admin/acts.ts';
-import { nothingHere } from '../admin/path-id.ts';
+import { AuditedTransactions } from '../admin/acts.ts';
+import { notFound } from '../admin/path-id.ts';
 import type { Principal } from '../http/principal.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { orderedBy } from './audit-entry.ts';
-import { Eraser } from './eraser.ts';
+import { ErasureWorker } from './eraser.ts';
 import { targetOf, type ErasureView } from './erasure.ts';
-import { Erasures } from './erasures.ts';
-import { ErasuresStore } from './erasures.store.ts';
+import { ErasureRegistry } from './erasures.ts';
+import { ErasureRegistryStore } from './erasures.store.ts';
 
 /** How long whoever ordered an erasure waits for its end, in ms: longer than all but large ones take. */
 const PATIENCE_MS = 5_000;
 
 /** Orders erasures: what was ordered and the record of it are one transaction. */
 @Injectable()
-export class ErasureOrders {
+export class ErasureRequests {
   constructor(
-    private readonly acts: Acts,
-    private readonly store: ErasuresStore,
+    private readonly acts: AuditedTransactions,
+    private readonly store: ErasureRegistryStore,
     private readonly tenants: TenantsStore,
-    private readonly erasures: Erasures,
-    private readonly eraser: Eraser,
+    private readonly erasures: ErasureRegistry,
+    private readonly eraser: ErasureWorker,
   ) {}
 
   /** Of a user of the caller's tenant. Joins an erasure of that user that is under way; returns its id. */
@@ -51,13 +51,13 @@ export class ErasureOrders {
     const act = { action: 'tenant.delete', tenantId } as const;
     return await this.acts.perform(principal, request, act, async (run) => {
       const before = await this.tenants.lock(run, tenantId);
-      if (before === undefined) throw nothingHere('tenant');
+      if (before === undefined) throw notFound('tenant');
       if (before.status === 'deleted') return { result: undefined, change: undefined };
       const by = orderedBy(principal, request);
       const order = await this.store.begin(run, tenantId, undefined, by, this.eraser.id);
       if (order === undefined) throw new Error('an erasure of a tenant begins or is joined');
       if (order.joined) return { result: order.id, change: undefined };
-      const after = await this.tenants.doom(run, tenantId);
+      const after = await this.tenants.markDeleting(run, tenantId);
       return { result: order.id, change: { target: tenantId, before, after } };
     });
   }

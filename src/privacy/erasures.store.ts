@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool, HistoryPool } from '../postgres/pools.ts';
+import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
@@ -147,10 +147,10 @@ type ErasureRow = Erasure & Record<string, unknown>;
 
 /** The SQL of erasures as such; what they erase is in erasing.store.ts. */
 @Injectable()
-export class ErasuresStore {
+export class ErasureRegistryStore {
   constructor(
     private readonly history: HistoryPool,
-    private readonly changes: ChangesPool,
+    private readonly changes: ChangeFeedPool,
   ) {}
 
   /**

@@ -1,19 +1,19 @@
 import { Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/changes.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import type { Erasure } from './erasure.ts';
-import { ErasuresStore } from './erasures.store.ts';
+import { ErasureRegistryStore } from './erasures.store.ts';
 
 /** The erasures that this node has heard of, whichever node was asked for them. */
 @Injectable()
-export class Erasures implements ChangeSource {
+export class ErasureRegistry implements ChangeSource {
   readonly #heard = new Subject<Erasure>();
   readonly #running = new Map<string, Erasure>();
 
   constructor(
-    changes: Changes,
-    private readonly store: ErasuresStore,
+    changes: ChangeFeed,
+    private readonly store: ErasureRegistryStore,
     private readonly metrics: Metrics,
   ) {
     changes.register(this);

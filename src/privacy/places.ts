@@ -11,7 +11,7 @@ const LOWEST = {
 export type Key = readonly string[];
 
 /** Where rows lie, and the key by which they are read in pages: that of an index, behind the tenant and what `which` fixes. */
-export interface Place {
+export interface PersonalData {
   readonly table: string;
   readonly key: readonly (readonly [column: string, type: keyof typeof LOWEST])[];
   /** SQL of a further condition on the row `t`. */
@@ -25,7 +25,7 @@ export interface Place {
  * @param user SQL of the user
  * @param upTo SQL of the last position that is meant
  */
-export function placesOfUser({ user, upTo }: { readonly user: string; readonly upTo: string }) {
+export function personalDataOfUser({ user, upTo }: { readonly user: string; readonly upTo: string }) {
   const which = `t.user_id = ${user}`;
   return {
     devices: { table: 'devices', key: [['device_id', 'text']], which },
@@ -66,14 +66,14 @@ export function placesOfUser({ user, upTo }: { readonly user: string; readonly u
       key: [['position', 'bigint']],
       which: `${which} and t.position <= ${upTo}`,
     },
-  } as const satisfies Record<string, Place>;
+  } as const satisfies Record<string, PersonalData>;
 }
 
 /**
  * Where a tenant has rows, beside its stream, which goes first of all, and its own row, which stays as that of one that was
  * deleted. A test holds the list against the tables that there are.
  */
-export const PLACES_OF_TENANT = {
+export const DATA_OF_TENANT = {
   erasures: { table: 'erasures', key: [['erasure_id', 'uuid']], which: `t.digest <> ''` },
   idempotencyKeys: {
     table: 'idempotency_keys',
@@ -113,13 +113,13 @@ export const PLACES_OF_TENANT = {
   connections: { table: 'connections', key: [['connection_id', 'uuid']] },
   counts: { table: 'connection_counts', key: [['node', 'text']] },
   notifications: { table: 'notifications', key: [['position', 'bigint']] },
-} as const satisfies Record<string, Place>;
+} as const satisfies Record<string, PersonalData>;
 
 /** SQL: the key of the row `t`, and the one behind which a page begins; `after` is SQL of a text[]. */
-export const keyOf = ({ key }: Place, after: string) => ({
+export const keyOf = ({ key }: PersonalData, after: string) => ({
   columns: key.map(([column]) => `t.${column}`).join(', '),
   after: key.map(([, type], index) => `(${after})[${index + 1}]::${type}`).join(', '),
 });
 
 /** The key that lies before all others. */
-export const lowestOf = ({ key }: Place): Key => key.map(([, type]) => LOWEST[type]);
+export const lowestOf = ({ key }: PersonalData): Key => key.map(([, type]) => LOWEST[type]);

@@ -2,10 +2,10 @@ import { Injectable, type OnModuleInit } from '@nestjs/common';
 import { HttpAdapterHost } from '@nestjs/core';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Account } from '../log/account.ts';
-import { Accounts } from '../log/accounts.ts';
+import type { Quota } from '../log/account.ts';
+import { Quotas } from '../log/accounts.ts';
 import { rateLimitFields } from './rate-limit-fields.ts';
-import { Refusals } from './refusals.ts';
+import { RejectionThrottle } from './refusals.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -22,11 +22,11 @@ declare module 'fastify' {
  * their business.
  */
 @Injectable()
-export class PublishDoor implements OnModuleInit {
+export class PublishAdmission implements OnModuleInit {
   constructor(
     private readonly host: HttpAdapterHost,
-    private readonly accounts: Accounts,
-    private readonly refusals: Refusals,
+    private readonly accounts: Quotas,
+    private readonly refusals: RejectionThrottle,
   ) {}
 
   /** After the hook that finds out who is calling. */
@@ -62,14 +62,14 @@ export class PublishDoor implements OnModuleInit {
   async #tell(reply: FastifyReply, tenantId: TenantId): Promise<void> {
     // A request without a body has not come through the door.
     if ((await this.#account(tenantId)) === undefined) return;
-    const standing = this.accounts.standing(tenantId);
+    const standing = this.accounts.stateOf(tenantId);
     if (standing === undefined) return;
     const retryAfter = reply.getHeader('retry-after');
     reply.headers(rateLimitFields(standing, retryAfter === undefined ? undefined : Number(retryAfter)));
   }
 
   /** Undefined: the database is away, as whoever appends will say. */
-  async #account(tenantId: TenantId): Promise<Account | undefined> {
+  async #account(tenantId: TenantId): Promise<Quota | undefined> {
     return await this.accounts.open(tenantId, 1).catch(() => undefined);
   }
 }

@@ -22,8 +22,8 @@ const HELD_MS = 2_000;
 
 /** Counts what the limits of tenants refuse, says that they do, and takes its time. */
 @Injectable()
-export class Refusals {
-  readonly #logger = new Logger(Refusals.name);
+export class RejectionThrottle {
+  readonly #logger = new Logger(RejectionThrottle.name);
   readonly #tenants = new Set<TenantId>();
   #refused = 0;
   #said = -Infinity;

@@ -5,7 +5,7 @@ import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { withinPartitions } from './covering.ts';
-import { LEVEL_WIDTHS } from './intervals.ts';
+import { CLASS_WIDTHS } from './intervals.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {
@@ -91,7 +91,7 @@ export class AcksStore {
       }));
       return this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [
         JSON.stringify(wishes),
-        LEVEL_WIDTHS,
+        CLASS_WIDTHS,
       ]);
     });
     return rows.map(({ result }) => result);

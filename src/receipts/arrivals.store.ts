@@ -6,13 +6,13 @@ import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import { asPosition, START, type Position } from '../core/position.ts';
 import { withinPartitions } from './covering.ts';
-import { LEVEL_WIDTHS } from './intervals.ts';
+import { CLASS_WIDTHS } from './intervals.ts';
 
 /** Where a stream without a resume position starts. */
 export type StartFrom = 'undelivered' | 'latest' | 'earliest';
 
 /** A device that opens a stream. */
-export interface Arrival {
+export interface DeviceRegistration {
   readonly user: UserId;
   readonly device: DeviceId;
   /** The topics of its token. */
@@ -27,7 +27,7 @@ export interface Arrival {
 }
 
 /** Where its stream starts, and why. */
-export interface Arrived {
+export interface Registered {
   /** The device's cursor after the arrival. */
   readonly cursor: Position;
   readonly head: Position;
@@ -46,7 +46,7 @@ export interface Arrived {
 }
 
 /** Why a device did not arrive: its user has as many as the limit, or the data of its user is being erased. */
-export type Refused = 'too-many-devices' | 'being-erased';
+export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
 
 /*
  * One statement for a crowd, since thousands of clients come back in the same second. What shapes it:
@@ -169,7 +169,7 @@ export class TenantUnknown extends Error {
 interface Row {
   n: number;
   settled: boolean;
-  refused: Refused | null;
+  refused: RegistrationRefusal | null;
   cursor: Position;
   head: Position;
   floor: Position;
@@ -178,7 +178,7 @@ interface Row {
 
 /** Devices that open streams: their cursors, and what a resume confirms. */
 @Injectable()
-export class ArrivalsStore {
+export class DevicesStore {
   constructor(
     private readonly pool: ClientPool,
     private readonly partitions: Partitions,
@@ -188,8 +188,11 @@ export class ArrivalsStore {
    * Registers devices that open streams and says where each stream starts, in the order of `arrivals`. Running it
    * again after a lost connection is harmless. The tenant's stream row must exist.
    */
-  async arrive(tenantId: TenantId, arrivals: readonly Arrival[]): Promise<(Arrived | Refused)[]> {
-    const arrived = new Map<number, Arrived | Refused>();
+  async register(
+    tenantId: TenantId,
+    arrivals: readonly DeviceRegistration[],
+  ): Promise<(Registered | RegistrationRefusal)[]> {
+    const arrived = new Map<number, Registered | RegistrationRefusal>();
     // Every round settles all but those whose device, or another of the same user, was created by others meanwhile; the
     // next round sees that device.
     while (arrived.size < arrivals.length) {
@@ -206,7 +209,7 @@ export class ArrivalsStore {
 
   async #settle(
     tenantId: TenantId,
-    arrivals: readonly Arrival[],
+    arrivals: readonly DeviceRegistration[],
     open: (n: number) => boolean,
   ): Promise<Row[]> {
     const wishes = arrivals
@@ -223,13 +226,13 @@ export class ArrivalsStore {
     const ends = wishes.map(({ resume }) => resume ?? START);
     return await withinPartitions(this.partitions, 'acks', ends, (stored) => {
       const comers = wishes.map((wish, index) => ({ ...wish, stored_to: stored[index] }));
-      return this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(comers), LEVEL_WIDTHS]);
+      return this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(comers), CLASS_WIDTHS]);
     });
   }
 }
 
 /** Where a stream starts. A position at the floor is no gap: what follows it is all kept. */
-function place(arrival: Arrival, { cursor, head, floor, at }: Row): Arrived {
+function place(arrival: DeviceRegistration, { cursor, head, floor, at }: Row): Registered {
   const { resume, malformed, from } = arrival;
   // The cursor may have been read after the head, and never passes what was in the log.
   const known = { cursor, head: asPosition(Math.max(head, cursor)), floor, at };

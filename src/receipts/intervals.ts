@@ -8,13 +8,13 @@ import type { Position } from '../core/position.ts';
  * the rows that are read are an answer.
  */
 const NARROWEST = 2 ** 20; // about a quarter of a second: one flush
-export const LEVEL_WIDTHS: readonly number[] = Array.from(
+export const CLASS_WIDTHS: readonly number[] = Array.from(
   { length: 18 },
   (_, level) => NARROWEST * 4 ** level,
 );
 
 /** The width class of (from, to]. */
-export function levelOf(from: Position, to: Position): number {
+export function widthClassOf(from: Position, to: Position): number {
   const width = to - from;
-  return LEVEL_WIDTHS.findIndex((limit) => width <= limit);
+  return CLASS_WIDTHS.findIndex((limit) => width <= limit);
 }

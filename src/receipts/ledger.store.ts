@@ -1,12 +1,12 @@
 import { Injectable } from '@nestjs/common';
 import { wasErased } from '../postgres/erased.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { EnginePool } from '../postgres/pools.ts';
+import { CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { withinPartitions } from './covering.ts';
-import { levelOf } from './intervals.ts';
+import { widthClassOf } from './intervals.ts';
 
 /** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
 export interface OfStream {
@@ -124,9 +124,9 @@ on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.curs
  * and is one statement; to run it again with the same arguments, after a lost connection, changes nothing.
  */
 @Injectable()
-export class LedgerStore {
+export class ReceiptsStore {
   constructor(
-    private readonly pool: EnginePool,
+    private readonly pool: CrossTenantPool,
     private readonly partitions: Partitions,
   ) {}
 
@@ -166,7 +166,7 @@ export class LedgerStore {
         plainArray(kept.map(({ connectionId }) => connectionId)),
         plainArray(kept.map(({ from }) => from)),
         plainArray(kept.map(({ to }) => to)),
-        plainArray(kept.map(({ from, to }) => levelOf(from, to))),
+        plainArray(kept.map(({ from, to }) => widthClassOf(from, to))),
         plainArray(kept.map(({ at }) => at)),
         plainArray(kept.map(({ replayed }) => replayed)),
         plainArray(kept.map((interval) => interval.openedAt)),

@@ -6,14 +6,14 @@ import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { LedgerStore, type OfStream } from './ledger.store.ts';
+import { ReceiptsStore, type OfStream } from './ledger.store.ts';
 import { OpenIntervals, type Reader, type SentInterval, type SentSource } from './open-intervals.ts';
-import { inParts, PARTS, PARTS_OF_ENDS } from '../concurrency/parts.ts';
+import { writeChunked, CHUNKS, CHUNKS_OF_ENDS } from '../concurrency/parts.ts';
 
-type Opened = Parameters<LedgerStore['recordConnections']>[1][number];
-type Sent = Parameters<LedgerStore['recordSends']>[1][number];
-type Ended = Parameters<LedgerStore['endConnections']>[1][number] & OfStream;
-type Moved = Parameters<LedgerStore['moveCursors']>[1][number];
+type Opened = Parameters<ReceiptsStore['recordConnections']>[1][number];
+type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];
+type Ended = Parameters<ReceiptsStore['endConnections']>[1][number] & OfStream;
+type Moved = Parameters<ReceiptsStore['moveCursors']>[1][number];
 
 /** Streams that have opened and stand in the ledger, where other nodes find them. */
 export interface Recorded {
@@ -53,18 +53,18 @@ const LONGEST_WAIT_MS = 12 * 3_600_000;
  * then lack a `sent`, never a `delivered`, which does not come this way.
  */
 @Injectable()
-export class Ledger implements OnModuleInit {
+export class Receipts implements OnModuleInit {
   readonly #recorded = new Subject<Recorded>();
   readonly #open: OpenIntervals;
   readonly #tenants = new Map<TenantId, Pending>();
-  readonly #logger = new Logger(Ledger.name);
+  readonly #logger = new Logger(Receipts.name);
   #timer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> | undefined;
   /** Since when it cannot be written, by `performance.now()`. */
   #failingSince: number | undefined;
 
   constructor(
-    private readonly store: LedgerStore,
+    private readonly store: ReceiptsStore,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {
@@ -162,14 +162,16 @@ export class Ledger implements OnModuleInit {
   /** True when the database writes for nobody; a lock is in the way of one tenant. What was not written waits for the next flush. */
   async #write(tenantId: TenantId, pending: Pending): Promise<boolean> {
     try {
-      await inParts(pending.opened, PARTS, async (opened) => {
+      await writeChunked(pending.opened, CHUNKS, async (opened) => {
         await this.store.recordConnections(tenantId, opened);
         this.#recorded.next({ tenantId, opened });
       });
-      await inParts(pending.sent, PARTS, (sent) => this.store.recordSends(tenantId, sent));
+      await writeChunked(pending.sent, CHUNKS, (sent) => this.store.recordSends(tenantId, sent));
       if (pending.moved.size > 0) await this.store.moveCursors(tenantId, [...pending.moved.values()]);
       pending.moved.clear();
-      await inParts(pending.ended, PARTS_OF_ENDS, (ended) => this.store.endConnections(tenantId, ended));
+      await writeChunked(pending.ended, CHUNKS_OF_ENDS, (ended) =>
+        this.store.endConnections(tenantId, ended),
+      );
       this.#failingSince = undefined;
       return false;
     } catch (error) {

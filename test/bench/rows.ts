@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { LEVEL_WIDTHS } from '../../src/receipts/intervals.ts';
+import { CLASS_WIDTHS } from '../../src/receipts/intervals.ts';
 import {
   partitionName,
   PARTITIONED,
@@ -160,7 +160,7 @@ export async function fill(databaseUrl: string, log: Log, report: (line: string)
     });
     const width = Math.floor((head - floor) / VISITS);
     await inSteps(0, users - 1, USERS_AT_ONCE, async (from, to) => {
-      await client.query(VISITS_OF_USERS, [tenant, floor, width, from, to, topics, LEVEL_WIDTHS]);
+      await client.query(VISITS_OF_USERS, [tenant, floor, width, from, to, topics, CLASS_WIDTHS]);
       report(`the ledger of ${to + 1} of ${users} users`);
     });
     await client.query(COMERS_DEVICES, [tenant, log.beforeLate, floor]);

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/changes.ts';
 import { topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { order, revokeToken, revokeUser } from '../support/acts.ts';
 import { get, post, publish, type Answer, type StoredAnswer } from '../support/api.ts';
@@ -173,7 +173,7 @@ describe('a renewal counts', () => {
     await recorded(stream);
     await renewed(here, token, stream, userToken({ tenant, topics: ['looked'] }));
     // It looks every CHANGES_POLL_MS, and now.
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     const { id } = await send(tenant, { topic: 'looked' });
     await settle(tenant, stream);
     expect(ids(stream)).toContain(id);
@@ -202,7 +202,7 @@ describe('a renewal counts', () => {
     await recorded(stream);
     for (let i = 0; i < 5; i += 1) {
       await renewed(i % 2 === 0 ? here : there, token, stream, userToken({ tenant, topics: [`topic-${i}`] }));
-      await here.app.get(Changes).now();
+      await here.app.get(ChangeFeed).now();
       const { id } = await send(tenant, { topic: `topic-${i}` });
       if (i > 0) await send(tenant, { topic: `topic-${i - 1}` });
       await settle(tenant, stream);
@@ -232,7 +232,7 @@ describe('a renewal counts', () => {
     await renewed(here, token, stream, userToken({ tenant, topics: ['new'] }));
     await slow.query('commit');
     await slow.end();
-    await here.app.get(Changes).now();
+    await here.app.get(ChangeFeed).now();
     await send(tenant, { topic: 'old' }, 'old');
     await send(tenant, { topic: 'new' }, 'new');
     await settle(tenant, stream);
@@ -387,7 +387,7 @@ describe('once renewed, a stream lives by its new token', () => {
     const tenant = 'overtaken';
     const stream = await openLive(there, userToken({ tenant }));
     await revokeToken(here, tenant, 'overtaken-1');
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     // As a node stores it that has not heard of the revocation.
     await order(here, tenant, {
       kind: 'renew',

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { PLACES_OF_TENANT } from '../../src/privacy/places.ts';
+import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { DATA_OF_TENANT } from '../../src/privacy/places.ts';
 import { revokeUser } from '../support/acts.ts';
 import { adminOf, call, operatorOf, readerOf, type Page } from '../support/admin.ts';
 import { get, post, publish } from '../support/api.ts';
@@ -87,7 +87,7 @@ test('every table with rows of tenants is among those that are emptied', async (
   const tables = await tablesOfTenants(database);
   const kept = ['audit_log', 'streams', 'tenants'];
   expect(
-    Object.values<{ table: string }>(PLACES_OF_TENANT)
+    Object.values<{ table: string }>(DATA_OF_TENANT)
       .map(({ table }) => table)
       .concat(kept)
       .toSorted(),
@@ -200,7 +200,7 @@ describe('a tenant that is deleted', () => {
     );
     expect(end?.last_head).toBeGreaterThan(0);
     expect(await create(there.url, 'acme')).toMatchObject({ status: 201, body: { status: 'active' } });
-    await here.app.get(Changes).now();
+    await here.app.get(ChangeFeed).now();
     const anew = await publish(here.url, serviceToken({ tenant: 'acme' }), item('alice'));
     expect(Number(anew.position)).toBeGreaterThan(Number(end?.last_head));
 

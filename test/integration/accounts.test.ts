@@ -1,12 +1,12 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
-import { Accounts } from '../../src/log/accounts.ts';
-import { AccountsStore } from '../../src/log/accounts.store.ts';
+import { Quotas } from '../../src/log/accounts.ts';
+import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
@@ -38,7 +38,7 @@ afterAll(async () => {
 });
 
 /** Reads of accounts, counted. */
-class CountedStore extends AccountsStore {
+class CountedStore extends UsageStore {
   reads = 0;
 
   override async read(tenantId: TenantId) {
@@ -50,12 +50,12 @@ class CountedStore extends AccountsStore {
 function node(settings: Record<string, string> = {}) {
   const config = readConfig(settings);
   const tenants = new Tenants(
-    new Changes(new ChangesStore(shared.engine), config),
+    new ChangeFeed(new ChangeFeedStore(shared.engine), config),
     new TenantsStore(shared.engine, shared.engine, shared.tenant),
     config,
   );
   const reading = new CountedStore(shared.tenant);
-  return { accounts: new Accounts(reading, tenants), reading };
+  return { accounts: new Quotas(reading, tenants), reading };
 }
 
 let tenants = 0;
@@ -160,7 +160,7 @@ describe('an append', () => {
     const late = randomUUIDv7();
     await store.settle(tenant, [randomUUIDv7()], late);
     expect(await store.append(tenant, [publication([9])], late, RATE)).toBeUndefined();
-    expect(await new AccountsStore(shared.tenant).read(tenant)).toMatchObject({ spent: 0, storedBytes: 0 });
+    expect(await new UsageStore(shared.tenant).read(tenant)).toMatchObject({ spent: 0, storedBytes: 0 });
   });
 });
 
@@ -173,10 +173,10 @@ describe('what a node knows of an account', () => {
     const began = performance.now();
     await age(tenant, 20);
     const { accounts, reading } = node(LIMITS);
-    expect(accounts.standing(tenant)).toBeUndefined();
+    expect(accounts.stateOf(tenant)).toBeUndefined();
     const opened = await Promise.all([1, 2, 3].map(() => accounts.open(tenant, 1)));
     expect([new Set(opened).size, reading.reads]).toEqual([1, 1]);
-    const { left = 0 } = accounts.standing(tenant) ?? {};
+    const { left = 0 } = accounts.stateOf(tenant) ?? {};
     expect(left).toBeGreaterThanOrEqual(20);
     expect(left).toBeLessThan(21 + (performance.now() - began) / 1_000);
     await accounts.open(tenant, 1);
@@ -187,7 +187,7 @@ describe('what a node knows of an account', () => {
     const nobody = tenantIdSchema.parse('nobody');
     const { accounts } = node(LIMITS);
     const account = await accounts.open(nobody, 1);
-    expect(accounts.standing(nobody)?.left).toBe(50);
+    expect(accounts.stateOf(nobody)?.left).toBe(50);
     expect(accounts.refusal(nobody, account, 50, 1)).toBeUndefined();
     expect(accounts.refusal(nobody, account, 51, 1)).toMatchObject({
       code: 'rate_limited',
@@ -204,7 +204,7 @@ describe('what a node knows of an account', () => {
     accounts.doubt(tenant);
     expect(await accounts.open(tenant, 1)).toBe(account);
     expect(reading.reads).toBe(2);
-    expect(accounts.standing(tenant)?.left).toBeLessThan(21 + (performance.now() - began) / 1_000);
+    expect(accounts.stateOf(tenant)?.left).toBeLessThan(21 + (performance.now() - began) / 1_000);
     accounts.doubt(tenant);
     accounts.learn(tenant, { spent: 0, storedBytes: 0 });
     await accounts.open(tenant, 1);
@@ -220,7 +220,7 @@ describe('what a node knows of an account', () => {
     const began = performance.now();
     accounts.learn(tenant, { spent: 45, storedBytes: 7 });
     await opening;
-    expect(accounts.standing(tenant)?.left).toBeLessThan(6 + (performance.now() - began) / 1_000);
+    expect(accounts.stateOf(tenant)?.left).toBeLessThan(6 + (performance.now() - began) / 1_000);
   });
 
   test('of one without room is asked again once a second, since others may have made some', async () => {

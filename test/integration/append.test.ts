@@ -1,14 +1,14 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
-import { Accounts } from '../../src/log/accounts.ts';
-import { AccountsStore } from '../../src/log/accounts.store.ts';
+import { Quotas } from '../../src/log/accounts.ts';
+import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { Ingest } from '../../src/log/ingest.ts';
-import { KnownKeys } from '../../src/log/known-keys.ts';
+import { IdempotencyRecords } from '../../src/log/known-keys.ts';
 import type { Batch, Draft } from '../../src/core/notification.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
@@ -44,12 +44,19 @@ function node(settings: Record<string, string> = {}) {
   pools.push(opened);
   const config: Config = readConfig(settings);
   const store = new AppendStore(opened.tenant);
-  const changes = new Changes(new ChangesStore(opened.engine), config);
-  const accounts = new Accounts(
-    new AccountsStore(opened.tenant),
+  const changes = new ChangeFeed(new ChangeFeedStore(opened.engine), config);
+  const accounts = new Quotas(
+    new UsageStore(opened.tenant),
     new Tenants(changes, new TenantsStore(opened.engine, opened.engine, opened.tenant), config),
   );
-  const ingest = new Ingest(store, accounts, new KnownKeys(store), partitions, new Metrics(), config);
+  const ingest = new Ingest(
+    store,
+    accounts,
+    new IdempotencyRecords(store),
+    partitions,
+    new Metrics(),
+    config,
+  );
   const batches: Batch[] = [];
   ingest.committed.subscribe((batch) => batches.push(batch));
   return { store, ingest, batches };

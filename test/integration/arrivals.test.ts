@@ -20,7 +20,7 @@ afterAll(async () => {
 describe('a device that connects for the first time', () => {
   test('starts at the oldest kept', async () => {
     const tenant = await bench.tenant({ head: 100, floor: 10 });
-    expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
+    expect(await node.arrivals.register(tenant, [arrival()])).toEqual([
       { cursor: 10, head: 100, floor: 10, at: AT, start: 10, outcome: 'undelivered' },
     ]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(10);
@@ -28,7 +28,7 @@ describe('a device that connects for the first time', () => {
 
   test('starts where the furthest acknowledgement of the user is, not where a cursor skipped to', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [
+    await node.arrivals.register(tenant, [
       arrival({ device: 'phone' }),
       arrival({ device: 'tablet' }),
       arrival({ device: 'watch' }),
@@ -38,18 +38,18 @@ describe('a device that connects for the first time', () => {
       ack(60, { device: 'tablet' }),
       ack(30, { device: 'tablet' }),
     ]);
-    await node.arrivals.arrive(tenant, [arrival({ device: 'watch', from: 'latest' })]);
-    const [laptop] = await node.arrivals.arrive(tenant, [arrival({ device: 'laptop' })]);
+    await node.arrivals.register(tenant, [arrival({ device: 'watch', from: 'latest' })]);
+    const [laptop] = await node.arrivals.register(tenant, [arrival({ device: 'laptop' })]);
     expect(laptop).toMatchObject({ cursor: 60, start: 60, outcome: 'undelivered' });
   });
 
   test('learns nothing from another user, and nothing from the same user of another tenant', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-    await node.arrivals.arrive(tenant, [arrival({ user: 'bob' })]);
-    await node.arrivals.arrive(other, [arrival()]);
+    await node.arrivals.register(tenant, [arrival({ user: 'bob' })]);
+    await node.arrivals.register(other, [arrival()]);
     await node.acks.acknowledge(tenant, [ack(50, { user: 'bob' })]);
     await node.acks.acknowledge(other, [ack(70)]);
-    expect((await node.arrivals.arrive(tenant, [arrival({ device: 'laptop' })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [arrival({ device: 'laptop' })]))[0]).toMatchObject({
       cursor: 0,
     });
     expect(await bench.cursor(other, 'alice', 'phone')).toBe(70);
@@ -57,7 +57,7 @@ describe('a device that connects for the first time', () => {
 
   test('confirms from where it would have started when it brings a position', async () => {
     const tenant = await bench.tenant({ floor: 10 });
-    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 30 })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [arrival({ resume: 30 })]))[0]).toMatchObject({
       cursor: 30,
       start: 30,
       outcome: 'exact',
@@ -69,8 +69,8 @@ describe('a device that connects for the first time', () => {
 describe('a resume', () => {
   test('continues after the position and confirms up to it, with the topics of the token', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival()]);
-    const [arrived] = await node.arrivals.arrive(tenant, [
+    await node.arrivals.register(tenant, [arrival()]);
+    const [arrived] = await node.arrivals.register(tenant, [
       arrival({ resume: 42, topics: ['news', 'a "b" {c}, \\d'] }),
     ]);
     expect(arrived).toEqual({ cursor: 42, head: 100, floor: 0, at: AT, start: 42, outcome: 'exact' });
@@ -84,8 +84,8 @@ describe('a resume', () => {
 
   test('behind the cursor continues there and moves nothing back', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival({ resume: 50 })]);
-    const [arrived] = await node.arrivals.arrive(tenant, [arrival({ resume: 20 })]);
+    await node.arrivals.register(tenant, [arrival({ resume: 50 })]);
+    const [arrived] = await node.arrivals.register(tenant, [arrival({ resume: 20 })]);
     expect(arrived).toMatchObject({ cursor: 50, start: 20, outcome: 'exact' });
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(50);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[0, 50]]);
@@ -93,7 +93,7 @@ describe('a resume', () => {
 
   test('at the head is exact', async () => {
     const tenant = await bench.tenant({ head: 100 });
-    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 100 })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [arrival({ resume: 100 })]))[0]).toMatchObject({
       cursor: 100,
       start: 100,
       outcome: 'exact',
@@ -102,7 +102,7 @@ describe('a resume', () => {
 
   test.each(['undelivered', 'latest', 'earliest'] as const)('wins over from=%s', async (from) => {
     const tenant = await bench.tenant();
-    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 42, from })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [arrival({ resume: 42, from })]))[0]).toMatchObject({
       cursor: 42,
       start: 42,
       outcome: 'exact',
@@ -111,7 +111,7 @@ describe('a resume', () => {
 
   test('at the floor is no gap, since what follows it is kept', async () => {
     const tenant = await bench.tenant({ floor: 30 });
-    const [arrived] = await node.arrivals.arrive(tenant, [arrival({ resume: 30 })]);
+    const [arrived] = await node.arrivals.register(tenant, [arrival({ resume: 30 })]);
     expect(arrived).toEqual({ cursor: 30, head: 100, floor: 30, at: AT, start: 30, outcome: 'exact' });
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
   });
@@ -119,10 +119,10 @@ describe('a resume', () => {
   test('below the floor is a gap; it moves the cursor but never back, and confirms nothing that is kept', async () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 10);
-    expect(await node.arrivals.arrive(tenant, [arrival({ resume: 29 })])).toEqual([
+    expect(await node.arrivals.register(tenant, [arrival({ resume: 29 })])).toEqual([
       { cursor: 29, head: 100, floor: 30, at: AT, start: 30, outcome: 'gap', requested: 29 },
     ]);
-    expect((await node.arrivals.arrive(tenant, [arrival({ resume: 20 })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [arrival({ resume: 20 })]))[0]).toMatchObject({
       cursor: 29,
       start: 30,
       outcome: 'gap',
@@ -141,7 +141,7 @@ describe('a position that cannot be', () => {
     const tenant = await bench.tenant({ floor: 5 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
     const arrive = async (from: 'undelivered' | 'earliest' | 'latest') =>
-      (await node.arrivals.arrive(tenant, [arrival({ ...position, from })]))[0];
+      (await node.arrivals.register(tenant, [arrival({ ...position, from })]))[0];
     expect(await arrive('undelivered')).toEqual({
       cursor: 20,
       head: 100,
@@ -172,7 +172,7 @@ describe('a position that cannot be', () => {
   test('says also what is missing when the cursor is below the floor', async () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
-    expect((await node.arrivals.arrive(tenant, [arrival({ malformed: true })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [arrival({ malformed: true })]))[0]).toMatchObject({
       start: 30,
       outcome: 'reset',
       requested: 20,
@@ -184,7 +184,7 @@ describe('a stream without a position', () => {
   test('from=undelivered starts at the cursor', async () => {
     const tenant = await bench.tenant({ floor: 20 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
-    expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
+    expect(await node.arrivals.register(tenant, [arrival()])).toEqual([
       { cursor: 20, head: 100, floor: 20, at: AT, start: 20, outcome: 'undelivered' },
     ]);
   });
@@ -192,15 +192,15 @@ describe('a stream without a position', () => {
   test('from=undelivered is a gap when retention overtook the cursor', async () => {
     const tenant = await bench.tenant({ floor: 21 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
-    expect(await node.arrivals.arrive(tenant, [arrival()])).toEqual([
+    expect(await node.arrivals.register(tenant, [arrival()])).toEqual([
       { cursor: 20, head: 100, floor: 21, at: AT, start: 21, outcome: 'gap', requested: 20 },
     ]);
   });
 
   test('from=latest moves the cursor to the head, and what it skipped is never confirmed', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival({ resume: 10 })]);
-    expect(await node.arrivals.arrive(tenant, [arrival({ from: 'latest' })])).toEqual([
+    await node.arrivals.register(tenant, [arrival({ resume: 10 })]);
+    expect(await node.arrivals.register(tenant, [arrival({ from: 'latest' })])).toEqual([
       { cursor: 100, head: 100, floor: 0, at: AT, start: 100, outcome: 'latest' },
     ]);
     await bench.setStream(tenant, { head: 200 });
@@ -214,7 +214,7 @@ describe('a stream without a position', () => {
   test('from=earliest starts at the oldest kept and leaves the cursor alone', async () => {
     const tenant = await bench.tenant({ floor: 10 });
     await bench.setCursor(tenant, 'alice', 'phone', 50);
-    expect(await node.arrivals.arrive(tenant, [arrival({ from: 'earliest' })])).toEqual([
+    expect(await node.arrivals.register(tenant, [arrival({ from: 'earliest' })])).toEqual([
       { cursor: 50, head: 100, floor: 10, at: AT, start: 10, outcome: 'earliest' },
     ]);
   });
@@ -222,9 +222,9 @@ describe('a stream without a position', () => {
 
 test('every connect stores the topics of its token and when the device was seen', async () => {
   const tenant = await bench.tenant();
-  await node.arrivals.arrive(tenant, [arrival({ topics: ['a'] })]);
+  await node.arrivals.register(tenant, [arrival({ topics: ['a'] })]);
   await bench.database.query(`update devices set last_seen_at = '2020-01-01' where tenant_id = $1`, [tenant]);
-  await node.arrivals.arrive(tenant, [arrival({ topics: ['b', 'ü'] })]);
+  await node.arrivals.register(tenant, [arrival({ topics: ['b', 'ü'] })]);
   expect(
     await bench.database.query(
       `select topics, now() - last_seen_at < '1 minute' as recent from devices where tenant_id = $1`,
@@ -236,21 +236,21 @@ test('every connect stores the topics of its token and when the device was seen'
 test('a tenant without a stream row is an error and not an empty answer', async () => {
   const tenant = await bench.tenant();
   await bench.database.query('delete from streams where tenant_id = $1', [tenant]);
-  await expect(node.arrivals.arrive(tenant, [arrival()])).rejects.toThrow(
+  await expect(node.arrivals.register(tenant, [arrival()])).rejects.toThrow(
     `no stream row for tenant ${tenant}`,
   );
-  expect(await node.arrivals.arrive(tenant, [])).toEqual([]);
+  expect(await node.arrivals.register(tenant, [])).toEqual([]);
 });
 
 describe('many that arrive together', () => {
   test('are one statement, known and new, and answered in their order', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [
+    await node.arrivals.register(tenant, [
       arrival({ user: 'u-3', resume: 33 }),
       arrival({ user: 'u-1', resume: 11 }),
     ]);
     const before = node.pools.ran.length;
-    const arrived = await node.arrivals.arrive(
+    const arrived = await node.arrivals.register(
       tenant,
       ['u-4', 'u-3', 'u-2', 'u-1'].map((user) => arrival({ user })),
     );
@@ -261,9 +261,9 @@ describe('many that arrive together', () => {
   test('as tabs of one device walk on from one another and confirm nothing twice', async () => {
     const tenant = await bench.tenant();
     for (const device of ['known', 'new']) {
-      if (device === 'known') await node.arrivals.arrive(tenant, [arrival({ device })]);
+      if (device === 'known') await node.arrivals.register(tenant, [arrival({ device })]);
       const before = node.pools.ran.length;
-      const arrived = await node.arrivals.arrive(tenant, [
+      const arrived = await node.arrivals.register(tenant, [
         arrival({ device, resume: 20, topics: ['first'] }),
         arrival({ device, resume: 10 }),
         arrival({ device }),
@@ -299,8 +299,8 @@ describe('many that arrive together', () => {
         arrival({ user: `u-${n}`, resume: round * 10 + 1 + (n % 7) }),
       );
       const [left, right] = await Promise.all([
-        node.arrivals.arrive(tenant, crowd),
-        other.arrivals.arrive(tenant, crowd.toReversed()),
+        node.arrivals.register(tenant, crowd),
+        other.arrivals.register(tenant, crowd.toReversed()),
       ]);
       expect(letIn([...left, ...right]).filter(({ outcome }) => outcome !== 'exact')).toEqual([]);
       expect([left.length, right.length]).toEqual([crowd.length, crowd.length]);
@@ -323,15 +323,15 @@ describe('crowds of the same devices on two nodes, in opposite orders', () => {
   ])('that are %s wait for one another and do not deadlock', async (kind, holding) => {
     const tenant = await bench.tenant();
     if (kind === 'known')
-      await node.arrivals.arrive(
+      await node.arrivals.register(
         tenant,
         crowd.map((one) => ({ ...one, resume: undefined })),
       );
     // Both stop half-way. Had one of them begun at the other end, each would then hold what the other needs next.
     const held = await bench.hold(holding, [tenant]);
     const arriving = [
-      node.arrivals.arrive(tenant, crowd),
-      bench.node().arrivals.arrive(tenant, crowd.toReversed()),
+      node.arrivals.register(tenant, crowd),
+      bench.node().arrivals.register(tenant, crowd.toReversed()),
     ];
     await held.waiting(2);
     await held.commit();
@@ -347,7 +347,7 @@ describe('a twin on another node', () => {
     const arrived = await bench.whileHolding(
       `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, 'alice', 'phone', 50)`,
       [tenant],
-      () => node.arrivals.arrive(tenant, [arrival({ user: 'aaron', resume: 70 }), arrival({ resume: 70 })]),
+      () => node.arrivals.register(tenant, [arrival({ user: 'aaron', resume: 70 }), arrival({ resume: 70 })]),
     );
     expect(arrived).toMatchObject([
       { cursor: 70, outcome: 'exact' },
@@ -360,12 +360,12 @@ describe('a twin on another node', () => {
 
   test('that moves the cursor at the same moment is waited for, and no interval overlaps its own', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [arrival()]);
     const [arrived] = await bench.whileHolding(
       `with moved as (update devices set cursor = 60 where tenant_id = $1)
        insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume) values ($1, 'alice', 'phone', 0, 60, 0, false)`,
       [tenant],
-      () => node.arrivals.arrive(tenant, [arrival({ resume: 80 })]),
+      () => node.arrivals.register(tenant, [arrival({ resume: 80 })]),
     );
     expect(arrived).toMatchObject({ cursor: 80, start: 80 });
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([
@@ -376,11 +376,11 @@ describe('a twin on another node', () => {
 
   test('that moves the cursor past the head we know does not make the head smaller than the start', async () => {
     const tenant = await bench.tenant({ head: 100 });
-    await node.arrivals.arrive(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [arrival()]);
     const [arrived] = await bench.whileHolding(
       `with published as (update streams set head = 150 where tenant_id = $1) update devices set cursor = 140 where tenant_id = $1`,
       [tenant],
-      () => node.arrivals.arrive(tenant, [arrival()]),
+      () => node.arrivals.register(tenant, [arrival()]),
     );
     expect(arrived).toEqual({ cursor: 140, head: 140, floor: 0, at: AT, start: 140, outcome: 'undelivered' });
   });
@@ -389,7 +389,7 @@ describe('a twin on another node', () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 10);
     const [arrived] = await bench.whileHolding(`delete from devices where tenant_id = $1`, [tenant], () =>
-      node.arrivals.arrive(tenant, [arrival()]),
+      node.arrivals.register(tenant, [arrival()]),
     );
     expect(arrived).toMatchObject({ cursor: 30, start: 30, outcome: 'undelivered' });
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
@@ -408,13 +408,13 @@ describe('a device too many', () => {
   test('does not come in, gets no cursor and confirms nothing; those that are known come in', async () => {
     const tenant = await bench.tenant();
     const mostDevices = 2;
-    await node.arrivals.arrive(tenant, [
+    await node.arrivals.register(tenant, [
       arrival({ device: 'phone', mostDevices }),
       arrival({ device: 'tablet', mostDevices }),
     ]);
     const before = node.pools.ran.length;
     expect(
-      await node.arrivals.arrive(tenant, [
+      await node.arrivals.register(tenant, [
         arrival({ device: 'watch', resume: 30, mostDevices }),
         arrival({ device: 'phone', resume: 40, mostDevices }),
         arrival({ user: 'bob', device: 'watch', mostDevices }),
@@ -424,16 +424,16 @@ describe('a device too many', () => {
     expect(await bench.cursor(tenant, 'alice', 'watch')).toBeUndefined();
     expect(await bench.confirmed(tenant, 'alice', 'watch')).toEqual([]);
     // A limit that was lowered takes nothing away.
-    expect(await node.arrivals.arrive(tenant, [arrival({ device: 'tablet', mostDevices: 1 })])).toMatchObject(
-      [{ start: 0 }],
-    );
+    expect(
+      await node.arrivals.register(tenant, [arrival({ device: 'tablet', mostDevices: 1 })]),
+    ).toMatchObject([{ start: 0 }]);
   });
 
   test('is the one that came last, of many at once, and each of its tabs is refused', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival({ device: 'z' })]);
+    await node.arrivals.register(tenant, [arrival({ device: 'z' })]);
     const crowd = ['d', 'z', 'c', 'b', 'd', 'a', 'b'].map((device) => arrival({ device, mostDevices: 3 }));
-    const arrived = await node.arrivals.arrive(tenant, crowd);
+    const arrived = await node.arrivals.register(tenant, crowd);
     expect(arrived.map((one) => one !== 'too-many-devices')).toEqual([
       true,
       true,
@@ -448,18 +448,18 @@ describe('a device too many', () => {
 
   test('is counted without the devices of others, and without those of the same user in another tenant', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-    await node.arrivals.arrive(other, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
-    await node.arrivals.arrive(tenant, [arrival({ user: 'alic' }), arrival({ user: 'alice2' })]);
-    expect(await node.arrivals.arrive(tenant, [arrival({ mostDevices: 1 })])).toMatchObject([{ start: 0 }]);
+    await node.arrivals.register(other, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
+    await node.arrivals.register(tenant, [arrival({ user: 'alic' }), arrival({ user: 'alice2' })]);
+    expect(await node.arrivals.register(tenant, [arrival({ mostDevices: 1 })])).toMatchObject([{ start: 0 }]);
   });
 
   test('finds a place when one was forgotten', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
+    await node.arrivals.register(tenant, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
     await bench.database.query(`delete from devices where tenant_id = $1 and device_id = 'phone'`, [tenant]);
     const watch = arrival({ device: 'watch', mostDevices: 2 });
-    expect(await node.arrivals.arrive(tenant, [watch])).toMatchObject([{ start: 0 }]);
-    expect(await node.arrivals.arrive(tenant, [arrival({ device: 'phone', mostDevices: 2 })])).toEqual([
+    expect(await node.arrivals.register(tenant, [watch])).toMatchObject([{ start: 0 }]);
+    expect(await node.arrivals.register(tenant, [arrival({ device: 'phone', mostDevices: 2 })])).toEqual([
       'too-many-devices',
     ]);
   });
@@ -469,7 +469,7 @@ describe('a device too many', () => {
     const [arrived] = await bench.whileHolding(
       `insert into devices (tenant_id, user_id, device_id, cursor, ordinal) values ($1, 'alice', 'tablet', 0, 1)`,
       [tenant],
-      () => node.arrivals.arrive(tenant, [arrival({ device: 'phone', resume: 30, mostDevices: 1 })]),
+      () => node.arrivals.register(tenant, [arrival({ device: 'phone', resume: 30, mostDevices: 1 })]),
     );
     expect(arrived).toBe('too-many-devices');
     expect(await devices(tenant)).toEqual(['tablet']);
@@ -485,7 +485,7 @@ describe('a device too many', () => {
       );
       const answers = await Promise.all(
         nodes.map(({ arrivals }, index) =>
-          arrivals.arrive(tenant, [...crowd.slice(index * 5), ...crowd.slice(0, index * 5)]),
+          arrivals.register(tenant, [...crowd.slice(index * 5), ...crowd.slice(0, index * 5)]),
         ),
       );
       expect(answers.map(({ length }) => length)).toEqual([24, 24, 24]);

@@ -3,15 +3,15 @@ import { Logger } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import pg from 'pg';
-import { Changes, type ChangeSource } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed, type ChangeSource } from '../../src/cluster/changes.ts';
+import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
 import { readConfig } from '../../src/core/config.ts';
-import { ChangesPool } from '../../src/postgres/pools.ts';
+import { ChangeFeedPool } from '../../src/postgres/pools.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { Revocations } from '../../src/auth/revocations.ts';
 import { RevocationsStore } from '../../src/auth/revocations.store.ts';
-import { StreamOrders } from '../../src/delivery/stream-orders.ts';
-import { StreamOrdersStore } from '../../src/delivery/stream-orders.store.ts';
+import { StreamCommands } from '../../src/delivery/stream-orders.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-orders.store.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { createDatabase, settingsOf, type DatabasePlace, type TestDatabase } from '../support/database.ts';
 import { openPools } from '../support/pools.ts';
@@ -46,9 +46,9 @@ afterAll(async () => {
 
 /** What a node hears, and how. */
 class Node {
-  readonly changes: Changes;
+  readonly changes: ChangeFeed;
   readonly revocations: Revocations;
-  readonly orders: StreamOrders;
+  readonly orders: StreamCommands;
   readonly #pools: readonly { end(): Promise<void> }[];
 
   constructor(place: DatabasePlace = database, CHANGES_POLL_MS = '900') {
@@ -62,12 +62,12 @@ class Node {
     };
     const { tenant, end } = openPools(place);
     // One connection, as in the service.
-    const changes = new ChangesPool({ ...options, connections: 1 });
+    const changes = new ChangeFeedPool({ ...options, connections: 1 });
     this.#pools = [{ end }, changes];
     const config = readConfig({ ...settingsOf(place), JWT_SECRET: TEST_SECRET, CHANGES_POLL_MS });
-    this.changes = new Changes(new ChangesStore(changes), config);
+    this.changes = new ChangeFeed(new ChangeFeedStore(changes), config);
     this.revocations = new Revocations(this.changes, new RevocationsStore(changes, tenant));
-    this.orders = new StreamOrders(this.changes, new StreamOrdersStore(tenant, changes));
+    this.orders = new StreamCommands(this.changes, new StreamCommandsStore(tenant, changes));
     nodes.push(this);
   }
 
@@ -103,7 +103,7 @@ class Witness implements ChangeSource {
   most = 0;
   answer: () => Promise<void> = () => Promise.resolve();
 
-  constructor(changes: Changes) {
+  constructor(changes: ChangeFeed) {
     changes.register(this);
   }
 

@@ -4,8 +4,8 @@ import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
-import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
-import { ErasingStore } from '../../src/privacy/erasing.store.ts';
+import { ErasureRegistryStore } from '../../src/privacy/erasures.store.ts';
+import { ErasureWorkerStore } from '../../src/privacy/erasing.store.ts';
 import { ExportStore } from '../../src/privacy/export.store.ts';
 import { LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
 import { explain, scannedWhole, type PlanNode } from '../support/plans.ts';
@@ -71,7 +71,7 @@ test('what is erased and what is exported is found by ranges of keys that name t
     const tenantId = tenantIdSchema.parse('t-7');
     const user = userId('u-7');
     const upTo = asPosition(positionOfTime(Date.now()));
-    const store = new ErasuresStore(pool, engine);
+    const store = new ErasureRegistryStore(pool, engine);
     const run: RunOfTenant = (...statement) => pool.rows(...statement);
     for (const digest of [digestOf(tenantId, user), WHOLE_TENANT]) {
       const whole = digest === WHOLE_TENANT;
@@ -92,7 +92,7 @@ test('what is erased and what is exported is found by ranges of keys that name t
       expect(await store.touch(erasure, WORKER)).toEqual([]);
       await store.heard(erasure, 'node');
       expect(await store.cut(erasure, WORKER)).toBeGreaterThan(0);
-      for (const step of new ErasingStore(pool).steps(erasure, WORKER, upTo))
+      for (const step of new ErasureWorkerStore(pool).steps(erasure, WORKER, upTo))
         expect(await step(undefined)).toBeDefined();
       expect(await store.emptied(erasure, WORKER)).toBe(true);
       expect(await store.finish(run, erasure, WORKER)).toBeDefined();
@@ -137,7 +137,7 @@ test('the answer to a key costs a look into the log, however much the user has i
       [tenantId, base],
     );
     await bench.database.query('analyze');
-    const store = new ErasuresStore(pools.tenant, pools.engine);
+    const store = new ErasureRegistryStore(pools.tenant, pools.engine);
     const run: RunOfTenant = (...statement) => pools.tenant.rows(...statement);
     const begun = await store.begin(run, tenantId, user, '{}', WORKER);
     const common = {
@@ -148,7 +148,7 @@ test('the answer to a key costs a look into the log, however much the user has i
       worker: WORKER,
     };
     const erasure: Erasure = { ...common, position: null, erasedAt: null, emptied: false, done: false };
-    const [answers] = new ErasingStore(pools.tenant).steps(erasure, WORKER, asPosition(day));
+    const [answers] = new ErasureWorkerStore(pools.tenant).steps(erasure, WORKER, asPosition(day));
     pools.ran.length = 0;
     expect(await answers?.(undefined)).toEqual({ gone: 299, next: undefined });
     const [count] = await bench.database.query<{ first: number; second: number }>(
@@ -173,7 +173,7 @@ test('a process that is not at work on an erasure (any more) erases nothing', as
     const tenantId = await bench.tenant();
     const user = userId('alice');
     await bench.setCursor(tenantId, user, 'phone', 1);
-    const store = new ErasuresStore(pool, engine);
+    const store = new ErasureRegistryStore(pool, engine);
     const run: RunOfTenant = (...statement) => pool.rows(...statement);
     const begun = await store.begin(run, tenantId, user, '{}', WORKER);
     const digest = digestOf(tenantId, user);
@@ -184,7 +184,7 @@ test('a process that is not at work on an erasure (any more) erases nothing', as
     expect(await store.touch(erasure, other)).toBeUndefined();
     expect(await store.emptied(erasure, other)).toBe(false);
     expect(await store.cut(erasure, other)).toBeUndefined();
-    for (const step of new ErasingStore(pool).steps(erasure, other, asPosition(100)))
+    for (const step of new ErasureWorkerStore(pool).steps(erasure, other, asPosition(100)))
       expect(await step(undefined)).toBeUndefined();
     expect(await store.finish(run, erasure, other)).toBeUndefined();
     expect(await bench.cursor(tenantId, user, 'phone')).toBe(1);
@@ -194,10 +194,10 @@ test('a process that is not at work on an erasure (any more) erases nothing', as
     expect(await store.claim(erasure, other)).toBe(true);
     expect(await store.touch(erasure, WORKER)).toBeUndefined();
     expect(await store.cut(erasure, other)).toBe(100);
-    for (const step of new ErasingStore(pool).steps(erasure, WORKER, asPosition(100)))
+    for (const step of new ErasureWorkerStore(pool).steps(erasure, WORKER, asPosition(100)))
       expect(await step(undefined)).toBeUndefined();
     expect(await bench.cursor(tenantId, user, 'phone')).toBe(1);
-    for (const step of new ErasingStore(pool).steps(erasure, other, asPosition(100)))
+    for (const step of new ErasureWorkerStore(pool).steps(erasure, other, asPosition(100)))
       expect(await step(undefined)).toMatchObject({ next: undefined });
     expect(await bench.cursor(tenantId, user, 'phone')).toBeUndefined();
   } finally {

@@ -3,8 +3,8 @@ import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../../src/core/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
-import { ErasuresStore } from '../../src/privacy/erasures.store.ts';
-import { ErasingStore } from '../../src/privacy/erasing.store.ts';
+import { ErasureRegistryStore } from '../../src/privacy/erasures.store.ts';
+import { ErasureWorkerStore } from '../../src/privacy/erasing.store.ts';
 import { LedgerBench, userId } from '../support/ledger.ts';
 
 const SLOW = '0190a000-0000-7000-8000-00000000000a';
@@ -12,7 +12,7 @@ const OTHER = '0190a000-0000-7000-8000-00000000000b';
 
 /** An erasure that has just begun, of a user or of the whole tenant. */
 async function begin(
-  store: ErasuresStore,
+  store: ErasureRegistryStore,
   run: RunOfTenant,
   tenantId: TenantId,
   user?: UserId,
@@ -38,7 +38,7 @@ test('a process that was given up for dead does nothing more to an erasure that 
     const tenantId = await bench.tenant({ head: 1 });
     const user = userId('alice');
     const run: RunOfTenant = (...statement) => pool.rows(...statement);
-    const store = new ErasuresStore(pool, engine);
+    const store = new ErasureRegistryStore(pool, engine);
     const erasure = await begin(store, run, tenantId, user);
     await bench.database.query(
       `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, $2, 'phone', 0)`,
@@ -51,14 +51,14 @@ test('a process that was given up for dead does nothing more to an erasure that 
     expect(await store.claim(erasure, OTHER)).toBe(true);
 
     const upTo = asPosition(positionOfTime(Date.now()));
-    for (const step of new ErasingStore(pool).steps(erasure, SLOW, upTo))
+    for (const step of new ErasureWorkerStore(pool).steps(erasure, SLOW, upTo))
       expect(await step(undefined)).toBeUndefined();
     expect(await store.touch(erasure, SLOW)).toBeUndefined();
     expect(await store.cut(erasure, SLOW)).toBeUndefined();
     expect(await store.finish(run, erasure, SLOW)).toBeUndefined();
     expect(await devices()).toBe(1);
 
-    for (const step of new ErasingStore(pool).steps(erasure, OTHER, upTo))
+    for (const step of new ErasureWorkerStore(pool).steps(erasure, OTHER, upTo))
       expect(await step(undefined)).toBeDefined();
     expect(await devices()).toBe(0);
   } finally {
@@ -73,7 +73,7 @@ test('a tenant whose end is ordered once more while it comes makes neither wait 
     const tenantId = await bench.tenant({ head: 1 });
     await bench.database.query('insert into tenants (tenant_id) values ($1)', [tenantId]);
     const run: RunOfTenant = (...statement) => pool.rows(...statement);
-    const store = new ErasuresStore(pool, engine);
+    const store = new ErasureRegistryStore(pool, engine);
     const erasure = await begin(store, run, tenantId);
     /** Orders it again, as an administrator does, while that step wants the tenant. */
     const orderedDuring = async <Result>(step: () => Promise<Result>): Promise<Result> => {

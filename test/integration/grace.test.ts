@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { GraceStore } from '../../src/cluster/grace.store.ts';
-import { ChangesPool } from '../../src/postgres/pools.ts';
+import { InFlightTransactionsStore } from '../../src/cluster/grace.store.ts';
+import { ChangeFeedPool } from '../../src/postgres/pools.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 
 let database: TestDatabase;
-const pools: ChangesPool[] = [];
+const pools: ChangeFeedPool[] = [];
 beforeAll(async () => {
   database = await createDatabase();
 });
@@ -15,16 +15,16 @@ afterAll(async () => {
   await database.drop();
 });
 
-function graceOn(url: string): GraceStore {
+function graceOn(url: string): InFlightTransactionsStore {
   const options = {
     connections: 1,
     connectTimeoutMs: 60_000,
     statementTimeoutMs: 60_000,
     preparedStatements: true,
   };
-  const pool = new ChangesPool({ ...options, url, name: 'test' });
+  const pool = new ChangeFeedPool({ ...options, url, name: 'test' });
   pools.push(pool);
-  return new GraceStore(pool);
+  return new InFlightTransactionsStore(pool);
 }
 
 async function session(name: string, base = database): Promise<pg.Client> {

@@ -8,7 +8,7 @@ import {
   userIdSchema,
   type TenantId,
 } from '../../src/core/identifiers.ts';
-import { levelOf } from '../../src/receipts/intervals.ts';
+import { widthClassOf } from '../../src/receipts/intervals.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { asPosition, positionOfTime, type Position } from '../../src/core/position.ts';
@@ -153,7 +153,17 @@ async function sent(
   await database.query(
     `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-    [tenant, user, name, connectionId, begin, place(to), levelOf(begin, place(to)), at(seconds), replayed],
+    [
+      tenant,
+      user,
+      name,
+      connectionId,
+      begin,
+      place(to),
+      widthClassOf(begin, place(to)),
+      at(seconds),
+      replayed,
+    ],
   );
 }
 
@@ -187,7 +197,7 @@ async function acked(
       name,
       place(from),
       place(to),
-      levelOf(place(from), place(to)),
+      widthClassOf(place(from), place(to)),
       at(seconds),
       byResume,
       topics,

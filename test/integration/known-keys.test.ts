@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { AppendStore } from '../../src/log/append.store.ts';
-import { KnownKeys } from '../../src/log/known-keys.ts';
+import { IdempotencyRecords } from '../../src/log/known-keys.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { holding } from '../support/privacy.ts';
 import { openPools, type TestPools } from '../support/pools.ts';
@@ -22,7 +22,7 @@ const keyOf = (n: number) => ({ publisher: 'billing', key: `key-${n}`, fingerpri
 
 describe('keys that wait to be looked up', () => {
   test('are a thousand of a tenant at most: more are refused, and no other tenant is', async () => {
-    const keys = new KnownKeys(new AppendStore(pools.tenant));
+    const keys = new IdempotencyRecords(new AppendStore(pools.tenant));
     const release = await holding(database, 'lock table idempotency_keys in access exclusive mode');
     const asked = [acme, globex].map((tenant) =>
       Promise.allSettled(

@@ -3,7 +3,7 @@ import { Logger } from '@nestjs/common';
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { readConfig } from '../../src/core/config.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
-import { Ledger } from '../../src/receipts/ledger.ts';
+import { Receipts } from '../../src/receipts/ledger.ts';
 import type { Reader } from '../../src/receipts/open-intervals.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
@@ -26,7 +26,7 @@ afterAll(async () => {
 
 /** Nothing is written before `flush`. */
 const ledgerOn = ({ ledger }: LedgerNode) =>
-  new Ledger(
+  new Receipts(
     ledger,
     new Metrics(),
     readConfig({ ...settingsOf(bench.database), JWT_SECRET: TEST_SECRET, NODE_NAME: 'n' }),
@@ -43,7 +43,7 @@ const reader = (tenantId: TenantId, user: string, openedAt: number): Reader => (
 });
 
 /** A stream that opened, wrote and ended. */
-function live(ledger: Ledger, of: Reader): void {
+function live(ledger: Receipts, of: Reader): void {
   ledger.opened(of, of.openedAt, START);
   ledger.sent(of, { from: START, to: asPosition(5), at: of.openedAt, replayed: false });
   ledger.ended(of, of.openedAt + 1, asPosition(5), 'client');
@@ -71,7 +71,7 @@ test('what waits for the ledger of streams that are forgotten is not written, an
 });
 
 /** A flush that fails; `meanwhile` runs while it is under way. */
-async function failToFlush(ledger: Ledger, meanwhile: () => Promise<void> | undefined): Promise<void> {
+async function failToFlush(ledger: Receipts, meanwhile: () => Promise<void> | undefined): Promise<void> {
   const release = await holding(bench.database, 'lock table sends in exclusive mode');
   const flushing = ledger.flush();
   await untilHeld(bench.database, 'insert into sends');

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { tenantIdSchema, type TenantId } from '../../src/core/identifiers.ts';
-import { levelOf } from '../../src/receipts/intervals.ts';
+import { widthClassOf } from '../../src/receipts/intervals.ts';
 import type { ConnectionOpened, SendInterval } from '../../src/receipts/ledger.store.ts';
 import { NodeName } from '../../src/cluster/node-name.ts';
 import { NodesStore } from '../../src/cluster/nodes.store.ts';
@@ -144,7 +144,7 @@ describe('sends', () => {
         device_id: 'phone',
         from_position: 0,
         to_position: 2 ** 22,
-        level: levelOf(START, asPosition(2 ** 22)),
+        level: widthClassOf(START, asPosition(2 ** 22)),
         at: new Date(AT),
         replayed: true,
       },
@@ -181,7 +181,7 @@ describe('sends', () => {
 describe('the cursors of streams that acknowledge by themselves', () => {
   test('follow what was written, never back, and confirm nothing', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival(), arrival({ device: 'tablet' })]);
+    await node.arrivals.register(tenant, [arrival(), arrival({ device: 'tablet' })]);
     await node.ledger.moveCursors(tenant, [move(30), move(20), move(40, 'tablet')]);
     await node.ledger.moveCursors(tenant, [move(10), move(50, 'tablet')]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
@@ -191,7 +191,7 @@ describe('the cursors of streams that acknowledge by themselves', () => {
 
   test('are skipped by a later acknowledgement, which confirms only what comes after', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [arrival()]);
     await node.ledger.moveCursors(tenant, [move(30)]);
     await node.acks.acknowledge(tenant, [ack(45)]);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[30, 45]]);
@@ -199,7 +199,7 @@ describe('the cursors of streams that acknowledge by themselves', () => {
 
   test('of a device that is gone do not bring it back, and its topics and last visit are left alone', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-    await node.arrivals.arrive(other, [arrival({ topics: ['a'] })]);
+    await node.arrivals.register(other, [arrival({ topics: ['a'] })]);
     await node.ledger.moveCursors(tenant, [move(30)]);
     await node.ledger.moveCursors(other, [move(30)]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBeUndefined();
@@ -210,7 +210,7 @@ describe('the cursors of streams that acknowledge by themselves', () => {
 
   test('wait for an acknowledgement on another node and do not undo it', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.arrive(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [arrival()]);
     await bench.whileHolding('update devices set cursor = 60 where tenant_id = $1', [tenant], () =>
       node.ledger.moveCursors(tenant, [move(50)]),
     );
@@ -337,7 +337,7 @@ describe('every statement of the ledger, among many tenants, devices and days', 
 
     const tenant = tenantIdSchema.parse('t-7');
     const crowd = Array.from({ length: 20 }, (_, n) => `u-${n}`);
-    await own.arrivals.arrive(
+    await own.arrivals.register(
       tenant,
       crowd.map((user) => arrival({ user, device: 'd-1', resume: 2 * day })),
     );

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
@@ -34,7 +34,7 @@ async function node(settings: Record<string, string> = {}) {
     ...settings,
   });
   const { tenant: pool, engine, end } = openPools(database, 2);
-  const changes = new Changes(new ChangesStore(engine), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(engine), config);
   const store = new TenantsStore(engine, engine, pool);
   const tenants = new Tenants(changes, store, config);
   const changed: string[] = [];

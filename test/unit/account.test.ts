@@ -1,9 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { Account, type Rate } from '../../src/log/account.ts';
+import { Quota, type Rate } from '../../src/log/account.ts';
 
 const RATE: Rate = { notificationsPerSecond: 10, burst: 50 };
-const empty = (spent: number, at = 0) => new Account({ spent, storedBytes: 0 }, at);
+const empty = (spent: number, at = 0) => new Quota({ spent, storedBytes: 0 }, at);
 
 describe('what is left of the burst', () => {
   test('is all of it for a tenant that has spent nothing, and never more', () => {
@@ -39,8 +39,8 @@ describe('what is left of the burst', () => {
 describe('what was admitted', () => {
   test('counts until it is released, and is released once', () => {
     const account = empty(0);
-    const release = account.hold(30, 0);
-    account.hold(5, 0);
+    const release = account.reserve(30, 0);
+    account.reserve(5, 0);
     expect(account.left(RATE, 1e9)).toBe(15);
     release();
     release();
@@ -48,9 +48,9 @@ describe('what was admitted', () => {
   });
 
   test('takes room, too', () => {
-    const account = new Account({ spent: 0, storedBytes: 60 }, 0);
+    const account = new Quota({ spent: 0, storedBytes: 60 }, 0);
     expect([40, 41].map((bytes) => account.hasRoom(bytes, { storedBytes: 100 }))).toEqual([true, false]);
-    const release = account.hold(1, 30);
+    const release = account.reserve(1, 30);
     expect([10, 11].map((bytes) => account.hasRoom(bytes, { storedBytes: 100 }))).toEqual([true, false]);
     release();
     expect(account.hasRoom(40, { storedBytes: 100 })).toBe(true);
@@ -74,7 +74,7 @@ class Database {
 
 /** A node: what it admitted and has not appended, and the answers that are on their way to it. */
 class Node {
-  account: Account;
+  account: Quota;
   queue: (() => void)[] = [];
   queued = 0;
   answer: { releases: (() => void)[]; spent: number } | undefined;
@@ -84,7 +84,7 @@ class Node {
     rate: Rate,
     now: number,
   ) {
-    this.account = new Account(
+    this.account = new Quota(
       { spent: database.spentAt(rate.notificationsPerSecond, now), storedBytes: 0 },
       now,
     );
@@ -92,7 +92,7 @@ class Node {
 
   publish(n: number, rate: Rate, now: number): boolean {
     if (this.account.waitFor(n, rate, now) > 0) return false;
-    this.queue.push(this.account.hold(n, 0));
+    this.queue.push(this.account.reserve(n, 0));
     this.queued += n;
     return true;
   }

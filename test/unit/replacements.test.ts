@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { Subject } from 'rxjs';
 import { DatabaseClock } from '../../src/postgres/clock.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
-import { Replacements } from '../../src/delivery/replacements.ts';
+import { Eviction } from '../../src/delivery/replacements.ts';
 
 /* When a node counts the streams of a user of whom it was told that he may have too many. */
 
@@ -33,10 +33,10 @@ function node() {
     config: { LEDGER_FLUSH_MS: FLUSH_MS },
   };
   const { store, ledger, tenants, hubs, config } = parts as unknown as Record<keyof typeof parts, never>;
-  const replacements = new Replacements(store, {} as never, ledger, tenants, hubs, clock, config);
+  const replacements = new Eviction(store, {} as never, ledger, tenants, hubs, clock, config);
   replacements.onModuleInit();
   const order = (ago: number) =>
-    replacements.recount({
+    replacements.reconcile({
       kind: 'recount',
       id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70',
       tenantId: tenantIdSchema.parse('acme'),
