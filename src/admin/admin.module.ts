@@ -1,11 +1,11 @@
 import { Module } from '@nestjs/common';
 import { AuditModule } from '../audit/audit.module.ts';
-import { ChangeFeedModule } from '../cluster/changes.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { IssuersModule } from '../auth/issuers.module.ts';
 import { RevocationsModule } from '../auth/revocations.module.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { AuditedTransactions } from './acts.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { AuditController } from './audit.controller.ts';
 import { DisconnectsController } from './disconnects.controller.ts';
 import { IssuersController } from './issuers.controller.ts';

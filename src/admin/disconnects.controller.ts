@@ -6,8 +6,8 @@ import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../http/principal.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
-import { StreamCommandsStore } from '../delivery/stream-orders.store.ts';
-import { AuditedTransactions } from './acts.ts';
+import { StreamCommandsStore } from '../delivery/stream-commands.store.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { namedUser } from './named-user.ts';
 import { notFound, parseId } from './path-id.ts';
 

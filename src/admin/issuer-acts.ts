@@ -4,7 +4,7 @@ import { Problem } from '../core/errors.ts';
 import type { IssuersStore } from '../auth/issuers.store.ts';
 import type { IssuerPatch, IssuerRegistration } from '../auth/registration.schema.ts';
 import { newIssuer, patchedIssuer, type RegistrationRules } from '../auth/registration.ts';
-import type { Outcome } from './acts.ts';
+import type { Outcome } from './audited-transactions.ts';
 import { issuerView, looksLike, type IssuerView } from './issuer-view.ts';
 import { notFound } from './path-id.ts';
 

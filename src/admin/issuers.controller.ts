@@ -23,7 +23,7 @@ import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registratio
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../history/history.query.ts';
-import { AuditedTransactions } from './acts.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { changeIssuer, registerIssuer, removeIssuer } from './issuer-acts.ts';
 import { issuerView, type IssuerView } from './issuer-view.ts';
 import { issuersQuerySchema } from './issuers.schema.ts';

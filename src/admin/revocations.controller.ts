@@ -15,7 +15,7 @@ import {
   type RevocationRecord,
   type RevocationRequest,
 } from '../auth/revocations.store.ts';
-import { AuditedTransactions } from './acts.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { newRevocationSchema, revocationsQuerySchema } from './revocations.schema.ts';
 
 /** Tokens that are refused before their time, in the tenant of the caller. */

@@ -12,7 +12,7 @@ import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../history/history.query.ts';
 import { TenantsStore, type Tenant, type TenantSettings } from '../tenants/tenants.store.ts';
-import { AuditedTransactions, type Outcome } from './acts.ts';
+import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
 import { notFound, parseId } from './path-id.ts';
 import {
   newTenantSchema,

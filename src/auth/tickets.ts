@@ -2,12 +2,12 @@ import { createHash } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
-import { ChangeFeed, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { nowBeingErased } from '../postgres/erased.ts';
 import { Problem } from '../core/errors.ts';
-import { KeyedBatcher } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,
@@ -16,7 +16,7 @@ import {
   type DeviceId,
   type TenantId,
 } from '../core/identifiers.ts';
-import { TokenStatus } from './admission.ts';
+import { TokenStatus } from './token-status.ts';
 import { ticketInvalid } from './bearer.ts';
 import type { Principal } from '../http/principal.ts';
 import { randomPart, TicketSeal, type SealedTicket } from './ticket-seal.ts';

@@ -5,7 +5,7 @@ import { AuthGuard } from '@nestjs/passport';
 import { LRUCache } from 'lru-cache';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Issuers } from './issuers.ts';
-import { TokenStatus } from './admission.ts';
+import { TokenStatus } from './token-status.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
 import { tooManyTopics } from './claims.ts';

@@ -1,7 +1,7 @@
 import 'reflect-metadata';
 import type { z } from 'zod';
 import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
-import type { Change, Outcome } from '../admin/acts.ts';
+import type { Change, Outcome } from '../admin/audited-transactions.ts';
 import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
 import { COMMAND, type Action } from '../audit/audit.ts';
 import { recordAction } from '../audit/audit.store.ts';

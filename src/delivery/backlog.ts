@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
-import { KeyedBatcher } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId, Topic } from '../core/identifiers.ts';
 import { ReadStore, type Reader } from '../log/read.store.ts';
 import { asPosition, type Position } from '../core/position.ts';

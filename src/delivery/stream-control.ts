@@ -1,15 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
-import { TokenStatus } from '../auth/admission.ts';
+import { TokenStatus } from '../auth/token-status.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Connection } from './connection.ts';
 import { jittered } from './frames.ts';
 import { Hubs } from './hubs.ts';
-import { Eviction } from './replacements.ts';
-import { StreamCommands } from './stream-orders.ts';
-import type { Renewed, StoredStreamCommand } from './stream-orders.store.ts';
+import { Eviction } from './eviction.ts';
+import { StreamCommands } from './stream-commands.ts';
+import type { Renewed, StoredStreamCommand } from './stream-commands.store.ts';
 
 /** Ends and renews open streams when something was revoked, or somebody ordered it, on whichever node that was. */
 @Injectable()

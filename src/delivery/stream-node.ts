@@ -1,8 +1,8 @@
-import type { Caller } from '../auth/admission.ts';
+import type { Caller } from '../auth/token-status.ts';
 import type { Config } from '../core/config.ts';
 import type { DatabaseClock } from '../postgres/clock.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
-import type { Receipts } from '../receipts/ledger.ts';
+import type { Receipts } from '../receipts/receipts.ts';
 import type { Position } from '../core/position.ts';
 import type { Run } from '../log/read.store.ts';
 import type { Metrics } from '../telemetry/metrics.ts';

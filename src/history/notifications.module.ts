@@ -1,8 +1,8 @@
 import { Module } from '@nestjs/common';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { PublishController } from '../publishing/publish.controller.ts';
-import { PublishAdmission } from '../publishing/publish-door.ts';
-import { RejectionThrottle } from '../publishing/refusals.ts';
+import { PublishAdmission } from '../publishing/publish-admission.ts';
+import { RejectionThrottle } from '../publishing/rejection-throttle.ts';
 
 @Module({
   imports: [TenantsModule],

@@ -1,10 +1,10 @@
 import { Global, Module } from '@nestjs/common';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { Quotas } from './accounts.ts';
+import { Quotas } from './quota.ts';
 import { UsageStore } from './accounts.store.ts';
 import { AppendStore } from './append.store.ts';
 import { Ingest } from './ingest.ts';
-import { IdempotencyRecords } from './known-keys.ts';
+import { IdempotencyRecords } from './idempotency.ts';
 import { PartitionsModule } from './partitions.module.ts';
 import { ReadStore } from './read.store.ts';
 

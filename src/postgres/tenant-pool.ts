@@ -9,7 +9,7 @@ import {
   type PoolOptions,
 } from './pool.ts';
 import { ask, sqlOfLimits, type Statement } from './prefaced-query.ts';
-import { KeyedSemaphore } from '../concurrency/turns.ts';
+import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
 
 /** Runs a statement of one tenant, which is its `$1`: the values begin at `$2`. */
 export type RunOfTenant = <Row extends pg.QueryResultRow>(

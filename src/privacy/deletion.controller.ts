@@ -5,7 +5,7 @@ import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import type { Principal } from '../http/principal.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
 import { refuseQuery } from '../http/json-body.ts';
-import { ErasureRequests } from './erasure-orders.ts';
+import { ErasureRequests } from './erasure-requests.ts';
 
 /** The end of a tenant. Like everything in /v1/tenants it is about the tenant in the path. */
 @Controller('v1/tenants')

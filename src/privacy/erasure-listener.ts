@@ -3,10 +3,10 @@ import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import { asPosition } from '../core/position.ts';
-import { NodePurge } from '../delivery/forgetting.ts';
+import { NodePurge } from '../delivery/node-purge.ts';
 import { whoOf, type Erasure } from './erasure.ts';
-import { ErasureRegistry } from './erasures.ts';
-import { ErasureRegistryStore } from './erasures.store.ts';
+import { ErasureRegistry } from './erasure-registry.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
 
 /** What could not be said of an erasure is said again so soon, in ms. */
 const AGAIN_MS = 1_000;

@@ -3,7 +3,7 @@ import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
-import { keyOf, lowestOf, personalDataOfUser, type Key, type PersonalData } from './places.ts';
+import { keyOf, lowestOf, personalDataOfUser, type Key, type PersonalData } from './inventory.ts';
 
 /** Rows of one page. */
 const ROWS = 1_000;

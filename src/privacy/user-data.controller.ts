@@ -8,8 +8,8 @@ import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../http/principal.ts';
 import { refuseQuery } from '../http/json-body.ts';
 import { beginLines, LINES_TYPE } from '../history/export.ts';
-import { ErasureRequests } from './erasure-orders.ts';
-import { ErasureRegistryStore } from './erasures.store.ts';
+import { ErasureRequests } from './erasure-requests.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
 import { Exports } from './exports.ts';
 
 /** All that is stored of one user of the caller's tenant. */

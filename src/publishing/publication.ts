@@ -15,7 +15,7 @@ import {
   type Part,
   type Slice,
 } from '../http/raw-json.ts';
-import { TimeSlicer as Turn } from '../concurrency/slice.ts';
+import { TimeSlicer as Turn } from '../concurrency/time-slicer.ts';
 import { batchSchema, publishSchema, type PublishRequest } from './publish.schema.ts';
 
 export type PublishRoute = 'single' | 'batch';

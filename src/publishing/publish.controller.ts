@@ -9,10 +9,10 @@ import { Draining } from '../core/draining.ts';
 import { asJsonBody, refuseQuery } from '../http/json-body.ts';
 import { parseTraceparent } from '../telemetry/traceparent.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { Quotas } from '../log/accounts.ts';
+import { Quotas } from '../log/quota.ts';
 import type { IdempotencyKey } from '../log/append.store.ts';
 import { Ingest } from '../log/ingest.ts';
-import { IdempotencyRecords } from '../log/known-keys.ts';
+import { IdempotencyRecords } from '../log/idempotency.ts';
 import type { Stored } from '../core/notification.ts';
 import { asPosition, createdAt } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
@@ -21,7 +21,7 @@ import { Tenants } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
-import { isOfLimits, RejectionThrottle } from './refusals.ts';
+import { isOfLimits, RejectionThrottle } from './rejection-throttle.ts';
 
 @Controller('v1/notifications')
 export class PublishController {

@@ -1,4 +1,4 @@
-import type { QuotaState } from '../log/accounts.ts';
+import type { QuotaState } from '../log/quota.ts';
 
 /** The name of the policy. Its unit is the notification: a request costs as many as it makes. */
 const POLICY = '"notifications"';

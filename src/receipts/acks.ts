@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
 import { Problem } from '../core/errors.ts';
-import { KeyedBatcher } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { AcksStore, type Ack, type AckResult } from './acks.store.ts';

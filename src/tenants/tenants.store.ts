@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, CrossTenantPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';

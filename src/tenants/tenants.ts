@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Inject, Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { ChangeFeed, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../core/limits.ts';

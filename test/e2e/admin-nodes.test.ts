@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { adminOf, call, KeyIssuer, readerOf } from '../support/admin.ts';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { Revocations } from '../../src/auth/revocations.ts';
 import { call, operatorOf, readerOf, type Page, type ProblemBody } from '../support/admin.ts';

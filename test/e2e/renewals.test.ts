@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { order, revokeToken, revokeUser } from '../support/acts.ts';
 import { get, post, publish, type Answer, type StoredAnswer } from '../support/api.ts';

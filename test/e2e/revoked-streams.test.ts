@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import {
   closeConnection,
   deleteIssuer,

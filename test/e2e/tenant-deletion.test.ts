@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
-import { DATA_OF_TENANT } from '../../src/privacy/places.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { DATA_OF_TENANT } from '../../src/privacy/inventory.ts';
 import { revokeUser } from '../support/acts.ts';
 import { adminOf, call, operatorOf, readerOf, type Page } from '../support/admin.ts';
 import { get, post, publish } from '../support/api.ts';

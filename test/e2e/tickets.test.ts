@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { TicketSeal } from '../../src/auth/ticket-seal.ts';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';

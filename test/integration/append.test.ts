@@ -1,14 +1,14 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
-import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
-import { Quotas } from '../../src/log/accounts.ts';
+import { Quotas } from '../../src/log/quota.ts';
 import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { Ingest } from '../../src/log/ingest.ts';
-import { IdempotencyRecords } from '../../src/log/known-keys.ts';
+import { IdempotencyRecords } from '../../src/log/idempotency.ts';
 import type { Batch, Draft } from '../../src/core/notification.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';

@@ -5,7 +5,7 @@ import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { RevocationsStore } from '../../src/auth/revocations.store.ts';
-import { StreamCommandsStore } from '../../src/delivery/stream-orders.store.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
 import { arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
 
 /*

@@ -1,8 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Logger } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
-import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import type { Pool } from '../../src/postgres/pool.ts';
 import { Issuers } from '../../src/auth/issuers.ts';

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
-import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { Revocations } from '../../src/auth/revocations.ts';

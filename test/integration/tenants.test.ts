@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
-import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';

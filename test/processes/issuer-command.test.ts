@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { HELP, issuer } from '../../src/cli/issuer.ts';
 import { adminOf, call, KeyIssuer, readerOf, type Page } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';

@@ -1,5 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import type { Pool } from '../../src/postgres/pool.ts';
 import { ClientPool, CrossTenantPool } from '../../src/postgres/pools.ts';
 import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
@@ -9,7 +9,7 @@ import { IssuersStore } from '../../src/auth/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
 import { newIssuer, patchedIssuer } from '../../src/auth/registration.ts';
 import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.store.ts';
-import { StreamCommandsStore, type StreamCommand } from '../../src/delivery/stream-orders.store.ts';
+import { StreamCommandsStore, type StreamCommand } from '../../src/delivery/stream-commands.store.ts';
 import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.store.ts';
 import type { Service } from './app.ts';
 

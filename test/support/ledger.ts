@@ -15,8 +15,8 @@ import {
   type DeviceRegistration,
   type Registered,
   type RegistrationRefusal,
-} from '../../src/receipts/arrivals.store.ts';
-import { ReceiptsStore } from '../../src/receipts/ledger.store.ts';
+} from '../../src/receipts/devices.store.ts';
+import { ReceiptsStore } from '../../src/receipts/receipts.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { asPosition } from '../../src/core/position.ts';

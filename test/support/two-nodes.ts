@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { NO_LIMITS, type OwnLimits } from '../../src/core/limits.ts';
 import { setTenant } from './acts.ts';
 import { publish } from './api.ts';

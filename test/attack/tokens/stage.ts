@@ -5,7 +5,7 @@ import {
   sign as signBytes,
   type KeyObject,
 } from 'node:crypto';
-import { ChangeFeed } from '../../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
 import { CrossTenantPool } from '../../../src/postgres/pools.ts';
 import { IssuersStore } from '../../../src/auth/issuers.store.ts';
 import { issuerRegistrationSchema } from '../../../src/auth/registration.schema.ts';

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { ChangeFeed } from '../../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
 import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';

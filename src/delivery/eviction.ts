@@ -4,14 +4,14 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
-import { Receipts } from '../receipts/ledger.ts';
+import { Receipts } from '../receipts/receipts.ts';
 import { NODE_SILENCE_SECONDS } from '../cluster/nodes.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import type { Connection } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
 import { Hubs } from './hubs.ts';
 import { StreamLimitsStore, type CrowdedUser } from './stream-limits.store.ts';
-import { StreamCommandsStore, type StoredStreamCommand } from './stream-orders.store.ts';
+import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
 
 /** Somebody who may have too many streams. */
 interface Candidate {

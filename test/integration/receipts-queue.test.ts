@@ -3,7 +3,7 @@ import { Logger } from '@nestjs/common';
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { readConfig } from '../../src/core/config.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
-import { Receipts } from '../../src/receipts/ledger.ts';
+import { Receipts } from '../../src/receipts/receipts.ts';
 import type { Reader } from '../../src/receipts/open-intervals.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { KeyedBatcher } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import {
   DevicesStore,
@@ -7,7 +7,7 @@ import {
   type DeviceRegistration,
   type Registered,
   type RegistrationRefusal,
-} from '../receipts/arrivals.store.ts';
+} from '../receipts/devices.store.ts';
 import { AppendStore } from '../log/append.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
 

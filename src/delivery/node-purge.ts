@@ -1,7 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
-import { Receipts } from '../receipts/ledger.ts';
+import { Receipts } from '../receipts/receipts.ts';
 import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../core/position.ts';
 import { jittered } from './frames.ts';

@@ -11,7 +11,7 @@ import {
   personalDataOfUser,
   type Key,
   type PersonalData,
-} from './places.ts';
+} from './inventory.ts';
 
 /** Rows that one statement takes: a few milliseconds of work. */
 const ROWS = 1_000;

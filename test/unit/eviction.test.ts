@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { Subject } from 'rxjs';
 import { DatabaseClock } from '../../src/postgres/clock.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
-import { Eviction } from '../../src/delivery/replacements.ts';
+import { Eviction } from '../../src/delivery/eviction.ts';
 
 /* When a node counts the streams of a user of whom it was told that he may have too many. */
 

@@ -1,6 +1,6 @@
 import { Module } from '@nestjs/common';
-import { ChangeFeed } from './changes.ts';
-import { ChangeFeedStore } from './changes.store.ts';
+import { ChangeFeed } from './change-feed.ts';
+import { ChangeFeedStore } from './change-feed.store.ts';
 import { InFlightTransactionsStore } from './grace.store.ts';
 
 @Module({

@@ -3,9 +3,9 @@ import { HttpAdapterHost } from '@nestjs/core';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Quota } from '../log/account.ts';
-import { Quotas } from '../log/accounts.ts';
+import { Quotas } from '../log/quota.ts';
 import { rateLimitFields } from './rate-limit-fields.ts';
-import { RejectionThrottle } from './refusals.ts';
+import { RejectionThrottle } from './rejection-throttle.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
-import { ChangeFeedStore } from './changes.store.ts';
+import { ChangeFeedStore } from './change-feed.store.ts';
 
 /** A table of which every node keeps what counts in memory. */
 export interface ChangeSource {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 import { recordAction } from '../audit/audit.store.ts';
-import { ChangeFeed } from '../cluster/changes.ts';
+import { ChangeFeed } from '../cluster/change-feed.ts';
 import { InFlightTransactionsStore } from '../cluster/grace.store.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import { messageOf } from '../core/errors.ts';
@@ -12,9 +12,9 @@ import type { Position } from '../core/position.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { entryOf } from './audit-entry.ts';
 import type { Erasure } from './erasure.ts';
-import { ErasureRegistry } from './erasures.ts';
-import { ErasureRegistryStore } from './erasures.store.ts';
-import { ErasureWorkerStore } from './erasing.store.ts';
+import { ErasureRegistry } from './erasure-registry.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
+import { ErasureWorkerStore } from './erasure-worker.store.ts';
 
 /** Erasures that a node left behind are looked for this often, in ms. */
 const TICK_MS = 1_000;

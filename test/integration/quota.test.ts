@@ -1,11 +1,11 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/changes.ts';
-import { ChangeFeedStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
-import { Quotas } from '../../src/log/accounts.ts';
+import { Quotas } from '../../src/log/quota.ts';
 import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import { z } from 'zod';
 import { beingErased, nowBeingErased } from '../postgres/erased.ts';
 import type { Statement } from '../postgres/pool.ts';

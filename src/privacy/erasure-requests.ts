@@ -1,17 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
-import { AuditedTransactions } from '../admin/acts.ts';
+import { AuditedTransactions } from '../admin/audited-transactions.ts';
 import { notFound } from '../admin/path-id.ts';
 import type { Principal } from '../http/principal.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { orderedBy } from './audit-entry.ts';
-import { ErasureWorker } from './eraser.ts';
+import { ErasureWorker } from './erasure-worker.ts';
 import { targetOf, type ErasureView } from './erasure.ts';
-import { ErasureRegistry } from './erasures.ts';
-import { ErasureRegistryStore } from './erasures.store.ts';
+import { ErasureRegistry } from './erasure-registry.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
 
 /** How long whoever ordered an erasure waits for its end, in ms: longer than all but large ones take. */
 const PATIENCE_MS = 5_000;

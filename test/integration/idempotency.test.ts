@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { AppendStore } from '../../src/log/append.store.ts';
-import { IdempotencyRecords } from '../../src/log/known-keys.ts';
+import { IdempotencyRecords } from '../../src/log/idempotency.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { holding } from '../support/privacy.ts';
 import { openPools, type TestPools } from '../support/pools.ts';

@@ -1,9 +1,9 @@
 import { Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { ChangeFeed, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import type { Erasure } from './erasure.ts';
-import { ErasureRegistryStore } from './erasures.store.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
 
 /** The erasures that this node has heard of, whichever node was asked for them. */
 @Injectable()

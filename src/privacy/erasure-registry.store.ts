@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
-import { Batcher, KeyedBatcher, type BatcherOptions } from '../../src/concurrency/gather.ts';
+import { Batcher, KeyedBatcher, type BatcherOptions } from '../../src/concurrency/batcher.ts';
 import { eventually } from '../support/eventually.ts';
 
 /** By which crowds are known. It stands still, however long something takes; timers go on. */

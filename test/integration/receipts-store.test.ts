@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { tenantIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { widthClassOf } from '../../src/receipts/intervals.ts';
-import type { ConnectionOpened, SendInterval } from '../../src/receipts/ledger.store.ts';
+import type { ConnectionOpened, SendInterval } from '../../src/receipts/receipts.store.ts';
 import { NodeName } from '../../src/cluster/node-name.ts';
 import { NodesStore } from '../../src/cluster/nodes.store.ts';
 import { asPosition, positionOfTime, START } from '../../src/core/position.ts';

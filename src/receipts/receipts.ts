@@ -6,9 +6,9 @@ import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { ReceiptsStore, type OfStream } from './ledger.store.ts';
+import { ReceiptsStore, type OfStream } from './receipts.store.ts';
 import { OpenIntervals, type Reader, type SentInterval, type SentSource } from './open-intervals.ts';
-import { writeChunked, CHUNKS, CHUNKS_OF_ENDS } from '../concurrency/parts.ts';
+import { writeChunked, CHUNKS, CHUNKS_OF_ENDS } from '../concurrency/chunked-writes.ts';
 
 type Opened = Parameters<ReceiptsStore['recordConnections']>[1][number];
 type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];

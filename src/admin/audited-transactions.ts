@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify';
 import type { Action } from '../audit/audit.ts';
 import { recordAction } from '../audit/audit.store.ts';
 import type { Principal } from '../http/principal.ts';
-import { ChangeFeed } from '../cluster/changes.ts';
+import { ChangeFeed } from '../cluster/change-feed.ts';
 import type { Pool } from '../postgres/pool.ts';
 import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
 import { namingTenant, type RunOfTenant } from '../postgres/tenant-pool.ts';

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { databaseUnavailable, isUnavailable } from '../postgres/pool.ts';
 import { Problem } from '../core/errors.ts';
-import { KeyedBatcher } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { AppendStore, type IdempotencyKey, type Remembered } from './append.store.ts';
 import type { Stored } from '../core/notification.ts';

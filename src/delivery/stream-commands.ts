@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { ChangeFeed, type ChangeSource } from '../cluster/changes.ts';
-import { StreamCommandsStore, type StoredStreamCommand } from './stream-orders.store.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
+import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
 
 /** What open streams are told by whichever node was asked: to close, or to go on with a new token. */
 @Injectable()
