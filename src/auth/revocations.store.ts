@@ -170,9 +170,9 @@ export class RevocationsStore {
     }
   }
 
-  /** Those that were not visible in the snapshot `horizon`. */
-  async since(horizon: string): Promise<readonly InForce[]> {
-    return (await this.changes.rows<InForceRow>(SINCE, [horizon])).map(inForceOf);
+  /** Those that were not visible in the snapshot `snapshot`. */
+  async since(snapshot: string): Promise<readonly InForce[]> {
+    return (await this.changes.rows<InForceRow>(SINCE, [snapshot])).map(inForceOf);
   }
 }
 

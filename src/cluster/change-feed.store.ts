@@ -11,8 +11,8 @@ export interface ChangeSnapshot {
 }
 
 const HORIZON: Statement = {
-  name: 'changes_horizon',
-  text: `select pg_current_snapshot()::text as horizon, pg_postmaster_start_time()::text as server`,
+  name: 'change_feed_snapshot',
+  text: `select pg_current_snapshot()::text as snapshot, pg_postmaster_start_time()::text as server`,
 };
 
 /**
@@ -30,7 +30,7 @@ export class ChangeFeedStore {
 
   async snapshot(): Promise<ChangeSnapshot> {
     const [row] = await this.pool.rows<ChangeSnapshot & Record<string, unknown>>(HORIZON);
-    if (row === undefined) throw new Error('The database named no horizon.');
+    if (row === undefined) throw new Error('The database named no snapshot.');
     return row;
   }
 }

@@ -25,7 +25,7 @@ export interface ChangeSource {
 export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
   readonly #sources: ChangeSource[] = [];
   readonly #logger = new Logger(ChangeFeed.name);
-  #horizon: string | undefined;
+  #snapshot: string | undefined;
   #server: string | undefined;
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
@@ -92,7 +92,7 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
   }
 
   async #look(): Promise<void> {
-    const since = this.#horizon;
+    const since = this.#snapshot;
     const { snapshot, server } = await this.store.snapshot();
     // Another server: a standby may have been promoted that had not received everything. Or a dump was restored.
     const anew = since === undefined || server !== this.#server || xmin(snapshot) < xmin(since);
@@ -103,7 +103,7 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
     // All of them, also when one has failed: what a slow one has read would otherwise be applied over the next look.
     const failed = (await Promise.allSettled(looks)).find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
-    this.#horizon = snapshot;
+    this.#snapshot = snapshot;
     this.#server = server;
   }
 }

@@ -84,7 +84,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   }
 
   /** Some node found that the user has too many. */
-  reconcile({ tenantId, user, at }: StoredStreamCommand & { readonly kind: 'recount' }): void {
+  reconcile({ tenantId, user, at }: StoredStreamCommand & { readonly kind: 'reconcile' }): void {
     if (this.hubs.ofUser(tenantId, user).length > 0) this.#orders.next({ tenantId, user, at });
   }
 

@@ -28,8 +28,8 @@ export type StreamCommand =
       readonly renewed: Renewed;
     };
 
-/** An order as it was stored; `at` by the database's clock, in ms since 1970. `recount`: the user may have too many streams. */
-export type StoredStreamCommand = (StreamCommand | { readonly kind: 'recount'; readonly user: UserId }) & {
+/** An order as it was stored; `at` by the database's clock, in ms since 1970. `reconcile`: the user may have too many streams. */
+export type StoredStreamCommand = (StreamCommand | { readonly kind: 'reconcile'; readonly user: UserId }) & {
   readonly tenantId: TenantId;
   readonly id: string;
   readonly at: number;
@@ -41,9 +41,9 @@ export type StoredStreamCommand = (StreamCommand | { readonly kind: 'recount'; r
  * is being erased, which ends every stream of theirs.
  */
 const INSERT: Statement = {
-  name: 'stream_order_insert',
+  name: 'stream_command_insert',
   text: `
-insert into stream_orders (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
+insert into stream_commands (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
 select $1, $2, $3, $4, $5, $6,
   clock_timestamp() + case when $3 = 'renew' then interval '15 minutes' else interval '1 day' end
 where not ${beingErased('$4::text')}
@@ -51,19 +51,19 @@ returning order_id`,
 };
 
 /* What nobody has heard after a minute somebody has found again. */
-const RECOUNT: Statement = {
-  name: 'stream_order_recount',
+const RECONCILE: Statement = {
+  name: 'stream_command_reconcile',
   text: `
-insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
-select $1, gen_random_uuid(), 'recount', user_id, clock_timestamp() + interval '1 minute' from unnest($2::text[]) as u (user_id)`,
+insert into stream_commands (tenant_id, order_id, kind, user_id, expires_at)
+select $1, gen_random_uuid(), 'reconcile', user_id, clock_timestamp() + interval '1 minute' from unnest($2::text[]) as u (user_id)`,
 };
 
 /* Of all tenants: which of them have streams here is looked up in memory. */
 const SINCE: Statement = {
-  name: 'stream_order_since',
+  name: 'stream_command_since',
   text: `
 select tenant_id, order_id, kind, user_id, connection_id, renewed, (extract(epoch from at) * 1000)::float8 as at
-from stream_orders where ${NOT_IN_SNAPSHOT} order by at`,
+from stream_commands where ${NOT_IN_SNAPSHOT} order by at`,
 };
 
 const renewedSchema = z.object({
@@ -81,7 +81,7 @@ type Row = Record<string, unknown> & {
 } & (
     | { readonly kind: 'close'; readonly connection_id: string }
     | { readonly kind: 'disconnect'; readonly user_id: UserId }
-    | { readonly kind: 'recount'; readonly user_id: UserId }
+    | { readonly kind: 'reconcile'; readonly user_id: UserId }
     | {
         readonly kind: 'renew';
         readonly connection_id: string;
@@ -118,12 +118,12 @@ export class StreamCommandsStore {
 
   /** As a statement of its own. */
   async reconcile(tenantId: TenantId, users: readonly UserId[]): Promise<void> {
-    await this.pool.rows(tenantId, RECOUNT, [users]);
+    await this.pool.rows(tenantId, RECONCILE, [users]);
   }
 
-  /** Those that were not visible in the snapshot `horizon`, in their order. */
-  async since(horizon: string): Promise<readonly StoredStreamCommand[]> {
-    return (await this.changes.rows<Row>(SINCE, [horizon])).map(orderOf);
+  /** Those that were not visible in the snapshot `snapshot`, in their order. */
+  async since(snapshot: string): Promise<readonly StoredStreamCommand[]> {
+    return (await this.changes.rows<Row>(SINCE, [snapshot])).map(orderOf);
   }
 }
 
@@ -131,7 +131,7 @@ function orderOf(row: Row): StoredStreamCommand {
   const common = { tenantId: row.tenant_id, id: row.order_id, at: row.at };
   if (row.kind === 'close') return { ...common, kind: 'close', connectionId: row.connection_id };
   if (row.kind === 'disconnect') return { ...common, kind: 'disconnect', user: row.user_id };
-  if (row.kind === 'recount') return { ...common, kind: 'recount', user: row.user_id };
+  if (row.kind === 'reconcile') return { ...common, kind: 'reconcile', user: row.user_id };
   const { tokenId, issuedAt, ...renewed } = renewedSchema.parse(JSON.parse(row.renewed));
   return {
     ...common,

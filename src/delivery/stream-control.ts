@@ -54,7 +54,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
       if (connection !== undefined) this.#admit(connection);
       return;
     }
-    if (order.kind === 'recount') {
+    if (order.kind === 'reconcile') {
       this.replacements.reconcile(order);
       return;
     }

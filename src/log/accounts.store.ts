@@ -15,7 +15,7 @@ const READ: Statement = {
   text: `
 select spent, appended_bytes - removed_bytes as "storedBytes",
   greatest(0, extract(epoch from clock_timestamp() - spent_at) * 1000)::float8 as age
-from streams where tenant_id = $1`,
+from tenant_logs where tenant_id = $1`,
 };
 
 /** The SQL that asks what a tenant has used; what charges it is the append itself. */

@@ -94,11 +94,11 @@ const withAll = (queries: readonly string[]): string =>
  * taken when every transaction is over that may have let in a stream, and before another one may.
  */
 const cut = (name: string, { locks, tenant }: Target, ...more: string[]): Statement => {
-  const stream = `stream as materialized (select head from streams where tenant_id = ${tenant} for update)`;
+  const log = `log as materialized (select head from tenant_logs where tenant_id = ${tenant} for update)`;
   return {
     name,
     text: `
-${withAll([...locks, stream, ...more])}update erasures set position = coalesce((select head from stream), 0),
+${withAll([...locks, log, ...more])}update erasures set position = coalesce((select head from log), 0),
   erased_at = clock_timestamp(), touched_at = clock_timestamp(), transaction = pg_current_xact_id()
 where tenant_id = $1 and erasure_id = $2 and worker = $3 and position is null
 returning position`,
@@ -109,8 +109,8 @@ const CUT_USER = cut('cut_user', USER);
 const CUT_TENANT = cut(
   'cut_tenant',
   TENANT,
-  'ended as (update tenants t set last_head = stream.head from stream where t.tenant_id = $1)',
-  'gone as (delete from streams s using stream where s.tenant_id = $1)',
+  'ended as (update tenants t set last_head = log.head from log where t.tenant_id = $1)',
+  'gone as (delete from tenant_logs s using log where s.tenant_id = $1)',
 );
 
 /* Also by a process that goes on behind another one, to which the nodes have said it already. */
@@ -230,8 +230,8 @@ export class ErasureRegistryStore {
     return await this.changes.rows<ErasureRow>(LOAD);
   }
 
-  /** Those that were not visible in the snapshot `horizon`. */
-  async since(horizon: string): Promise<readonly Erasure[]> {
-    return await this.changes.rows<ErasureRow>(SINCE, [horizon]);
+  /** Those that were not visible in the snapshot `snapshot`. */
+  async since(snapshot: string): Promise<readonly Erasure[]> {
+    return await this.changes.rows<ErasureRow>(SINCE, [snapshot]);
   }
 }

@@ -50,7 +50,7 @@ const noted = (name: string) => `noted as (
 
 /* What is gone is not kept any more; what lies below the floor has not been for a while. */
 const PAID_BACK = `paid_back as (
-  update streams s set removed_bytes = s.removed_bytes + (select coalesce(sum(size), 0) from gone where position > s.floor)
+  update tenant_logs s set removed_bytes = s.removed_bytes + (select coalesce(sum(size), 0) from gone where position > s.floor)
   where s.tenant_id = $1 and exists (select from gone)
 ), `;
 

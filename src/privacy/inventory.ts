@@ -34,11 +34,11 @@ export function personalDataOfUser({ user, upTo }: { readonly user: string; read
       key: [['hash', 'bytea']],
       which: `t.principal::json ->> 'subject' = ${user}`,
     },
-    orders: { table: 'stream_orders', key: [['order_id', 'uuid']], which },
+    orders: { table: 'stream_commands', key: [['order_id', 'uuid']], which },
     sent: {
       table: 'sends',
       key: [
-        ['level', 'smallint'],
+        ['width_class', 'smallint'],
         ['to_position', 'bigint'],
         ['device_id', 'text'],
         ['connection_id', 'uuid'],
@@ -90,13 +90,13 @@ export const DATA_OF_TENANT = {
     ],
   },
   tickets: { table: 'stream_tickets', key: [['hash', 'bytea']] },
-  orders: { table: 'stream_orders', key: [['order_id', 'uuid']] },
+  orders: { table: 'stream_commands', key: [['order_id', 'uuid']] },
   revocations: { table: 'revocations', key: [['revocation_id', 'uuid']] },
   sent: {
     table: 'sends',
     key: [
       ['user_id', 'text'],
-      ['level', 'smallint'],
+      ['width_class', 'smallint'],
       ['to_position', 'bigint'],
       ['device_id', 'text'],
       ['connection_id', 'uuid'],

@@ -82,8 +82,8 @@ with comer as materialized (
   from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, stored_to bigint, latest boolean, most int)
 ), arrival as materialized (
   select * from comer where not held
-), stream as materialized (
-  select head, floor, beginning from streams where tenant_id = $1
+), log as materialized (
+  select head, floor, beginning from tenant_logs where tenant_id = $1
 ), known as materialized (
   select device.user_id, device.device_id, device.cursor
   from (select distinct user_id, device_id from arrival order by user_id, device_id) a
@@ -107,7 +107,7 @@ with comer as materialized (
     coalesce(a.resume <= s.head, false) as resumed,
     case when a.resume <= s.head then a.resume when a.latest then s.head end as target
   from arrival a
-  cross join stream s
+  cross join log s
   left join known k on k.user_id = a.user_id and k.device_id = a.device_id
   where (select count(*) from known) >= 0
 ), step as materialized (
@@ -147,14 +147,14 @@ with comer as materialized (
   left join newcomer new on new.user_id = s.user_id and new.device_id = s.device_id
   left join created c on c.user_id = s.user_id and c.device_id = s.device_id
 ), confirmed as (
-  insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
+  insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume, topics)
   select $1, user_id, device_id, first, stored_to, width_bucket(stored_to - first - 1, $3::bigint[]), true, topics
   from (select *, greatest(before, beginning) as first from settled) s
   where settled and resumed and stored_to > first and stored_to > floor
 )
 select n, settled, case when excess then 'too-many-devices' end as refused, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
 union all
-select n, false, 'being-erased', floor, head, floor, 0 from comer cross join stream where held`,
+select n, false, 'being-erased', floor, head, floor, 0 from comer cross join log where held`,
 };
 
 /** The tenant has no stream row yet. */

@@ -84,11 +84,11 @@ where c.tenant_id = $1 and c.connection_id = e.connection_id and c.until is null
 const RECORD_SENDS: Statement = {
   name: 'record_sends',
   text: `
-insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
-select $1, i.user_id, i.device_id, i.connection_id, i.from_position, i.to_position, i.level, to_timestamp(i.at / 1000), i.replayed
+insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
+select $1, i.user_id, i.device_id, i.connection_id, i.from_position, i.to_position, i.width_class, to_timestamp(i.at / 1000), i.replayed
 from unnest($2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::smallint[], $8::float8[], $9::bool[], $10::float8[])
-  as i (user_id, device_id, connection_id, from_position, to_position, level, at, replayed, opened_at)
-cross join streams s
+  as i (user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed, opened_at)
+cross join tenant_logs s
 where s.tenant_id = $1 and i.to_position > s.floor and not ${wasErased('i.user_id', timeOf('i.opened_at'))}
 on conflict do nothing`,
 };

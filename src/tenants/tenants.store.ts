@@ -57,8 +57,8 @@ with tenant as (
     transaction = pg_current_xact_id()
     where tenants.status = 'deleted'
   returning *
-), stream as (
-  insert into streams (tenant_id, head, floor, beginning)
+), log as (
+  insert into tenant_logs (tenant_id, head, floor, beginning)
   select tenant_id, last_head, last_head, position_at(now()) from tenant on conflict do nothing
 )
 select ${COLUMNS} from tenant`,

@@ -53,9 +53,9 @@ const openIds = async (tenant: string, user = 'alice'): Promise<string[]> =>
   ).map(({ id }) => id);
 
 /** Orders by which all nodes count the streams of a user: not needed where one node has all of them. */
-const recounts = async (tenant: string) =>
+const reconciliations = async (tenant: string) =>
   await nodes.here.database.query(
-    `select order_id from stream_orders where tenant_id = $1 and kind = 'reconcile'`,
+    `select order_id from stream_commands where tenant_id = $1 and kind = 'reconcile'`,
     [tenant],
   );
 
@@ -90,11 +90,11 @@ async function untilLookedAt(
 /** As if orders to count again had been given later than they were. */
 function givenLater(services: readonly Service[]): () => void {
   const spies = services.map(({ app }) => {
-    const replacements = app.get(Eviction);
-    const recount = replacements.reconcile.bind(replacements);
+    const eviction = app.get(Eviction);
+    const reconcile = eviction.reconcile.bind(eviction);
     return jest
-      .spyOn(replacements, 'reconcile')
-      .mockImplementation((order) => recount({ ...order, at: order.at + MORE_MS }));
+      .spyOn(eviction, 'reconcile')
+      .mockImplementation((order) => reconcile({ ...order, at: order.at + MORE_MS }));
   });
   return () => spies.forEach((spy) => spy.mockRestore());
 }
@@ -106,7 +106,7 @@ describe('a user over the limit', () => {
     const [oldest, older] = [await nodes.open(nodes.here, token), await nodes.open(nodes.here, token)];
     const newest = await nodes.open(nodes.here, token);
     const retryAfterMs = await expectBye(oldest, 'replaced');
-    expect(await recounts(tenant)).toEqual([]);
+    expect(await reconciliations(tenant)).toEqual([]);
     expect(retryAfterMs).toBeGreaterThanOrEqual(30_000);
     await nodes.expectAlive(tenant, [older, newest]);
   });
@@ -232,7 +232,7 @@ describe('what has ended does not count', () => {
       const again = await slow.open(slow.here, token);
       await eventually(async () =>
         expect(
-          await database.query(`select from stream_orders where tenant_id = $1 and kind = 'reconcile'`, [
+          await database.query(`select from stream_commands where tenant_id = $1 and kind = 'reconcile'`, [
             tenant,
           ]),
         ).not.toEqual([]),

@@ -426,7 +426,7 @@ describe('what a tenant keeps', () => {
       const [row] = await one.database.query<{ kept: number; counted: number }>(
         `select appended_bytes - removed_bytes as kept,
            (select sum(size) from notifications n where n.tenant_id = s.tenant_id)::int as counted
-         from streams s where tenant_id = $1`,
+         from tenant_logs s where tenant_id = $1`,
         [tenant],
       );
       return row;

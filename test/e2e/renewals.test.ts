@@ -86,7 +86,7 @@ async function settle(tenant: string, stream: StreamClient): Promise<void> {
 }
 
 const ordersOf = async (tenant: string) =>
-  (await here.database.query('select from stream_orders where tenant_id = $1', [tenant])).length;
+  (await here.database.query('select from stream_commands where tenant_id = $1', [tenant])).length;
 
 describe('by the clock,', () => {
   const HOUR_MS = 3_600_000;
@@ -221,7 +221,7 @@ describe('a renewal counts', () => {
     await slow.connect();
     await slow.query('begin');
     await slow.query(
-      `insert into stream_orders (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
+      `insert into stream_commands (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
        values ($1, gen_random_uuid(), 'renew', 'alice', $2, $3, now() + interval '1 day')`,
       [
         tenant,
@@ -251,7 +251,7 @@ describe('a renewal is answered 202', () => {
       const token = userToken({ tenant });
       const stream = await openLive(fragile, token);
       const next = userToken({ tenant, topics: ['news'] });
-      const lost = proxy.lose(loss, 'stream_order_insert');
+      const lost = proxy.lose(loss, 'stream_command_insert');
       expect(await renew(fragile, token, connectionOf(stream), next)).toMatchObject({
         status: 503,
         body: { code: 'database_unavailable' },

@@ -408,7 +408,7 @@ test('an order that a node hears late, since it could not ask, ends what was ope
   const hearing = new AbortController();
   // All else that it asks of the database is answered.
   const losing = (async () => {
-    while (!hearing.signal.aborted) await proxy.lose('statement', 'changes_horizon');
+    while (!hearing.signal.aborted) await proxy.lose('statement', 'change_feed_snapshot');
   })();
   await deaf.app.get(ChangeFeed).now();
   await disconnect(here, tenant, 'alice');

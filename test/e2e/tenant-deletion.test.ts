@@ -85,7 +85,7 @@ async function furnish(service: Service, tenant: string): Promise<void> {
 test('every table with rows of tenants is among those that are emptied', async () => {
   const database = await createDatabase();
   const tables = await tablesOfTenants(database);
-  const kept = ['audit_log', 'streams', 'tenants'];
+  const kept = ['audit_log', 'tenant_logs', 'tenants'];
   expect(
     Object.values<{ table: string }>(DATA_OF_TENANT)
       .map(({ table }) => table)
@@ -239,7 +239,7 @@ describe('a tenant that is deleted', () => {
     await publish(there.url, publisher, item('alice'));
     const release = await holding(
       here.database,
-      `select from streams where tenant_id = '${tenant}' for update`,
+      `select from tenant_logs where tenant_id = '${tenant}' for update`,
     );
     const first = post(`${there.url}/v1/notifications`, publisher, item('alice'));
     await untilHeld(here.database, 'with stream as');

@@ -40,10 +40,12 @@ describe('an acknowledgement', () => {
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
     expect(
       await bench.database.query(
-        'select from_position, to_position, by_resume, topics, level from acks where tenant_id = $1',
+        'select from_position, to_position, by_resume, topics, width_class from acks where tenant_id = $1',
         [tenant],
       ),
-    ).toEqual([{ from_position: 0, to_position: 30, by_resume: false, topics: ['news', '{"x"}'], level: 0 }]);
+    ).toEqual([
+      { from_position: 0, to_position: 30, by_resume: false, topics: ['news', '{"x"}'], width_class: 0 },
+    ]);
   });
 
   test('leaves when the device connected, and with which topics, as it was', async () => {
@@ -93,7 +95,7 @@ describe('an acknowledgement', () => {
 
   test('in a tenant that has no log yet is ahead of it', async () => {
     const tenant = await bench.tenant();
-    await bench.database.query('delete from streams where tenant_id = $1', [tenant]);
+    await bench.database.query('delete from tenant_logs where tenant_id = $1', [tenant]);
     expect(await node.acks.acknowledge(tenant, [ack(1), ack(0)])).toEqual(['ahead', 'device_unknown']);
   });
 
@@ -196,7 +198,7 @@ describe('many acknowledgements at once', () => {
   });
 });
 
-test('the level of every stored interval is the one that readers compute', async () => {
+test('the width class of every stored interval is the one that readers compute', async () => {
   const edges = CLASS_WIDTHS.flatMap((width) => [width - 1, width, width + 1]).filter(
     (width) => width < 2 ** 45,
   );
@@ -205,13 +207,14 @@ test('the level of every stored interval is the one that readers compute', async
   for (const { upTo } of acks) await node.partitions.ensureCovering(upTo);
   const tenant = await tenantWith(['phone'], { head: cursor });
   await node.acks.acknowledge(tenant, acks);
-  const rows = await bench.database.query<{ from_position: number; to_position: number; level: number }>(
-    'select * from acks where tenant_id = $1',
-    [tenant],
-  );
+  const rows = await bench.database.query<{
+    from_position: number;
+    to_position: number;
+    width_class: number;
+  }>('select * from acks where tenant_id = $1', [tenant]);
   expect(rows).toHaveLength(edges.length);
-  for (const { from_position, to_position, level } of rows) {
-    expect(level).toBe(widthClassOf(asPosition(from_position), asPosition(to_position)));
+  for (const { from_position, to_position, width_class } of rows) {
+    expect(width_class).toBe(widthClassOf(asPosition(from_position), asPosition(to_position)));
   }
 });
 

@@ -111,7 +111,7 @@ test.each(['deleting', 'deleted'])(
     const { ingest, batches } = node();
     await expect(ingest.publish(tenant, publication())).rejects.toMatchObject({ code: 'tenant_unknown' });
     expect(batches).toEqual([]);
-    expect(await database.query('select from streams where tenant_id = $1', [tenant])).toEqual([]);
+    expect(await database.query('select from tenant_logs where tenant_id = $1', [tenant])).toEqual([]);
   },
 );
 
@@ -223,7 +223,7 @@ describe('positions', () => {
     expect(Math.floor(first / 4096)).toBeGreaterThanOrEqual(before ?? Infinity);
     expect(Math.floor(first / 4096)).toBeLessThanOrEqual((await clock()) ?? 0);
     const ahead = first + 4096 * 3_600_000;
-    await database.query('update streams set head = $2 where tenant_id = $1', [tenant, ahead]);
+    await database.query('update tenant_logs set head = $2 where tenant_id = $1', [tenant, ahead]);
     const next = await ingest.publish(tenant, publication([draft(), draft()]));
     expect(next.first).toBe(ahead + 1);
     expect((await positionsOf(tenant)).slice(-2)).toEqual([ahead + 1, ahead + 2]);
@@ -234,7 +234,7 @@ describe('positions', () => {
     const { ingest, store } = node();
     await store.ensureTenant(tenant);
     const beginning = positionOfTime(Date.now() + 3_600_000);
-    await database.query('update streams set beginning = $2 where tenant_id = $1', [tenant, beginning]);
+    await database.query('update tenant_logs set beginning = $2 where tenant_id = $1', [tenant, beginning]);
     expect((await ingest.publish(tenant, publication())).first).toBe(beginning + 1);
   });
 

@@ -38,7 +38,7 @@ afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end()));
   await Promise.all(nodes.splice(0).map((node) => node.stop()));
   await database.query('delete from revocations');
-  await database.query('delete from stream_orders');
+  await database.query('delete from stream_commands');
 });
 afterAll(async () => {
   await database.drop();
@@ -94,7 +94,7 @@ class Node {
 }
 
 /** The oldest transaction that was under way. */
-const xmin = (horizon: string): bigint => BigInt(horizon.split(':', 1)[0] ?? '');
+const xmin = (snapshot: string): bigint => BigInt(snapshot.split(':', 1)[0] ?? '');
 
 /** A source that says what it was asked, and holds the answer back for as long as a test likes. */
 class Witness implements ChangeSource {
@@ -130,7 +130,7 @@ const REVOKE = `
 insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
 values ('acme', gen_random_uuid(), 'token', $1, now() + interval '1 hour')`;
 const ORDER = `
-insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+insert into stream_commands (tenant_id, order_id, kind, user_id, expires_at)
 values ('acme', gen_random_uuid(), 'disconnect', $1, now() + interval '1 hour')`;
 
 const revoke = (token: string) => database.query(REVOKE, [token]);
@@ -226,8 +226,10 @@ describe('a transaction that took its id early and commits late', () => {
     await database.query(ORDER, ['early']);
     await revoke('a');
     for (let i = 0; i < 4; i += 1) await node.changes.now();
-    // The horizon does not pass it, so each look reads all of it. Other databases of the server have transactions, too.
-    const passed = witness.asked.slice(1).filter((horizon) => !(xmin(horizon) <= BigInt(rows[0]?.id ?? '')));
+    // The snapshot does not pass it, so each look reads all of it. Other databases of the server have transactions, too.
+    const passed = witness.asked
+      .slice(1)
+      .filter((snapshot) => !(xmin(snapshot) <= BigInt(rows[0]?.id ?? '')));
     expect([witness.asked.length > 3, passed]).toEqual([true, []]);
     expect(received).toEqual(['early']);
     expect(node.revoked(['a', 'b'])).toEqual(['a']);

@@ -235,7 +235,7 @@ test('every connect stores the topics of its token and when the device was seen'
 
 test('a tenant without a stream row is an error and not an empty answer', async () => {
   const tenant = await bench.tenant();
-  await bench.database.query('delete from streams where tenant_id = $1', [tenant]);
+  await bench.database.query('delete from tenant_logs where tenant_id = $1', [tenant]);
   await expect(node.arrivals.register(tenant, [arrival()])).rejects.toThrow(
     `no stream row for tenant ${tenant}`,
   );
@@ -363,7 +363,7 @@ describe('a twin on another node', () => {
     await node.arrivals.register(tenant, [arrival()]);
     const [arrived] = await bench.whileHolding(
       `with moved as (update devices set cursor = 60 where tenant_id = $1)
-       insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume) values ($1, 'alice', 'phone', 0, 60, 0, false)`,
+       insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume) values ($1, 'alice', 'phone', 0, 60, 0, false)`,
       [tenant],
       () => node.arrivals.register(tenant, [arrival({ resume: 80 })]),
     );
@@ -378,7 +378,7 @@ describe('a twin on another node', () => {
     const tenant = await bench.tenant({ head: 100 });
     await node.arrivals.register(tenant, [arrival()]);
     const [arrived] = await bench.whileHolding(
-      `with published as (update streams set head = 150 where tenant_id = $1) update devices set cursor = 140 where tenant_id = $1`,
+      `with published as (update tenant_logs set head = 150 where tenant_id = $1) update devices set cursor = 140 where tenant_id = $1`,
       [tenant],
       () => node.arrivals.register(tenant, [arrival()]),
     );

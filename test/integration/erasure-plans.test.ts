@@ -22,15 +22,15 @@ async function crowd(bench: LedgerBench, { partitions }: LedgerNode): Promise<vo
   const partitioned = [
     `insert into notifications (tenant_id, position, id, user_id, type, data, size, publisher)
      select 't-' || n % 100, day - n, gen_random_uuid(), 'u-' || n % 50, 't', '1', 1, 'p' ${each}`,
-    `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+    `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
      select 't-' || n % 100, 'u-' || n % 50, 'd', gen_random_uuid(), day - n - 1, day - n, n % 4, now(), false ${each}`,
-    `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume)
+    `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume)
      select 't-' || n % 100, 'u-' || n % 50, 'd', day - n - 1, day - n, 0, false ${each}`,
   ];
   for (const sql of partitioned) await bench.database.query(sql, [days]);
   const plain = [
     `insert into tenants (tenant_id) select 't-' || n from generate_series(0, 9999) n`,
-    `insert into streams (tenant_id, head) select 't-' || n, ${days[2]} from generate_series(0, 9999) n`,
+    `insert into tenant_logs (tenant_id, head) select 't-' || n, ${days[2]} from generate_series(0, 9999) n`,
     `insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids)
      select 't-' || n % 100, 'p', n::text, '', ${days[2]} - n, array[gen_random_uuid()] from generate_series(1, 10000) n`,
     `insert into devices (tenant_id, user_id, device_id, cursor) select 't-' || n % 100, 'u-' || n, 'd', 0 from generate_series(1, 10000) n`,
@@ -39,7 +39,7 @@ async function crowd(bench: LedgerBench, { partitions }: LedgerNode): Promise<vo
     `insert into connection_counts (tenant_id, node, connections) select 't-' || n % 100, n, 1 from generate_series(1, 10000) n`,
     `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
      select 't-' || n % 100, gen_random_uuid(), 'token', n::text, now() + interval '1 d' from generate_series(1, 10000) n`,
-    `insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+    `insert into stream_commands (tenant_id, order_id, kind, user_id, expires_at)
      select 't-' || n % 100, gen_random_uuid(), 'disconnect', n::text, now() + interval '1 d' from generate_series(1, 10000) n`,
     `insert into stream_tickets (tenant_id, hash, principal, expires_at)
      select 't-' || n % 100, sha256(n::text::bytea), '{}', now() + interval '1 d' from generate_series(1, 10000) n`,

@@ -18,7 +18,7 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     const days = [2, 1, 0].map((ago) => positionOfTime(now - ago * DAY_MS));
     for (const day of days) await partitions.ensureCovering(day);
     await bench.database.query(
-      `insert into streams (tenant_id, head) select 't-' || n, $1 from generate_series(0, 1999) n`,
+      `insert into tenant_logs (tenant_id, head) select 't-' || n, $1 from generate_series(0, 1999) n`,
       [days[2]],
     );
     await bench.database.query(
@@ -62,7 +62,7 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
       'read_account',
       'backlog',
       'log_after',
-      'stream_states',
+      'log_heads',
     ]);
     for (const ran of pools.ran) {
       const { name } = ran.statement;

@@ -91,7 +91,7 @@ const append = async (tenant: TenantId, publications: readonly Publication[], ra
 /** As if the last append had been so long ago by the clock of the database; a negative time if that was set back since. */
 const age = (tenant: TenantId, seconds: number) =>
   database.query(
-    `update streams set spent_at = clock_timestamp() - make_interval(secs => $2) where tenant_id = $1`,
+    `update tenant_logs set spent_at = clock_timestamp() - make_interval(secs => $2) where tenant_id = $1`,
     [tenant, seconds],
   );
 
@@ -234,7 +234,7 @@ describe('what a node knows of an account', () => {
     try {
       for (const _ of [1, 2, 3]) expect(await refused(1)).toBe('storage_full');
       expect(reading.reads).toBe(2);
-      await database.query(`update streams set removed_bytes = 60 where tenant_id = $1`, [tenant]);
+      await database.query(`update tenant_logs set removed_bytes = 60 where tenant_id = $1`, [tenant]);
       clock.mockReturnValue(now + 990);
       // What remembers the second looks at the clock once a millisecond.
       await sleep(5);

@@ -119,11 +119,11 @@ describe('connections', () => {
 describe('sends', () => {
   const stored = (tenant: TenantId) =>
     bench.database.query(
-      'select user_id, device_id, from_position, to_position, level, at, replayed from sends where tenant_id = $1 order by to_position, user_id',
+      'select user_id, device_id, from_position, to_position, width_class, at, replayed from sends where tenant_id = $1 order by to_position, user_id',
       [tenant],
     );
 
-  test('are intervals with their level, their time, and whether they were replayed', async () => {
+  test('are intervals with their width class, their time, and whether they were replayed', async () => {
     const tenant = await bench.tenant();
     await node.ledger.recordSends(tenant, [
       interval(0, 2 ** 22, { replayed: true }),
@@ -135,7 +135,7 @@ describe('sends', () => {
         device_id: 'null',
         from_position: 5,
         to_position: 9,
-        level: 0,
+        width_class: 0,
         at: new Date(AT),
         replayed: false,
       },
@@ -144,7 +144,7 @@ describe('sends', () => {
         device_id: 'phone',
         from_position: 0,
         to_position: 2 ** 22,
-        level: widthClassOf(START, asPosition(2 ** 22)),
+        width_class: widthClassOf(START, asPosition(2 ** 22)),
         at: new Date(AT),
         replayed: true,
       },
@@ -313,14 +313,14 @@ describe('every statement of the ledger, among many tenants, devices and days', 
     const day = 24 * 3_600_000 * 4096;
     await Promise.all([0, 1, 2, 3].map((n) => own.partitions.ensureCovering(asPosition(n * day))));
     await crowded.database.query(
-      `insert into streams (tenant_id, head) select 't-' || n, ${4 * day - 1} from generate_series(1, 5000) n`,
+      `insert into tenant_logs (tenant_id, head) select 't-' || n, ${4 * day - 1} from generate_series(1, 5000) n`,
     );
     await crowded.database.query(
       `insert into devices (tenant_id, user_id, device_id, cursor)
        select 't-' || n % 100, 'u-' || n / 10, 'd-' || n % 3, 0 from generate_series(1, 20000) n on conflict do nothing`,
     );
     await crowded.database.query(
-      `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume)
+      `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume)
        select 't-' || n % 100, 'u-' || n / 10, 'd-' || n % 3, ${day}::bigint * d + n, ${day}::bigint * d + n + 1, 0, false
        from generate_series(1, 5000) n, generate_series(0, 3) d on conflict do nothing`,
     );

@@ -214,7 +214,7 @@ test('a tenant that is created can be published to, and is created once', async 
     pool.transaction(acme, (run) => store.create(run, acme, { ...ordinary, name: 'Acme' }));
   const made = await Promise.all([create(), create(), create()]);
   expect(made.filter((tenant) => tenant !== undefined)).toMatchObject([{ id: 'acme', name: 'Acme' }]);
-  expect(await database.query(`select tenant_id, head from streams`)).toEqual([
+  expect(await database.query(`select tenant_id, head from tenant_logs`)).toEqual([
     { tenant_id: 'acme', head: 0 },
   ]);
 });

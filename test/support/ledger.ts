@@ -77,7 +77,7 @@ export class LedgerBench {
   async tenant({ head = 100, floor = 0 } = {}): Promise<TenantId> {
     this.#tenants += 1;
     const tenantId = tenantIdSchema.parse(`tenant-${this.#tenants}`);
-    await this.database.query('insert into streams (tenant_id, head, floor) values ($1, $2, $3)', [
+    await this.database.query('insert into tenant_logs (tenant_id, head, floor) values ($1, $2, $3)', [
       tenantId,
       head,
       floor,
@@ -87,7 +87,7 @@ export class LedgerBench {
 
   async setStream(tenantId: TenantId, { head, floor }: { head?: number; floor?: number }): Promise<void> {
     await this.database.query(
-      'update streams set head = coalesce($2, head), floor = coalesce($3, floor) where tenant_id = $1',
+      'update tenant_logs set head = coalesce($2, head), floor = coalesce($3, floor) where tenant_id = $1',
       [tenantId, head ?? null, floor ?? null],
     );
   }

@@ -37,7 +37,7 @@ function node() {
   replacements.onModuleInit();
   const order = (ago: number) =>
     replacements.reconcile({
-      kind: 'recount',
+      kind: 'reconcile',
       id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70',
       tenantId: tenantIdSchema.parse('acme'),
       user: userIdSchema.parse('alice'),

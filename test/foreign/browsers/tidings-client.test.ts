@@ -335,7 +335,9 @@ describeInBrowsers((installed) => {
         await expectGot(sent);
         await eventually(async () => expect(await page.evaluate('window.renewals')).toBe(1), PATIENCE);
         const renewed = () =>
-          crossing.database.query(`select from stream_orders where user_id = $1 and kind = 'renew'`, [user]);
+          crossing.database.query(`select from stream_commands where user_id = $1 and kind = 'renew'`, [
+            user,
+          ]);
         await eventually(async () => expect(await renewed()).toHaveLength(1), PATIENCE);
         await crossing.app.get(ChangeFeed).now();
         clock.set(first);
