@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** By what nodes know the tickets of one another before they ask the database (src/auth/ticket-seal.ts). */
+/** By what nodes know the tickets of one another before they ask the database (src/auth/tickets.ts). */
 export class TicketKey1700000000008 implements MigrationInterface {
   name = 'TicketKey1700000000008';
 

@@ -1,8 +1,8 @@
 import { Module } from '@nestjs/common';
 import { AuditModule } from '../audit/audit.module.ts';
-import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { IssuersModule } from '../auth/issuers.module.ts';
-import { RevocationsModule } from '../auth/revocations.module.ts';
+import { RevocationsModule } from '../auth/revocations.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { AuditedTransactions } from './audited-transactions.ts';

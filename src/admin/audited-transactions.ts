@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { Action } from '../audit/audit.ts';
 import { recordAction } from '../audit/audit.store.ts';
-import type { Principal } from '../http/principal.ts';
+import type { Principal } from '../http/access.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
 import type { Pool } from '../postgres/pool.ts';
 import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';

@@ -1,9 +1,8 @@
 import { Body, Controller, Delete, HttpCode, Param, Post, Req } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
+import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { PaidFrom } from '../auth/budgets.ts';
-import type { Principal } from '../http/principal.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
 import { StreamCommandsStore } from '../delivery/stream-commands.store.ts';

@@ -15,8 +15,7 @@ import {
 } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
-import type { Principal } from '../http/principal.ts';
+import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { IssuersStore } from '../auth/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.schema.ts';

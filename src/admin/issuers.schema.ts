@@ -1,8 +1,7 @@
 import { z } from 'zod';
-import { tenantIdSchema } from '../core/identifiers.ts';
+import { SERVICE_SCOPES, tenantIdSchema } from '../core/identifiers.ts';
 import { ALGORITHMS } from '../auth/issuer.ts';
-import { keptKeySetSchema } from '../auth/key-set.ts';
-import { SERVICE_SCOPES } from '../core/scopes.ts';
+import { keptKeySetSchema } from '../auth/keys.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 export const issuersQuerySchema = z.strictObject({ limit, cursor });

@@ -1,9 +1,8 @@
 import { Body, Controller, Get, Header, Inject, Post, Query, Req } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { z } from 'zod';
-import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
+import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { PaidFrom } from '../auth/budgets.ts';
-import type { Principal } from '../http/principal.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { userIdSchema } from '../core/identifiers.ts';
-import { instantSchema } from '../core/instant.ts';
+import { instantSchema } from '../core/position.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 /** As claims.ts reads it; NUL cannot be stored. */

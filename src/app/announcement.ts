@@ -1,7 +1,5 @@
-import type { Config } from '../core/config.ts';
+import { type Config, isLoopback, VERSION } from '../core/config.ts';
 import { readDatabaseUrl } from '../core/database-url.ts';
-import { isLoopback } from '../core/loopback.ts';
-import { VERSION } from '../core/version.ts';
 
 /** What a start with settings tells people: where it is, on what it works, and what is left out that they may miss. */
 export function announcement(settings: Config, origin: string): string {

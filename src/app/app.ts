@@ -1,23 +1,29 @@
 import 'reflect-metadata';
-import { NestFactory } from '@nestjs/core';
+import { APP_FILTER, NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Params, PARAMS_PROVIDER_TOKEN, PinoLogger } from 'nestjs-pino';
 import type { DestinationStream } from 'pino';
-import { AppModule } from './app.module.ts';
-import type { Config } from '../core/config.ts';
-import { refuseBadHttp } from '../http/bad-http.ts';
-import { admitGradually } from '../http/connection-gate.ts';
-import { deadlinesOf, endConnections, serverOptions, type Deadlines } from '../http/deadlines.ts';
-import { serveInOrder } from '../http/in-order.ts';
-import { acceptJson } from '../http/json-body.ts';
-import { REQUEST_ID_HEADER } from '../telemetry/request-id.ts';
-import { ServiceLogger } from '../telemetry/service-logger.ts';
-import { makeRoom } from '../http/make-room.ts';
-import { sendProblem, toProblem } from '../http/problem.filter.ts';
-
-/** Connections beside those of the streams that a node may have: requests, and streams that are being refused. */
-const BESIDE_STREAMS = 1_000;
+import { type Config, CONFIG, STOP } from '../core/config.ts';
+import { deadlinesOf, serverOptions, type Deadlines } from '../http/connections.ts';
+import { LoggingModule, REQUEST_ID_HEADER, ServiceLogger } from '../telemetry/logging.ts';
+import { buildPipeline } from './pipeline.ts';
+import { ProblemFilter, sendProblem, toProblem } from '../http/problem.filter.ts';
+import { Global, Module, type DynamicModule } from '@nestjs/common';
+import { AdminModule } from '../admin/admin.module.ts';
+import { AuthModule } from '../auth/auth.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
+import { DatabaseModule } from '../postgres/database.module.ts';
+import { DocsModule } from '../openapi/docs.module.ts';
+import { HealthModule } from '../health/health.module.ts';
+import { ReceiptsModule } from '../receipts/receipts.module.ts';
+import { LogModule } from '../log/log.module.ts';
+import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
+import { MetricsModule } from '../telemetry/metrics-endpoint.ts';
+import { HistoryModule } from '../history/history.module.ts';
+import { PublishingModule } from '../publishing/publish.controller.ts';
+import { PrivacyModule } from '../privacy/privacy.module.ts';
+import { StreamModule } from '../delivery/stream.module.ts';
 
 interface AppOptions {
   /** Where log lines go instead of standard output. */
@@ -56,14 +62,47 @@ export async function createApp(
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
   // By itself only once all has started: what the start waits for is to be read while it waits.
   app.flushLogs();
-  acceptJson(adapter.getInstance(), config);
-  endConnections(adapter.getInstance(), deadlines, config);
-  refuseBadHttp(adapter.getHttpServer());
-  admitGradually(adapter.getHttpServer());
-  serveInOrder(adapter.getHttpServer());
-  makeRoom(adapter.getHttpServer(), {
-    most: config.MAX_CONNECTIONS + BESIDE_STREAMS,
-    patience: deadlines.patience,
-  });
+  buildPipeline(app, config, deadlines);
   return app;
+}
+
+@Global()
+@Module({})
+class ConfigModule {}
+
+/** The whole service: every feature once. */
+@Module({})
+class AppModule {
+  static with(config: Config, stop: AbortSignal, logs?: DestinationStream): DynamicModule {
+    const settings: DynamicModule = {
+      module: ConfigModule,
+      providers: [
+        { provide: CONFIG, useValue: config },
+        { provide: STOP, useValue: stop },
+      ],
+      exports: [CONFIG, STOP],
+    };
+    return {
+      module: AppModule,
+      imports: [
+        settings,
+        LoggingModule.writingTo(logs),
+        MetricsModule,
+        HealthModule,
+        DatabaseModule,
+        ChangeFeedModule,
+        AuthModule,
+        LogModule,
+        ReceiptsModule,
+        PublishingModule,
+        HistoryModule,
+        StreamModule,
+        AdminModule,
+        PrivacyModule,
+        MaintenanceModule,
+        DocsModule,
+      ],
+      providers: [{ provide: APP_FILTER, useClass: ProblemFilter }],
+    };
+  }
 }

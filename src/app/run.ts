@@ -9,7 +9,7 @@ import { loadOrCreateSecret } from '../auth/dev-secret.ts';
 import { readConfig, type Config } from '../core/config.ts';
 import type { DatabaseUrls } from '../postgres/logins.ts';
 import { openDatabase } from '../postgres/open-database.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /**
  * A terminal sends Ctrl-C to everyone in it, and npm passes it on once more: what comes this soon after the first

@@ -1,16 +1,14 @@
 import { Module, type OnModuleInit } from '@nestjs/common';
 import { METHOD_METADATA } from '@nestjs/common/constants.js';
-import { APP_GUARD, DiscoveryModule, DiscoveryService, HttpAdapterHost, MetadataScanner } from '@nestjs/core';
-import type { FastifyInstance } from 'fastify';
-import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
+import { APP_GUARD, DiscoveryModule, DiscoveryService, MetadataScanner } from '@nestjs/core';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Cors } from './cors.ts';
 import { IssuersModule } from './issuers.module.ts';
-import { RevocationsModule } from './revocations.module.ts';
+import { RevocationsModule } from './revocations.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { settingsOf } from '../http/route-settings.ts';
+import { settingsOf } from '../http/access.ts';
 import { TokenStatus } from './token-status.ts';
 import { Budgets } from './budgets.ts';
-import { addEarlyChecks } from './early-checks.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
 import { SessionController } from './session.controller.ts';
 import { Tickets } from './tickets.ts';
@@ -39,11 +37,7 @@ export class AuthModule implements OnModuleInit {
   constructor(
     private readonly discovery: DiscoveryService,
     private readonly scanner: MetadataScanner,
-    host: HttpAdapterHost,
-    guard: TokenGuard,
-  ) {
-    addEarlyChecks(host.httpAdapter.getInstance<FastifyInstance>(), guard);
-  }
+  ) {}
 
   /** A route that does not say who may call it is found at start, and not by its first caller. */
   onModuleInit(): void {

@@ -1,8 +1,8 @@
-import { Inject, Injectable, SetMetadata } from '@nestjs/common';
+import { Inject, Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import { Problem } from '../core/errors.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import type { Principal } from '../http/principal.ts';
+import { RouteSettings, type Principal } from '../http/access.ts';
 
 /**
  * What a caller may ask for at once after a pause, and per second in the long run, on each node. Of a user: for every
@@ -25,10 +25,15 @@ const LEAST_STREAMS = 10;
 /** Most budgets that are kept; whoever is met again after that begins anew. */
 const MOST_KEPT = 50_000;
 
-export const BUDGET = Symbol('budget');
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What calls of the handler are paid from. */
+    budget?: BudgetName;
+  }
+}
 
 /** What calls of a handler are paid from; 429 `too_many_requests` when there is nothing left. */
-export const PaidFrom = (name: BudgetName): MethodDecorator => SetMetadata(BUDGET, name);
+export const PaidFrom = (budget: BudgetName): MethodDecorator => RouteSettings({ budget });
 
 interface Spent {
   /** Calls that are not paid off yet; time pays. */

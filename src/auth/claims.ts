@@ -1,15 +1,15 @@
 import { z } from 'zod';
 import {
   deviceIdSchema,
+  SERVICE_SCOPES,
+  type TenantId,
   tenantIdSchema,
+  type Topic,
   topicSchema,
   userIdSchema,
-  type TenantId,
-  type Topic,
 } from '../core/identifiers.ts';
 import type { ClaimNames, Issuer } from './issuer.ts';
-import { SERVICE_SCOPES } from '../core/scopes.ts';
-import { isService, type Principal } from '../http/principal.ts';
+import { isService, type Principal } from '../http/access.ts';
 
 /** What a token of an issuer is measured against. */
 export type IssuerRules = Pick<Issuer, 'iss' | 'audiences' | 'tenants' | 'claims' | 'scopes'>;

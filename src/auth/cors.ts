@@ -1,6 +1,6 @@
-import { Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
-import { HttpAdapterHost } from '@nestjs/core';
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { Injectable, Logger } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { LogThrottle } from '../concurrency/log-throttle.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { sendProblem } from '../http/problem.filter.ts';
@@ -31,38 +31,30 @@ const SHOWN = 200;
  * tenant allows passes. Once the caller is known, the answer can be read by pages of the caller's tenant only.
  */
 @Injectable()
-export class Cors implements OnApplicationBootstrap {
+export class Cors {
   readonly #logger = new Logger(Cors.name);
-  #refused = 0;
-  #said = -Infinity;
+  readonly #throttle = new LogThrottle(QUIET_MS);
 
-  constructor(
-    private readonly host: HttpAdapterHost,
-    private readonly tenants: Tenants,
-  ) {}
+  constructor(private readonly tenants: Tenants) {}
 
-  /** After the hook that gives a request its id, which also a preflight gets. */
-  onApplicationBootstrap(): void {
-    const fastify = this.host.httpAdapter.getInstance<FastifyInstance>();
-    fastify.addHook('onRequest', (request, reply, done) => {
-      // Also without an origin: a cache must not give that answer to a page.
-      void reply.header('vary', 'Origin');
-      const { origin } = request.headers;
-      if (origin === undefined) return done();
-      const isPreflight = request.method === 'OPTIONS' && 'access-control-request-method' in request.headers;
-      if (!this.tenants.allowsOriginSomewhere(origin)) {
-        if (isPreflight) sendProblem(reply, this.#refusal(origin));
-        else done();
-        return;
-      }
-      void reply.headers({
-        'access-control-allow-origin': origin,
-        'access-control-allow-credentials': 'true',
-        'access-control-expose-headers': EXPOSED,
-      });
-      if (isPreflight) void reply.headers(PREFLIGHT).status(204).send();
-      else done();
+  /** Answers a preflight; true if the request was one. Behind what gives a request its id, which also a preflight gets. */
+  answersPreflight(request: FastifyRequest, reply: FastifyReply): boolean {
+    // Also without an origin: a cache must not give that answer to a page.
+    void reply.header('vary', 'Origin');
+    const { origin } = request.headers;
+    if (origin === undefined) return false;
+    const isPreflight = request.method === 'OPTIONS' && 'access-control-request-method' in request.headers;
+    if (!this.tenants.allowsOriginSomewhere(origin)) {
+      if (isPreflight) sendProblem(reply, this.#refusal(origin));
+      return isPreflight;
+    }
+    void reply.headers({
+      'access-control-allow-origin': origin,
+      'access-control-allow-credentials': 'true',
+      'access-control-expose-headers': EXPOSED,
     });
+    if (isPreflight) void reply.headers(PREFLIGHT).status(204).send();
+    return isPreflight;
   }
 
   /** Called as soon as the caller is known, before anything of the tenant stands in the answer. */
@@ -74,17 +66,13 @@ export class Cors implements OnApplicationBootstrap {
   /** The page learns nothing but that it failed; this is for whoever looks for the reason. */
   #refusal(origin: string): Problem {
     const shown = origin.slice(0, SHOWN);
-    this.#refused += 1;
-    const now = performance.now();
-    if (now - this.#said >= QUIET_MS) {
+    this.#throttle.note((refused) =>
       this.#logger.warn({
         msg: 'a page may not call: its origin is neither in CORS_ORIGINS nor in corsOrigins of any tenant',
         origin: shown,
-        refused: this.#refused,
-      });
-      this.#said = now;
-      this.#refused = 0;
-    }
+        refused,
+      }),
+    );
     return new Problem(
       'origin_refused',
       `Pages of ${shown} may not call: neither CORS_ORIGINS nor corsOrigins of a tenant names this origin.`,

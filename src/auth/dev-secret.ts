@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 const SECRET_BYTES = 48;
 const LEAST_BYTES = 32;

@@ -1,5 +1,5 @@
 import { Module } from '@nestjs/common';
-import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Issuers } from './issuers.ts';
 import { IssuersStore } from './issuers.store.ts';
 

@@ -3,14 +3,12 @@ import { Subject, type Observable } from 'rxjs';
 import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
-import { environmentIssuer } from './environment.ts';
-import type { Issuer, IssuerTenants } from './issuer.ts';
+import { environmentIssuer, type Issuer, type IssuerTenants } from './issuer.ts';
 import { IssuersStore, type IssuerRow } from './issuers.store.ts';
-import { GivenKeys } from './key-set.ts';
+import { GivenKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
 import { issuerDefinitionSchema, type IssuerDefinition } from './registration.schema.ts';
 import { RemoteKeys } from './remote-keys.ts';
 import { SecretSeal } from './sealed-secret.ts';
-import { SharedSecret, within, type VerificationKeys } from './verification-keys.ts';
 
 /** What this node made of one version of a registration. */
 interface Known {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { elements, members } from '../http/raw-json.ts';
-import { tokenInvalid } from './bearer.ts';
+import { tokenInvalid } from './credentials.ts';
 
 /** The part of a token's header that this service acts on. `jwk`, `jku`, `x5c` and `x5u` are not: keys never come from a token (RFC 8725 §3.10). */
 export interface JoseHeader {

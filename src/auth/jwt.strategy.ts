@@ -6,12 +6,12 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { ALGORITHMS, type Algorithm, type Issuer } from './issuer.ts';
 import { Issuers } from './issuers.ts';
-import { KeysUnavailable, NoSuchKey } from './verification-keys.ts';
+import { KeysUnavailable, NoSuchKey } from './keys.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { tokenInvalid } from './bearer.ts';
+import { tokenInvalid } from './credentials.ts';
 import { readClaims, type TokenLimits } from './claims.ts';
 import { claimedIssuer, readHeader, readPayload, type JoseHeader } from './jws.ts';
-import type { Principal } from '../http/principal.ts';
+import type { Principal } from '../http/access.ts';
 
 /** A token on its way through passport, which knows requests only. */
 export interface TokenCarrier {

@@ -1,9 +1,8 @@
 import { z } from 'zod';
-import { tenantIdSchema } from '../core/identifiers.ts';
-import { isLoopback } from '../core/loopback.ts';
-import { SERVICE_SCOPES, type ServiceScope } from '../core/scopes.ts';
+import { SERVICE_SCOPES, type ServiceScope, tenantIdSchema } from '../core/identifiers.ts';
+import { isLoopback } from '../core/config.ts';
 import { ALGORITHMS, DEFAULT_CLAIMS, type Algorithm } from './issuer.ts';
-import { fits, keptKeySetSchema, publicKeySetSchema } from './key-set.ts';
+import { fits, keptKeySetSchema, publicKeySetSchema } from './keys.ts';
 
 /* What may be registered as an issuer: one truth for the API, the command line and the reference. */
 

@@ -1,8 +1,15 @@
 import type { KeyObject } from 'node:crypto';
 import { createRemoteJWKSet, customFetch, jwksCache, type JWKSCacheInput, type RemoteJWKSet } from 'jose';
 import { z } from 'zod';
-import { canonical, KEY_TYPES, MOST_KEYS } from './key-set.ts';
-import { keyIn, NoSuchKey, type KeyRequest, type VerificationKeys } from './verification-keys.ts';
+import {
+  canonical,
+  KEY_TYPES,
+  keyIn,
+  type KeyRequest,
+  MOST_KEYS,
+  NoSuchKey,
+  type VerificationKeys,
+} from './keys.ts';
 
 /** All in ms. */
 export const KEY_SET_TIMING = {

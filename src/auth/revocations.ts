@@ -1,11 +1,11 @@
-import { Injectable } from '@nestjs/common';
+import { Injectable, Module } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
+import { ChangeFeed, ChangeFeedModule, type ChangeSource } from '../cluster/change-feed.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { RevocationsStore, type InForce } from './revocations.store.ts';
+import { type InForce, RevocationsStore } from './revocations.store.ts';
 
 /** What a revocation is held against. Times in ms since 1970. */
-export interface TokenIdentity {
+interface TokenIdentity {
   readonly tenantId: TenantId;
   readonly subject: string;
   readonly tokenId: string | undefined;
@@ -108,3 +108,10 @@ function add(tenants: Map<TenantId, OfTenant>, revocation: InForce): void {
     expiresAt: Math.max(expiresAt, known?.expiresAt ?? 0),
   });
 }
+
+@Module({
+  imports: [ChangeFeedModule],
+  providers: [Revocations, RevocationsStore],
+  exports: [Revocations, RevocationsStore],
+})
+export class RevocationsModule {}

@@ -4,15 +4,21 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
-import { RouteSettings } from '../http/route-settings.ts';
+import { CurrentPrincipal, type Principal, Public, RouteSettings, UserOnly } from '../http/access.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { CurrentPrincipal, Public, UserOnly } from '../http/access.decorator.ts';
-import { bearerToken, tokenMissing } from './bearer.ts';
-import { comesFromPage, mayUseCookie, originRefused } from './cross-site.ts';
-import type { Principal } from '../http/principal.ts';
-import { endSession, MOST_COOKIE_BYTES, sessionToken, setSession } from './session-cookie.ts';
-import { sessionSchema } from './session.schema.ts';
+import {
+  bearerToken,
+  comesFromPage,
+  endSession,
+  mayUseCookie,
+  MOST_COOKIE_BYTES,
+  originRefused,
+  sessionToken,
+  setSession,
+  tokenMissing,
+} from './credentials.ts';
 import { Tokens } from './tokens.ts';
+import { z } from 'zod';
 
 /** Puts the token of a user into a cookie that no script can read, and takes it out again. */
 @Controller('v1/session')
@@ -91,3 +97,6 @@ function tooLong(bytes: number): Problem {
     errors: [{ pointer: '/authorization', detail }],
   });
 }
+
+/** The body of `POST /v1/session`, if there is one: everything is in the token. */
+export const sessionSchema = z.strictObject({}).meta({ id: 'SessionRequest' });

@@ -6,8 +6,8 @@ import type { Issuer } from './issuer.ts';
 import { Issuers } from './issuers.ts';
 import { Revocations } from './revocations.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { tokenInvalid } from './bearer.ts';
-import type { Principal } from '../http/principal.ts';
+import { tokenInvalid } from './credentials.ts';
+import type { Principal } from '../http/access.ts';
 
 /** Why a caller whose token was good once is not let in (any more). */
 export type TokenRefusal = 'issuer' | 'revoked' | 'tenant-suspended' | 'tenant-unknown';

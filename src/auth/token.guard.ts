@@ -1,23 +1,33 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
-import { Reflector } from '@nestjs/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { Cors } from './cors.ts';
 import { Problem } from '../core/errors.ts';
-import { parseQuery } from '../http/json-body.ts';
+import { carriesBody, parseQuery } from '../http/json-body.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import type { Access } from '../http/access.decorator.ts';
-import { bearerToken, credentialsConflict, scopeMissing, tokenInvalid, tokenMissing } from './bearer.ts';
-import { BUDGET, Budgets, type BudgetName } from './budgets.ts';
-import { mayUseCookie, originRefused } from './cross-site.ts';
-import { isService, type Principal } from '../http/principal.ts';
-import { sessionToken } from './session-cookie.ts';
+import { type Access, isService, type Principal } from '../http/access.ts';
+import {
+  bearerToken,
+  credentialsConflict,
+  mayUseCookie,
+  originRefused,
+  scopeMissing,
+  sessionToken,
+  tokenInQuery,
+  tokenInvalid,
+  tokenMissing,
+  tokenParameter,
+} from './credentials.ts';
+import { Budgets } from './budgets.ts';
 import { Tickets } from './tickets.ts';
 import { Tokens } from './tokens.ts';
 
 /**
- * Stands before every handler: finds out who is calling, and holds that against what the handler declares
- * (access.decorator.ts). A handler that declares nothing is closed to all.
+ * Stands before every handler: finds out who is calling, and holds that against what the handler declares (src/http/access.ts).
+ * A handler that declares nothing is closed to all.
+ *
+ * Nest asks its guards when the body has been read and parsed. Of whom may not send one it is not read at all: so a request with
+ * a body is admitted in front of it, and every other one here.
  */
 @Injectable()
 export class TokenGuard implements CanActivate {
@@ -27,62 +37,66 @@ export class TokenGuard implements CanActivate {
     private readonly tenants: Tenants,
     private readonly cors: Cors,
     private readonly budgets: Budgets,
-    private readonly reflector: Reflector,
   ) {}
+
+  /**
+   * Before a body is read, on every path, also on those that do not exist.
+   * @throws Problem of 400, 401, 403 or 503
+   */
+  async beforeBody(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    // RFC 9112 § 3.2.
+    if (request.headers.host === undefined && request.raw.httpVersion === '1.1')
+      throw new Problem('malformed_request', 'The request has no Host.');
+    const name = tokenParameter(request.url);
+    if (name !== undefined) throw tokenInQuery(name);
+    if (carriesBody(request)) await this.#admit(request, reply);
+  }
 
   /** @throws Problem of 401, 403, 429 or 503 */
   async canActivate(context: ExecutionContext): Promise<boolean> {
     const http = context.switchToHttp();
     const request = http.getRequest<FastifyRequest>();
-    const { access } = request.routeOptions.config;
+    const { access, budget } = request.routeOptions.config;
     if (access === undefined)
       throw new Error(`${context.getHandler().name} does not declare who may call it.`);
     if (access.kind === 'public') return true;
-    const caller = await this.admit(request, http.getResponse());
-    const budget = this.reflector.get<BudgetName | undefined>(BUDGET, context.getHandler());
+    const caller = request.user ?? (await this.#admit(request, http.getResponse()));
     if (budget !== undefined) this.budgets.pay(budget, caller);
     return true;
   }
 
   /**
-   * Who is calling, and whether the route is for them. Where it says nothing of that, because it is for everybody or not there,
-   * a caller is one whom we know.
+   * Who is calling, and whether the route is for them; from then on the request has its `user`. Where the route says nothing of
+   * that, because it is for everybody or not there, a caller is one whom we know.
    *
    * @throws Problem of 401, 403 or 503
    */
-  async admit(request: FastifyRequest, reply: FastifyReply): Promise<Principal> {
+  async #admit(request: FastifyRequest, reply: FastifyReply): Promise<Principal> {
     const { access = { kind: 'public' } } = request.routeOptions.config;
+    const bearer = bearerToken(request.raw.rawHeaders);
     // A browser adds the cookie by itself; what acts for a service says so.
-    if (access.kind === 'service' && bearerToken(request.raw.rawHeaders) === undefined) throw tokenMissing();
+    if (access.kind === 'service' && bearer === undefined) throw tokenMissing();
     const ticket = access.kind === 'user' ? ticketIn(request, access.ticketQuery) : undefined;
-    const caller = await this.#authenticate(request, reply, ticket);
+    const caller = await this.#authenticate(request, reply, bearer, ticket);
     if (access.kind !== 'public') authorize(access, caller, Date.now());
+    request.user = caller;
     return caller;
   }
 
   /**
-   * Who is calling, found out once per request: by a bearer token, the session cookie, a ticket. Each one that is there
-   * has to be good, and all have to be of one user: with two callers, a proxy and this service could take the request
-   * for one of each.
+   * Who is calling: by a bearer token, the session cookie, a ticket. Each one that is there has to be good, and all have to be of
+   * one user: with two callers, a proxy and this service could take the request for one of each.
    *
    * @param ticket undefined: none, or the route takes none
    */
   async #authenticate(
     request: FastifyRequest,
     reply: FastifyReply,
-    ticket: ShownTicket | undefined,
-  ): Promise<Principal> {
-    request.user ??= await this.#findCaller(request, reply, ticket);
-    return request.user;
-  }
-
-  async #findCaller(
-    request: FastifyRequest,
-    reply: FastifyReply,
+    token: string | undefined,
     ticket: ShownTicket | undefined,
   ): Promise<Principal> {
     const { headers, raw } = request;
-    const bearer = await this.#verify(bearerToken(raw.rawHeaders));
+    const bearer = await this.#verify(token);
     const session = await this.#verify(sessionToken(raw.rawHeaders));
     // Last, because it is spent by being redeemed. It is the narrowest of the three, and decides.
     const granted = ticket === undefined ? undefined : await this.#redeem(ticket);

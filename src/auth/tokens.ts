@@ -7,10 +7,10 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { Issuers } from './issuers.ts';
 import { TokenStatus } from './token-status.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { tokenInvalid } from './bearer.ts';
+import { tokenInvalid } from './credentials.ts';
 import { tooManyTopics } from './claims.ts';
 import { JwtStrategy, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
-import type { Principal } from '../http/principal.ts';
+import type { Principal } from '../http/access.ts';
 
 /** A signature is checked again after this long, in ms: the key may have been withdrawn since. */
 const REMEMBERED_MS = 10 * 60_000;

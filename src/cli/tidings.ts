@@ -1,7 +1,6 @@
 import { resolve } from 'node:path';
-import { ConfigError } from '../core/config.ts';
-import { StartError } from '../core/start-error.ts';
-import { VERSION } from '../core/version.ts';
+import { ConfigError, VERSION } from '../core/config.ts';
+import { StartError } from '../core/errors.ts';
 import { UsageError, type Command, type Terminal } from './command.ts';
 
 interface Entry {

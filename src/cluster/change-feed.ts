@@ -1,7 +1,7 @@
-import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
+import { Inject, Injectable, Logger, Module, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
-import { ChangeFeedStore } from './change-feed.store.ts';
+import { ChangeFeedStore, InFlightTransactionsStore } from './change-feed.store.ts';
 
 /** A table of which every node keeps what counts in memory. */
 export interface ChangeSource {
@@ -110,3 +110,9 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
 
 /** The oldest transaction that was under way. A snapshot reads `xmin:xmax:those under way`. */
 const xmin = (snapshot: string): bigint => BigInt(snapshot.split(':', 1)[0] ?? '0');
+
+@Module({
+  providers: [ChangeFeed, ChangeFeedStore, InFlightTransactionsStore],
+  exports: [ChangeFeed, InFlightTransactionsStore],
+})
+export class ChangeFeedModule {}

@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { CONFIG, STOP, type Config } from '../core/config.ts';
-import { StartError } from '../core/start-error.ts';
-import { messageOf } from '../core/errors.ts';
+import { messageOf, StartError } from '../core/errors.ts';
 import { NODE_SILENCE_SECONDS, NodesStore, type Held, type SeenAt } from './nodes.store.ts';
 
 /** How often a name that is not free is asked for again, in ms. */

@@ -3,8 +3,8 @@ import { hostname } from 'node:os';
 import { z } from 'zod';
 import { DatabaseUrlError, readDatabaseUrl } from './database-url.ts';
 import { LIMITS, type LimitName } from './limits.ts';
-import { isLoopback } from './loopback.ts';
-import { SERVICE_SCOPES } from './scopes.ts';
+import { SERVICE_SCOPES } from './identifiers.ts';
+import packageJson from '../../package.json' with { type: 'json' };
 
 /*
  * Every setting of the service: read from the environment once, validated at start with one message that names
@@ -287,7 +287,7 @@ export const settingsSchema = z.object({
   ),
 });
 
-export type Settings = z.infer<typeof settingsSchema>;
+type Settings = z.infer<typeof settingsSchema>;
 export type Config = Readonly<Settings>;
 
 /** The injection token of the frozen configuration. */
@@ -348,3 +348,24 @@ export function readSettings<Schema extends z.ZodObject>(
   }
   return Object.freeze(parsed.data);
 }
+
+/* The application is created after its database was opened, which is when these are known. */
+
+/** Where callers' requests are read and written, for one tenant at a time. */
+export const serviceUrl = ({ DATABASE_URL: url }: Pick<Config, 'DATABASE_URL'>): string => known(url);
+
+/** Where statements across tenants run. */
+export const engineUrl = ({ DATABASE_ENGINE_URL: url }: Pick<Config, 'DATABASE_ENGINE_URL'>): string =>
+  known(url);
+
+function known(url: string | undefined): string {
+  if (url === undefined) throw new Error('The application is created after its database was opened.');
+  return url;
+}
+
+/** The version of Tidings, as package.json has it (Semantic Versioning): the one place where it stands. */
+export const VERSION: string = packageJson.version;
+
+/** Whether a host, as `URL.hostname` has it, is this machine: what goes there over plain http is read by nobody else. */
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '[::1]' || /^127(?:\.\d+){3}$/.test(host);

@@ -278,3 +278,8 @@ export class Problem extends Error {
 /** What a log line says of something that was thrown. */
 export const messageOf = (error: unknown): string =>
   error instanceof Error ? error.message : 'unknown error';
+
+/** Why the service cannot start, in words for the operator, who needs no stack. */
+export class StartError extends Error {
+  override readonly name: string = 'StartError';
+}

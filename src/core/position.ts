@@ -1,3 +1,5 @@
+import { z } from 'zod';
+
 /**
  * A position is a 53-bit number that grows in commit order within a tenant and is made of time:
  * milliseconds since 2020-01-01 (database clock) × 4096, plus a count. It fits a JavaScript number until 2089.
@@ -33,3 +35,16 @@ export const timeOfPosition = (position: Position): number =>
   Math.floor(position / POSITIONS_PER_MS) + EPOCH_MS;
 
 export const createdAt = (position: Position): string => new Date(timeOfPosition(position)).toISOString();
+
+/** A time that a caller gives, RFC 3339. The database knows no year 0, and what browsers print has four digits. */
+export const instantSchema = z.iso
+  .datetime({
+    offset: true,
+    abort: true,
+    error: 'is a time as RFC 3339 has it, such as 2026-12-01T00:00:00.000Z',
+  })
+  .refine((text) => {
+    const time = Date.parse(text);
+    return time >= 0 && time < Date.UTC(10_000, 0);
+  }, 'is a time from 1970 to 9999')
+  .transform((text) => new Date(text));

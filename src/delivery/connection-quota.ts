@@ -7,7 +7,7 @@ import { Metrics } from '../telemetry/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { jittered } from './frames.ts';
 import { Hubs } from './hubs.ts';
-import { StreamLimitsStore } from './stream-limits.store.ts';
+import { StreamLimitsStore } from './open-connections.store.ts';
 
 /** How often nodes tell one another how many streams a tenant has, in ms. */
 const EXCHANGE_MS = 500;

@@ -1,4 +1,4 @@
-import type { SentInterval, SentSource } from '../receipts/open-intervals.ts';
+import type { SentInterval, SentSource } from '../receipts/receipts.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import type { Page } from './backlog.ts';
 import {
@@ -11,12 +11,10 @@ import {
   positionFrame,
   type ByeReason,
 } from './frames.ts';
-import { Heartbeat } from './heartbeat.ts';
 import type { StreamSocket } from './socket.ts';
 import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
 import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
 import type { HubMember, TenantHub } from './tenant-hub.ts';
-import { TokenLife } from './token-life.ts';
 
 /**
  * A socket and a position. It is *live* when it has everything up to the head of the tail and is written to as
@@ -328,3 +326,99 @@ const addressesOf = ({ user, topics }: Subscriber): readonly Address[] => [
 
 const sameMembers = (some: readonly string[], others: readonly string[]): boolean =>
   some.length === others.length && new Set([...some, ...others]).size === some.length;
+
+/** When a stream has been silent for long enough. Looked at once a second, as everything of a stream, and no timer. */
+export class Heartbeat {
+  #left: number;
+  #written = false;
+
+  /** `seconds`: how long a stream may be silent. */
+  constructor(private readonly seconds: number) {
+    // Spread over the period, so that ten thousand heartbeats do not leave in the same second.
+    this.#left = 1 + Math.floor(Math.random() * seconds);
+  }
+
+  /** A notification was written: it shows as much as a heartbeat. */
+  written(): void {
+    this.#written = true;
+  }
+
+  /** Once a second: whether it is time. */
+  isDue(): boolean {
+    if (this.#written) {
+      this.#written = false;
+      // By another time for each stream: what was one broadcast would be as many heartbeats at once a little later.
+      this.#left = Math.max(this.#left, Math.floor((this.seconds * (1 + Math.random())) / 2));
+      return false;
+    }
+    this.#left -= 1;
+    if (this.#left > 0) return false;
+    this.#left = this.seconds;
+    return true;
+  }
+}
+
+/** How long before the end of a token what happens, in seconds. */
+export interface TokenNotice {
+  readonly TOKEN_EXPIRY_NOTICE_SECONDS: number;
+  readonly TOKEN_EXPIRY_SPREAD_SECONDS: number;
+}
+
+/**
+ * Streams are looked at once a second. One look early and a little more, since the next would be too late, and comes a
+ * little late itself: a stream never outlives its token.
+ */
+const LOOK_MS = 1_500;
+
+/**
+ * The life of the token that holds a stream open. Nothing here is a timer: one set for a token of a month would fire at
+ * once, and ten thousand are a cost of their own.
+ */
+export class TokenLife {
+  #expiresAt: number;
+  /** The stream ends this much earlier than the token, in ms; each stream at another moment. */
+  #ahead: number;
+  #warned = false;
+  #renewedAt = 0;
+
+  /** Times in ms since 1970. */
+  constructor(
+    expiresAt: number,
+    now: number,
+    private readonly notice: TokenNotice,
+  ) {
+    this.#expiresAt = expiresAt;
+    this.#ahead = this.#drawAhead(now);
+  }
+
+  /** What is due: the end, or, once for each token, the notice that it comes. */
+  look(now: number): 'end' | 'notice' | undefined {
+    const left = this.left(now);
+    if (left <= LOOK_MS + this.#ahead) return 'end';
+    if (this.#warned || left > this.notice.TOKEN_EXPIRY_NOTICE_SECONDS * 1_000) return undefined;
+    this.#warned = true;
+    return 'notice';
+  }
+
+  /** What the token has left, in ms. */
+  left(now: number): number {
+    return this.#expiresAt - now;
+  }
+
+  /** A new token, by an order given `at`. False: a later order was there before it. */
+  renew(expiresAt: number, at: number, now: number): boolean {
+    if (at < this.#renewedAt) return false;
+    this.#renewedAt = at;
+    // A client that was not answered asks again with the same token: of its end it knows.
+    this.#warned &&= expiresAt === this.#expiresAt;
+    this.#expiresAt = expiresAt;
+    this.#ahead = this.#drawAhead(now);
+    return true;
+  }
+
+  /** At most a tenth of what is left, so that the streams of short tokens are not all but useless. */
+  #drawAhead(now: number): number {
+    const most = Math.min(this.notice.TOKEN_EXPIRY_SPREAD_SECONDS * 1_000, this.left(now) / 10);
+    return Math.random() * Math.max(0, most);
+  }
+}

@@ -10,7 +10,7 @@ import { Tenants } from '../tenants/tenants.ts';
 import type { Connection } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
 import { Hubs } from './hubs.ts';
-import { StreamLimitsStore, type CrowdedUser } from './stream-limits.store.ts';
+import { StreamLimitsStore, type CrowdedUser } from './open-connections.store.ts';
 import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
 
 /** Somebody who may have too many streams. */

@@ -1,6 +1,6 @@
 import { Module } from '@nestjs/common';
 import { AuthModule } from '../auth/auth.module.ts';
-import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { DeviceRegistrations } from './device-registrations.ts';
@@ -8,16 +8,12 @@ import { Backlog } from './backlog.ts';
 import { ConnectionQuota } from './connection-quota.ts';
 import { NodePurge } from './node-purge.ts';
 import { Hubs } from './hubs.ts';
-import { OpenConnectionsStore } from './open-connections.store.ts';
+import { OpenConnectionsStore, StreamLimitsStore } from './open-connections.store.ts';
 import { Eviction } from './eviction.ts';
-import { RenewalsController } from './renewals.controller.ts';
-import { StreamController } from './stream.controller.ts';
-import { StreamControl } from './stream-control.ts';
-import { StreamLimitsStore } from './stream-limits.store.ts';
-import { StreamCommands } from './stream-commands.ts';
+import { RenewalsController, StreamController, TicketsController } from './stream.controller.ts';
+import { StreamCommands, StreamControl } from './stream-commands.ts';
 import { StreamCommandsStore } from './stream-commands.store.ts';
 import { Streams } from './streams.ts';
-import { TicketsController } from './tickets.controller.ts';
 
 @Module({
   imports: [AuthModule, ChangeFeedModule, ReceiptsModule, TenantsModule],

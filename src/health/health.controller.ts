@@ -1,8 +1,7 @@
 import { Controller, Get, HttpStatus, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { Public } from '../http/access.decorator.ts';
+import { Public, RouteSettings } from '../http/access.ts';
 import { AppendPool } from '../postgres/pools.ts';
-import { RouteSettings } from '../http/route-settings.ts';
 import type { Ready } from './health.schema.ts';
 import { Readiness } from './readiness.ts';
 

@@ -1,8 +1,6 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
-import { CONFIG, type Config } from '../core/config.ts';
+import { type Config, CONFIG, engineUrl } from '../core/config.ts';
 import { Pool, type Statement } from '../postgres/pool.ts';
-import { engineUrl } from '../core/settings.ts';
-
 /** A database that answers more slowly than this counts as away, in ms. */
 const PROBE_TIMEOUT_MS = 1_000;
 

@@ -1,8 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { migrations } from '../../migrations/migrations.ts';
-import { CONFIG, type Config } from '../core/config.ts';
+import { type Config, CONFIG, VERSION } from '../core/config.ts';
 import { errorCode } from '../postgres/pool.ts';
-import { VERSION } from '../core/version.ts';
 import { Draining } from '../core/draining.ts';
 import type { Ready } from './health.schema.ts';
 import { HealthStore } from './health.store.ts';

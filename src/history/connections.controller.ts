@@ -1,7 +1,6 @@
 import { Controller, Get, Query, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
-import type { Principal } from '../http/principal.ts';
+import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { parseQuery } from '../http/json-body.ts';
 import { ConnectionsStore, type ConnectionRecord } from './connections.store.ts';
 import { connectionPlace, readCursor, writeCursor, type Listing } from './history.cursor.ts';

@@ -1,7 +1,6 @@
 import { Controller, Get, Headers, Param, Query, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
-import type { Principal } from '../http/principal.ts';
+import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import { Draining } from '../core/draining.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';

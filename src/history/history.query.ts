@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
-import { instantSchema } from '../core/instant.ts';
+import { instantSchema } from '../core/position.ts';
 import { STATUSES } from './delivery-status.ts';
 
 /* The query strings of history. Limits are texts here: '' and '5.0' are no numbers that somebody meant. */

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
-import { finished } from 'node:stream';
+import { finished } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from '../core/config.ts';
 import type { Slice } from './raw-json.ts';
@@ -36,34 +36,33 @@ export class JsonBody {
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 /**
- * Reads JSON bodies as JsonBody. It comes behind the checks of `preParsing`, so that the caller is known.
- * Each route has its limit, and each caller a share of what this node holds of bodies.
+ * Reads JSON bodies as JsonBody, once it is known who is calling: each route has its limit, and each caller a share of what this
+ * node holds of bodies.
  */
-export function acceptJson(
-  fastify: FastifyInstance,
-  { MAX_REQUEST_BYTES: most }: Pick<Config, 'MAX_REQUEST_BYTES'>,
-): void {
-  const shares = new BodyShares(most);
-  fastify.removeAllContentTypeParsers();
-  // It comes when the work is done, also when nobody is there any more to be answered: a client that leaves ends no work.
-  fastify.addHook('onSend', (request, _reply, payload, done) => {
+export class BodyReader {
+  readonly #most: number;
+  readonly #shares: BodyShares;
+
+  constructor({ MAX_REQUEST_BYTES: most }: Pick<Config, 'MAX_REQUEST_BYTES'>) {
+    this.#most = most;
+    this.#shares = new BodyShares(most);
+  }
+
+  /** @throws Problem `unsupported_media_type`, `body_too_large`, `malformed_request`, `malformed_json`, `overloaded` */
+  async read(request: FastifyRequest, payload: IncomingMessage): Promise<JsonBody | undefined> {
+    // Nobody will look at it.
+    if (request.is404) return undefined;
+    refuseEncodings(request.headers);
+    const { publishes, bodyBytes = BODY_BYTES } = request.routeOptions.config;
+    const most = publishes === true ? this.#most : Math.min(bodyBytes, this.#most);
+    return readJson(await readBytes(request, payload, most, this.#shares));
+  }
+
+  /** When the work is done, also when nobody is there any more to be answered: a client that leaves ends no work. */
+  release(request: FastifyRequest): void {
     request.body = undefined;
-    shares.giveBack(request);
-    done(null, payload);
-  });
-  // An async parser: what it throws becomes the answer.
-  fastify.addContentTypeParser(
-    'application/json',
-    async (request: FastifyRequest, payload: IncomingMessage) => {
-      // Nobody will look at it.
-      if (request.is404) return undefined;
-      refuseEncodings(request.headers);
-      const { publishes, bodyBytes = BODY_BYTES } = request.routeOptions.config;
-      return readJson(
-        await readBytes(request, payload, publishes === true ? most : Math.min(bodyBytes, most), shares),
-      );
-    },
-  );
+    this.#shares.giveBack(request);
+  }
 }
 
 /** Whether a request says that it has a body. */
@@ -109,21 +108,17 @@ async function readBytes(
         }
         chunks.push(chunk);
       });
-      void isWhole(payload).then((whole) => (whole ? resolve() : reject(cutOff())));
+      payload.once('end', resolve);
+      // One whose client has left may have neither `end` nor `error`.
+      for (const over of ['error', 'close']) payload.once(over, () => reject(cutOff()));
     });
   } catch (error) {
     payload.removeAllListeners('data').resume();
-    await Promise.race([isWhole(payload), sleep(LINGER_MS)]);
+    await Promise.race([finished(payload, { writable: false }).catch(() => undefined), sleep(LINGER_MS)]);
     throw error;
   }
-  return Buffer.concat(chunks, length);
+  return chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks, length);
 }
-
-/** Waits for the end of it, and says whether all of it came. One whose client has left may have neither `end` nor `error`. */
-const isWhole = async (payload: IncomingMessage) =>
-  await new Promise<boolean>((resolve) => {
-    finished(payload, { writable: false }, (error) => resolve(error == null));
-  });
 
 const cutOff = () => new Problem('malformed_request', 'The body has not come to its end.');
 const tooLarge = (most: number) => new Problem('body_too_large', `The body may have ${most} bytes here.`);

@@ -1,4 +1,4 @@
-import { TimeSlicer as Turn } from '../concurrency/time-slicer.ts';
+import { TimeSlicer } from '../concurrency/time-slicer.ts';
 
 /*
  * `data` is passed on as the publisher wrote it: 2^63 keeps its digits, "\u00e9" its escape, an object its order and
@@ -35,11 +35,11 @@ function atOnce<Result>(walk: Generator<void, Result>): Result {
 }
 
 /** To the end of it, and others are served meanwhile. */
-export async function inTurns<Result>(walk: Generator<void, Result>, turn: Turn): Promise<Result> {
+export async function inTurns<Result>(walk: Generator<void, Result>, slicer: TimeSlicer): Promise<Result> {
   for (;;) {
     const step = walk.next();
     if (step.done === true) return step.value;
-    if (turn.isOver) await turn.next();
+    if (slicer.isOver) await slicer.next();
   }
 }
 

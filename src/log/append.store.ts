@@ -2,7 +2,6 @@ import { Injectable } from '@nestjs/common';
 import { errorCode, type Statement } from '../postgres/pool.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Usage } from './account.ts';
 import type { Draft } from '../core/notification.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';
 
@@ -27,17 +26,17 @@ export interface Appended {
   readonly head: Position;
   /** Draft n of the batch, counted from 1 over all publications, has position `base + n`. */
   readonly base: Position;
-  /** Publications (by index) whose key a committed twin holds: nothing of them was stored. */
-  readonly twins: ReadonlySet<number>;
-  /** The account of the tenant after it. */
-  readonly balance: Usage;
+  /** Publications (by index) whose key a committed duplicate holds: nothing of them was stored. */
+  readonly duplicates: ReadonlySet<number>;
+  /** What the tenant has used after it. */
+  readonly usage: Usage;
 }
 
 interface AppendedRow extends Usage, Record<string, unknown> {
   readonly previous: Position;
   readonly base: Position;
   readonly head: Position;
-  readonly twins: number[];
+  readonly duplicates: number[];
 }
 
 /** What a key answered the first time. */
@@ -52,7 +51,7 @@ export interface Remembered {
  *
  * - `stream` locks the tenant's row; all that follows takes its numbers from this CTE. A sub-select on the table in
  *   `returning` would read the statement's old snapshot instead of the row that was waited for.
- * - Positions are given to every draft before it is known which keys are free. A twin leaves a hole in the numbers;
+ * - Positions are given to every draft before it is known which keys are free. A duplicate leaves a hole in the numbers;
  *   holes are harmless, and the key can be stored with its answer in the same statement.
  * - No position lies at or below the beginning of the tenant's log, also where the clock was set back since.
  * - `clock_timestamp()`, not `now()`: the statement may have waited for the lock. It is asked for once the row is locked.
@@ -60,8 +59,8 @@ export interface Remembered {
  * - An append that was given up with its connection may still be on its way, and must not be stored when it arrives:
  *   what it says was appended again. It finds itself in `abandoned`, also when it waited for the lock meanwhile, since
  *   the condition is tested once more on the row that was waited for.
- * - The account of the tenant is charged here, under the lock that is held anyway: what time has paid off since the last
- *   append goes from `spent`, what is stored now comes on top. A twin stores nothing and costs nothing. Should the clock
+ * - The quota of the tenant is charged here, under the lock that is held anyway: what time has paid off since the last
+ *   append goes from `spent`, what is stored now comes on top. A duplicate stores nothing and costs nothing. Should the clock
  *   have been set back, nothing is paid off, and from then on time counts anew.
  */
 const APPEND: Statement = {
@@ -89,30 +88,30 @@ with log as materialized (
   order by k.publisher, k.key
   on conflict do nothing
   returning publisher, key
-), twin as materialized (
+), duplicate as materialized (
   select k.publication from keyed k
   where not exists (select from taken t where t.publisher = k.publisher and t.key = k.key)
 ), inserted as (
   insert into notifications (tenant_id, position, id, user_id, topic, type, data, size, publisher, expires_at, trace)
   select $1, place.base + d.n, d.id, d.user_id, d.topic, d.type, d.data, d.size, d.publisher, d.expires_at, d.trace
   from place, draft d
-  where d.publication not in (select publication from twin)
+  where d.publication not in (select publication from duplicate)
 ), cost as materialized (
   select $16 - count(*) as notifications, $19::bigint - coalesce(sum(size), 0) as bytes
-  from twin join draft using (publication)
+  from duplicate join draft using (publication)
 ), moved as (
   update tenant_logs set head = place.base + $16,
     spent = place.spent + cost.notifications, spent_at = place.now,
     appended_bytes = place.appended_bytes + cost.bytes
   from place, cost where tenant_logs.tenant_id = $1
 )
-select place.previous, place.base, place.base + $16 as head, array(select publication from twin) as twins,
+select place.previous, place.base, place.base + $16 as head, array(select publication from duplicate) as duplicates,
   place.spent + cost.notifications as spent,
   place.appended_bytes + cost.bytes - place.removed_bytes as "storedBytes"
 from place, cost`,
 };
 
-/* Its own statement: a statement that waited for a twin cannot see the row that it waited for. */
+/* Its own statement: a statement that waited for a duplicate cannot see the row that it waited for. */
 const RECALL: Statement = {
   name: 'recall',
   text: `
@@ -151,6 +150,29 @@ with deleted as materialized (
   on conflict do nothing
 )
 select where not exists (select from deleted)`,
+};
+
+/** What the database says that a tenant has used. */
+export interface Usage {
+  /** Notifications that are not paid off yet: each costs one, and time pays the tenant's rate. */
+  readonly spent: number;
+  /** Bytes of `data` that are kept. */
+  readonly storedBytes: number;
+}
+
+/** What was used, and how long ago it was so. */
+interface DatedUsage extends Usage {
+  /** ms by the database's clock; 0 when that was set back since. */
+  readonly age: number;
+}
+
+/* What charges it is the append itself. */
+const READ_USAGE: Statement = {
+  name: 'read_usage',
+  text: `
+select spent, appended_bytes - removed_bytes as "storedBytes",
+  greatest(0, extract(epoch from clock_timestamp() - spent_at) * 1000)::float8 as age
+from tenant_logs where tenant_id = $1`,
 };
 
 /** The SQL that writes the log. */
@@ -196,8 +218,8 @@ export class AppendStore {
       drafts.reduce((sum, { draft }) => sum + draft.size, 0),
     ]);
     if (row === undefined) return undefined;
-    const { twins, spent, storedBytes, ...places } = row;
-    return { ...places, twins: new Set(twins), balance: { spent, storedBytes } };
+    const { duplicates, spent, storedBytes, ...places } = row;
+    return { ...places, duplicates: new Set(duplicates), usage: { spent, storedBytes } };
   }
 
   /** What each of the keys answered the first time, in their order; null: it was not used. */
@@ -231,6 +253,12 @@ export class AppendStore {
       return found;
     });
     return new Map(rows.map(({ id, position }) => [id, position]));
+  }
+
+  /** A tenant that has no log yet has used nothing. */
+  async usage(tenantId: TenantId): Promise<DatedUsage> {
+    const [row] = await this.pool.rows<DatedUsage & Record<string, unknown>>(tenantId, READ_USAGE);
+    return row ?? { spent: 0, storedBytes: 0, age: 0 };
   }
 
   /** Makes the rows of a tenant that was not seen before. False: it was deleted, and nothing is made. */

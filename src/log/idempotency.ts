@@ -29,13 +29,13 @@ export class IdempotencyRecords {
 
   /** The answer to a request with this key that is under way on this node. Throws at once when its body is another. */
   underWay(tenantId: TenantId, key: IdempotencyKey): Promise<Stored> | undefined {
-    const twin = this.#underWay.get(nameOf(tenantId, key));
-    if (twin === undefined) return undefined;
-    requireSame(twin.fingerprint, key.fingerprint);
-    return twin.stored.then((stored) => ({ ...stored, replayed: true }));
+    const duplicate = this.#underWay.get(nameOf(tenantId, key));
+    if (duplicate === undefined) return undefined;
+    requireSame(duplicate.fingerprint, key.fingerprint);
+    return duplicate.stored.then((stored) => ({ ...stored, replayed: true }));
   }
 
-  /** Lets twins wait for `stored` until it is decided. */
+  /** Lets duplicates wait for `stored` until it is decided. */
   async during(tenantId: TenantId, key: IdempotencyKey, stored: Promise<Stored>): Promise<Stored> {
     const name = nameOf(tenantId, key);
     this.#underWay.set(name, { fingerprint: key.fingerprint, stored });

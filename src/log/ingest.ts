@@ -17,7 +17,7 @@ import { asPosition, type Position } from '../core/position.ts';
 interface Waiting {
   readonly publication: Publication;
   readonly size: number;
-  /** Gives back what the tenant's account holds for it. */
+  /** Gives back what is reserved for it of the tenant's quota. */
   readonly release: () => void;
   readonly resolve: (stored: Stored) => void;
   readonly reject: (error: unknown) => void;
@@ -42,8 +42,8 @@ export class Ingest {
 
   constructor(
     private readonly store: AppendStore,
-    private readonly accounts: Quotas,
-    private readonly keys: IdempotencyRecords,
+    private readonly quotas: Quotas,
+    private readonly records: IdempotencyRecords,
     private readonly partitions: Partitions,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
@@ -62,9 +62,10 @@ export class Ingest {
     const { idempotency } = publication;
     if (idempotency === undefined) return await this.#admit(tenantId, publication);
 
-    // A twin that is under way on this node is joined here; one on another node meets us at the key's row.
-    const twin = this.keys.underWay(tenantId, idempotency);
-    return await (twin ?? this.keys.during(tenantId, idempotency, this.#admit(tenantId, publication)));
+    // A duplicate that is under way on this node is joined here; one on another node meets us at the key's row.
+    const duplicate = this.records.underWay(tenantId, idempotency);
+    return await (duplicate ??
+      this.records.during(tenantId, idempotency, this.#admit(tenantId, publication)));
   }
 
   /** Waits until everything that was accepted is stored or refused. */
@@ -89,14 +90,13 @@ export class Ingest {
   async #admit(tenantId: TenantId, publication: Publication): Promise<Stored> {
     const { drafts, idempotency } = publication;
     const size = drafts.reduce((sum, draft) => sum + draft.size, 0);
-    const account = await this.accounts.open(tenantId, size).catch((error: unknown) => {
+    const reservation = await this.quotas.reserve(tenantId, drafts.length, size).catch((error: unknown) => {
       throw isUnavailable(error) ? databaseUnavailable(error) : error;
     });
-    const refusal = this.accounts.refusal(tenantId, account, drafts.length, size);
-    if (refusal === undefined)
-      return await this.#enqueue(tenantId, publication, size, account.reserve(drafts.length, size));
-    const known = idempotency && (await this.keys.find(tenantId, idempotency));
-    if (known === undefined) throw refusal;
+    if (!(reservation instanceof Problem))
+      return await this.#enqueue(tenantId, publication, size, reservation);
+    const known = idempotency && (await this.records.find(tenantId, idempotency));
+    if (known === undefined) throw reservation;
     return known;
   }
 
@@ -170,9 +170,9 @@ export class Ingest {
     const appended = await this.#appendSomehow(tenantId, publications, append);
     const committedAt = performance.now();
     this.metrics.appendSeconds.observe((committedAt - started) / 1000);
-    const { previous, head, base, twins, balance } = appended;
+    const { previous, head, base, duplicates, usage } = appended;
     for (const { release } of batch) release();
-    this.accounts.learn(tenantId, balance);
+    this.quotas.learn(tenantId, usage);
 
     const notifications: Notification[] = [];
     let n = 0;
@@ -181,15 +181,15 @@ export class Ingest {
       const first = asPosition(base + n + 1);
       for (const draft of waiting.publication.drafts) {
         n += 1;
-        if (!twins.has(index)) notifications.push({ ...draft, position: asPosition(base + n) });
+        if (!duplicates.has(index)) notifications.push({ ...draft, position: asPosition(base + n) });
       }
-      if (twins.has(index)) again.push(waiting);
+      if (duplicates.has(index)) again.push(waiting);
       else waiting.resolve({ first, ids: waiting.publication.drafts.map(({ id }) => id), replayed: false });
     });
     this.metrics.batchSize.observe(notifications.length);
     this.metrics.published.inc(notifications.length);
     this.#committed.next({ tenantId, previous, head, notifications, committedAt });
-    await Promise.all(again.map((waiting) => this.#answerTwin(tenantId, waiting)));
+    await Promise.all(again.map((waiting) => this.#answerDuplicate(tenantId, waiting)));
   }
 
   /** The append, and what it may lack the first time: the partition, the tenant's rows. */
@@ -204,7 +204,7 @@ export class Ingest {
       appended = await this.#appendCovered(tenantId, publications, append);
     }
     // No row is no commit: this must never become a 201.
-    if (appended === undefined) throw new Error(`tenant ${tenantId} has no stream row`);
+    if (appended === undefined) throw new Error(`tenant ${tenantId} has no log`);
     return appended;
   }
 
@@ -214,19 +214,19 @@ export class Ingest {
     append: string,
   ): Promise<Appended | undefined> {
     try {
-      return await this.store.append(tenantId, publications, append, this.accounts.rateOf(tenantId));
+      return await this.store.append(tenantId, publications, append, this.quotas.rateOf(tenantId));
     } catch (error) {
       if (!isPartitionMissing(error)) throw error;
       await this.partitions.ensureAhead();
-      return await this.store.append(tenantId, publications, append, this.accounts.rateOf(tenantId));
+      return await this.store.append(tenantId, publications, append, this.quotas.rateOf(tenantId));
     }
   }
 
-  async #answerTwin(tenantId: TenantId, { publication, resolve, reject }: Waiting): Promise<void> {
+  async #answerDuplicate(tenantId: TenantId, { publication, resolve, reject }: Waiting): Promise<void> {
     try {
       const { idempotency } = publication;
-      const stored = idempotency && (await this.keys.find(tenantId, idempotency));
-      // The twin's key was swept between the two statements: its window is over, and the caller may simply send again.
+      const stored = idempotency && (await this.records.find(tenantId, idempotency));
+      // The duplicate's key was swept between the two statements: its window is over, and the caller may simply send again.
       if (stored === undefined)
         throw new Problem('overloaded', 'The Idempotency-Key just expired; send the request again.', {
           retryAfter: 1,
@@ -244,7 +244,7 @@ export class Ingest {
       batch.flatMap(({ publication }) => publication.drafts.map(({ id }) => id)),
       append,
     );
-    this.accounts.doubt(tenantId);
+    this.quotas.doubt(tenantId);
     const missing: Waiting[] = [];
     for (const waiting of batch) {
       const ids = waiting.publication.drafts.map(({ id }) => id);

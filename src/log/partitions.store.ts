@@ -1,8 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 import type { Pool, Statement } from '../postgres/pool.ts';
-import { hoursOf, partitionName, PARTITIONED, type Partitioned, type Range } from './partition-range.ts';
-import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';
+import { asPosition, EPOCH_MS, type Position, POSITIONS_PER_MS, timeOfPosition } from '../core/position.ts';
 
 /** A partition as the catalogue knows it. */
 export interface Partition extends Range {
@@ -96,7 +95,7 @@ export function isThere(partitions: readonly Partition[], table: Partitioned, ra
 }
 
 /** PARTITION_HOURS is not what the tables were made with. */
-export class PartitionWidthError extends Error {
+class PartitionWidthError extends Error {
   override readonly name = 'PartitionWidthError';
 
   constructor(inPlace: Partition, wanted: Range) {
@@ -105,4 +104,54 @@ export class PartitionWidthError extends Error {
         `The width of partitions cannot change while there is data: set PARTITION_HOURS back to ${hoursOf(inPlace)}.`,
     );
   }
+}
+
+/** The tables that are partitioned by position. */
+export const PARTITIONED = ['notifications', 'sends', 'acks'] as const;
+export type Partitioned = (typeof PARTITIONED)[number];
+
+/** The positions [from, end) of one partition. */
+export interface Range {
+  readonly from: Position;
+  readonly end: Position;
+}
+
+const HOUR = 3_600_000 * POSITIONS_PER_MS;
+
+/** The partition that covers a position. Bounds are multiples of the width, so every node finds the same ones. */
+export function rangeCovering(position: Position, hours: number): Range {
+  const width = hours * HOUR;
+  const from = position - (position % width);
+  return { from: asPosition(from), end: asPosition(from + width) };
+}
+
+export const rangeAfter = ({ from, end }: Range): Range => ({
+  from: end,
+  end: asPosition(end + (end - from)),
+});
+
+const hoursOf = ({ from, end }: Range): number => (end - from) / HOUR;
+
+/** Which positions the partitions of a table take. `ranges`: in order. */
+export class Coverage {
+  constructor(private readonly ranges: readonly Range[]) {}
+
+  /**
+   * Where an interval that ends at `position` can end in this table: there, or where the partition before it ends, as
+   * nothing is stored between partitions. Undefined: nothing is kept at or below it. What lies above all partitions may
+   * have got one meanwhile, and is left as it is.
+   */
+  endOf(position: Position): Position | undefined {
+    const newest = this.ranges.at(-1);
+    if (newest === undefined || position >= newest.end) return position;
+    const before = this.ranges.findLast(({ from }) => from <= position);
+    return before && asPosition(Math.min(position, before.end - 1));
+  }
+}
+
+/** For people: the day at which the partition begins, with its hour where days alone would not tell them apart. */
+export function partitionName(table: Partitioned, range: Range): string {
+  const begin = new Date(timeOfPosition(range.from)).toISOString();
+  const readable = begin.slice(0, hoursOf(range) % 24 === 0 ? 10 : 13).replaceAll(/[-T]/g, '_');
+  return `${table}_${readable}`;
 }

@@ -1,18 +1,19 @@
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Inject, Injectable, Logger, Module } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONFIG, type Config } from '../core/config.ts';
 import { errorCode } from '../postgres/pool.ts';
 import {
   Coverage,
+  isThere,
+  type Partitioned,
   PARTITIONED,
+  PartitionsStore,
+  type Range,
   rangeAfter,
   rangeCovering,
-  type Partitioned,
-  type Range,
-} from './partition-range.ts';
-import { isThere, PartitionsStore } from './partitions.store.ts';
+} from './partitions.store.ts';
 import type { Position } from '../core/position.ts';
-
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 const ATTEMPTS = 3;
 const PAUSE_MS = 100;
 
@@ -132,3 +133,9 @@ export class Partitions {
     return making;
   }
 }
+
+@Module({
+  providers: [MaintenancePool, PartitionsStore, Partitions],
+  exports: [MaintenancePool, PartitionsStore, Partitions],
+})
+export class PartitionsModule {}

@@ -4,16 +4,14 @@ import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Limits } from '../core/limits.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { Quota, type Usage } from './account.ts';
-import { UsageStore } from './accounts.store.ts';
-
-/** Most accounts that are kept; one that is met again after that is read again. */
-const MOST_ACCOUNTS = 20_000;
+import { AppendStore, type Usage } from './append.store.ts';
+/** Most quotas that are kept; one that is met again after that is read again. */
+const MOST_QUOTAS = 20_000;
 
 /** A tenant without room is looked up again after this long, in ms: retention may have made some. */
 const ROOM_MS = 1_000;
 
-/** What a caller may be told of the account of its tenant. */
+/** What a caller may be told of the quota of its tenant. */
 export interface QuotaState {
   readonly limits: Limits;
   /** Notifications that could be published now; below zero in debt. */
@@ -22,59 +20,47 @@ export interface QuotaState {
   readonly wait: number;
 }
 
-/** The accounts of the tenants that publish through this node. */
+/** The quotas of the tenants that publish through this node. */
 @Injectable()
 export class Quotas {
-  readonly #accounts = new LRUCache<TenantId, Quota>({ max: MOST_ACCOUNTS });
+  readonly #quotas = new LRUCache<TenantId, Quota>({ max: MOST_QUOTAS });
   readonly #readings = new Map<TenantId, Promise<Quota>>();
   /** When tenants without room were looked up. */
-  readonly #lookedUp = new LRUCache<TenantId, true>({ max: MOST_ACCOUNTS, ttl: ROOM_MS });
+  readonly #lookedUp = new LRUCache<TenantId, true>({ max: MOST_QUOTAS, ttl: ROOM_MS });
   readonly #unsure = new WeakSet<Quota>();
 
   constructor(
-    private readonly store: UsageStore,
+    private readonly store: AppendStore,
     private readonly tenants: Tenants,
   ) {}
 
   /**
-   * The account of a tenant. The database is asked when this node meets the tenant, when it cannot know what became of an
-   * append, and at most once a second when there is no room for `bytes` more; else every append tells.
-   *
+   * Why the tenant may not publish so much now; undefined: it may.
    * @throws the database's error
    */
-  async open(tenantId: TenantId, bytes: number): Promise<Quota> {
-    const account = this.#accounts.get(tenantId);
-    if (account === undefined || this.#unsure.has(account)) return await this.#read(tenantId);
-    if (account.hasRoom(bytes, this.tenants.limits(tenantId)) || this.#lookedUp.has(tenantId)) return account;
-    this.#lookedUp.set(tenantId, true);
-    return await this.#read(tenantId);
+  async refusal(tenantId: TenantId, notifications: number, bytes: number): Promise<Problem | undefined> {
+    return this.#refusalBy(await this.#open(tenantId, bytes), tenantId, notifications, bytes);
   }
 
-  /** Why the tenant may not publish so much now; undefined: it may. */
-  refusal(tenantId: TenantId, account: Quota, notifications: number, bytes: number): Problem | undefined {
-    const limits = this.tenants.limits(tenantId);
-    if (!account.hasRoom(bytes, limits)) {
-      return new Problem(
-        'storage_full',
-        `The tenant may keep ${limits.storedBytes} bytes of data, and there is no room for these.`,
-      );
-    }
-    const wait = account.waitFor(notifications, limits, performance.now());
-    if (wait === 0) return undefined;
-    return new Problem(
-      'rate_limited',
-      `The tenant may publish ${limits.notificationsPerSecond} notifications per second, and ${limits.burst} at once.`,
-      { retryAfter: Math.ceil(wait / 1_000) },
-    );
+  /**
+   * Takes so much from what the tenant may publish, until it is given back, which the caller does when it is appended or given
+   * up. Or the reason why it may not.
+   * @throws the database's error
+   */
+  async reserve(tenantId: TenantId, notifications: number, bytes: number): Promise<Reservation | Problem> {
+    const quota = await this.#open(tenantId, bytes);
+    return this.#refusalBy(quota, tenantId, notifications, bytes) ?? quota.reserve(notifications, bytes);
   }
 
-  /** Undefined: this node does not know the account. */
-  stateOf(tenantId: TenantId): QuotaState | undefined {
-    const account = this.#accounts.get(tenantId);
-    if (account === undefined) return undefined;
+  /**
+   * How much is left.
+   * @throws the database's error
+   */
+  async state(tenantId: TenantId): Promise<QuotaState> {
+    const quota = await this.#open(tenantId, 1);
     const limits = this.tenants.limits(tenantId);
     const now = performance.now();
-    return { limits, left: account.left(limits, now), wait: account.waitFor(1, limits, now) };
+    return { limits, left: quota.left(limits, now), wait: quota.waitFor(1, limits, now) };
   }
 
   /** What the tenant pays, per second, by which the database charges it. */
@@ -83,20 +69,49 @@ export class Quotas {
   }
 
   /** What an append said. */
-  learn(tenantId: TenantId, balance: Usage): void {
-    const account = this.#accounts.get(tenantId);
+  learn(tenantId: TenantId, usage: Usage): void {
+    const quota = this.#quotas.get(tenantId);
     const now = performance.now();
-    if (account === undefined) this.#accounts.set(tenantId, new Quota(balance, now));
+    if (quota === undefined) this.#quotas.set(tenantId, new Quota(usage, now));
     else {
-      account.learn(balance, now);
-      this.#unsure.delete(account);
+      quota.learn(usage, now);
+      this.#unsure.delete(quota);
     }
   }
 
-  /** An append of the tenant has charged the account or not; nobody said. */
+  /** An append of the tenant has charged the quota or not; nobody said. */
   doubt(tenantId: TenantId): void {
-    const account = this.#accounts.get(tenantId);
-    if (account !== undefined) this.#unsure.add(account);
+    const quota = this.#quotas.get(tenantId);
+    if (quota !== undefined) this.#unsure.add(quota);
+  }
+
+  /**
+   * The quota of a tenant. The database is asked when this node meets the tenant, when it cannot know what became of an
+   * append, and at most once a second when there is no room for `bytes` more; else every append tells.
+   */
+  async #open(tenantId: TenantId, bytes: number): Promise<Quota> {
+    const quota = this.#quotas.get(tenantId);
+    if (quota === undefined || this.#unsure.has(quota)) return await this.#read(tenantId);
+    if (quota.hasRoom(bytes, this.tenants.limits(tenantId)) || this.#lookedUp.has(tenantId)) return quota;
+    this.#lookedUp.set(tenantId, true);
+    return await this.#read(tenantId);
+  }
+
+  #refusalBy(quota: Quota, tenantId: TenantId, notifications: number, bytes: number): Problem | undefined {
+    const limits = this.tenants.limits(tenantId);
+    if (!quota.hasRoom(bytes, limits)) {
+      return new Problem(
+        'storage_full',
+        `The tenant may keep ${limits.storedBytes} bytes of data, and there is no room for these.`,
+      );
+    }
+    const wait = quota.waitFor(notifications, limits, performance.now());
+    if (wait === 0) return undefined;
+    return new Problem(
+      'rate_limited',
+      `The tenant may publish ${limits.notificationsPerSecond} notifications per second, and ${limits.burst} at once.`,
+      { retryAfter: Math.ceil(wait / 1_000) },
+    );
   }
 
   /** Who asks while another does waits for the same answer. */
@@ -108,15 +123,83 @@ export class Quotas {
   }
 
   async #readNow(tenantId: TenantId): Promise<Quota> {
-    const known = this.#accounts.get(tenantId);
+    const known = this.#quotas.get(tenantId);
     const learned = known?.learned;
-    const { age, ...balance } = await this.store.read(tenantId);
+    const { age, ...usage } = await this.store.usage(tenantId);
     const at = performance.now() - age;
-    const account = this.#accounts.get(tenantId) ?? new Quota(balance, at);
+    const quota = this.#quotas.get(tenantId) ?? new Quota(usage, at);
     // What an append said meanwhile is newer.
-    if (account === known && account.learned === learned) account.learn(balance, at);
-    this.#unsure.delete(account);
-    this.#accounts.set(tenantId, account);
-    return account;
+    if (quota === known && quota.learned === learned) quota.learn(usage, at);
+    this.#unsure.delete(quota);
+    this.#quotas.set(tenantId, quota);
+    return quota;
+  }
+}
+
+/** A tenant's rate: what it may publish in the long run, and at once. */
+export type Rate = Pick<Limits, 'notificationsPerSecond' | 'burst'>;
+
+/** Gives back what was reserved; once, however often it is called. */
+export type Reservation = () => void;
+
+/**
+ * What this node knows of a tenant's quota: what the database said last, and what was admitted here since and is not
+ * appended yet. Other nodes charge the same quota, so that a node may know too little of what was spent; it hears
+ * with its next append, and what was too much is paid off before anything more is admitted. See docs/adr/0006.
+ *
+ * Times are of a clock of this process that never goes back, in ms.
+ */
+export class Quota {
+  #usage: Usage;
+  #at: number;
+  #held = 0;
+  #heldBytes = 0;
+  #learned = 0;
+
+  /** `at`: when the usage was so, or later. */
+  constructor(usage: Usage, at: number) {
+    this.#usage = usage;
+    this.#at = at;
+  }
+
+  /** How often the database was heard: a question that was asked before another answer came is answered too late. */
+  get learned(): number {
+    return this.#learned;
+  }
+
+  /** An answer of the database takes the place of what was known. */
+  learn(usage: Usage, at: number): void {
+    this.#usage = usage;
+    this.#at = at;
+    this.#learned += 1;
+  }
+
+  /** How many notifications can be admitted; below zero: how many have to be paid off first. */
+  left({ notificationsPerSecond, burst }: Rate, now: number): number {
+    const paid = (notificationsPerSecond * Math.max(0, now - this.#at)) / 1000;
+    return burst - Math.max(0, this.#usage.spent - paid) - this.#held;
+  }
+
+  /** ms until `n` notifications can be admitted, if no others are; 0: now. */
+  waitFor(n: number, rate: Rate, now: number): number {
+    return (Math.max(0, n - this.left(rate, now)) / rate.notificationsPerSecond) * 1000;
+  }
+
+  /** Whether so many bytes more can be kept. */
+  hasRoom(bytes: number, { storedBytes }: Pick<Limits, 'storedBytes'>): boolean {
+    return this.#usage.storedBytes + this.#heldBytes + bytes <= storedBytes;
+  }
+
+  /** Admits notifications: they count until they are released, which happens once, however often it is asked for. */
+  reserve(n: number, bytes: number): Reservation {
+    this.#held += n;
+    this.#heldBytes += bytes;
+    let held = true;
+    return () => {
+      if (!held) return;
+      held = false;
+      this.#held -= n;
+      this.#heldBytes -= bytes;
+    };
   }
 }

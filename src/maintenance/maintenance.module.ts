@@ -1,5 +1,5 @@
 import { Module } from '@nestjs/common';
-import { PartitionsModule } from '../log/partitions.module.ts';
+import { PartitionsModule } from '../log/partitions.ts';
 import { Maintenance } from './maintenance.ts';
 import { WatchStore } from './watch.store.ts';
 

@@ -8,8 +8,7 @@ import {
 import { CONFIG, type Config } from '../core/config.ts';
 import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 import { isConnectionLoss, type Pool, type Statement } from '../postgres/pool.ts';
-import { PARTITIONED } from '../log/partition-range.ts';
-import { PartitionsStore } from '../log/partitions.store.ts';
+import { PARTITIONED, PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
 import { Metrics, type RoundResult } from '../telemetry/metrics.ts';

@@ -1,6 +1,6 @@
 import { Controller, Get, Headers, Param, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { Public } from '../http/access.decorator.ts';
+import { Public } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import { loadAssets } from './assets.ts';
 import { openApiDocument } from './openapi.ts';

@@ -1,7 +1,7 @@
 import type { ZodType } from 'zod';
-import { SESSION_COOKIE } from '../auth/session-cookie.ts';
-import { SERVICE_SCOPES } from '../core/scopes.ts';
-import { VERSION } from '../core/version.ts';
+import { SESSION_COOKIE } from '../auth/credentials.ts';
+import { SERVICE_SCOPES } from '../core/identifiers.ts';
+import { VERSION } from '../core/config.ts';
 import { ERRORS, Problem, type ErrorCode } from '../core/errors.ts';
 import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
 import { JsonSchemas } from './json-schema.ts';

@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import type { ServiceScope } from '../core/scopes.ts';
+import type { ServiceScope } from '../core/identifiers.ts';
 import type { ErrorCode } from '../core/errors.ts';
 import type { HeaderName, RequestHeaderName } from './headers.ts';
 

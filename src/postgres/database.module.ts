@@ -1,6 +1,6 @@
 import { Global, Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { CONFIG, type Config } from '../core/config.ts';
+import { type Config, CONFIG, engineUrl, serviceUrl } from '../core/config.ts';
 import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
 import type { PoolOptions } from './pool.ts';
@@ -12,8 +12,6 @@ import {
   CrossTenantPool,
   HistoryPool,
 } from './pools.ts';
-import { engineUrl, serviceUrl } from '../core/settings.ts';
-
 /** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
 const ENTITY_CONNECTIONS = 2;
 

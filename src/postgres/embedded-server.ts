@@ -18,7 +18,7 @@ import {
   type ServerOptions,
 } from './server-process.ts';
 import { findServerUser } from './server-user.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 export const DATABASE = 'tidings';
 const LOG_LIMIT_BYTES = 10 * 1024 * 1024;

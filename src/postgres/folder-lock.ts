@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /** Holds a folder for one process. */
 export interface FolderLock {

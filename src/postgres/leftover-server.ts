@@ -3,7 +3,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 const run = promisify(execFile);
 

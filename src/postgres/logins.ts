@@ -4,7 +4,7 @@ import { readDatabaseUrl, type Login } from '../core/database-url.ts';
 import { withConnection } from './connection.ts';
 import { takeFromEverybody } from './everybody.ts';
 import { errorCode } from './pool.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /**
  * The database as each of its logins reaches it. None of them can become another:

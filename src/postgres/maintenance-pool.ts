@@ -1,8 +1,6 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
-import { CONFIG, type Config } from '../core/config.ts';
+import { type Config, CONFIG, engineUrl } from '../core/config.ts';
 import { Pool } from './pool.ts';
-import { engineUrl } from '../core/settings.ts';
-
 /** A sweep of a large database. */
 const LONGEST_STATEMENT_MS = 600_000;
 

@@ -9,7 +9,7 @@ import { ensureLogins, type DatabaseUrls } from './logins.ts';
 import { errorCode } from './pool.ts';
 import { grantPrivileges } from './privileges.ts';
 import { WITHOUT_LIMITS } from './session-settings.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /** Any number will do, as long as every node takes the same one. */
 const MIGRATION_LOCK = 7_469_001;

@@ -11,7 +11,7 @@ import type { DatabaseUrls } from './logins.ts';
 import { keepSettings } from './login-settings.ts';
 import { migrate, missingMigrations } from './migrate.ts';
 import { isConnectionLoss } from './pool.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /** Major version of PostgreSQL. */
 const OLDEST_MAJOR = 15;

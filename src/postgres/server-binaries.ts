@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /** Absolute paths of the programs that the embedded server is made of. */
 export interface ServerBinaries {

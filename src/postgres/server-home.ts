@@ -17,7 +17,7 @@ import { z } from 'zod';
 import { give } from './create-cluster.ts';
 import { binariesIn, type ServerBinaries } from './server-binaries.ts';
 import { canReach, type ServerUser } from './server-user.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 const run = promisify(execFile);
 const packageSchema = z.object({ version: z.string() });

@@ -9,7 +9,7 @@ import { CLUSTER_OWNER } from './create-cluster.ts';
 import { errorCode } from './pool.ts';
 import type { ServerBinaries } from './server-binaries.ts';
 import type { ServerUser } from './server-user.ts';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 /** A fast stop writes a checkpoint; one that takes longer than this is cut short, and the next start recovers. */
 const STOP_PATIENCE_MS = 30_000;

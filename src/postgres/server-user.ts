@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-import { StartError } from '../core/start-error.ts';
+import { StartError } from '../core/errors.ts';
 
 const run = promisify(execFile);
 

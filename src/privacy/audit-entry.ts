@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { AuditEntry } from '../audit/audit.ts';
-import type { Principal } from '../http/principal.ts';
+import type { Principal } from '../http/access.ts';
 import { tenantIdSchema, type TenantId } from '../core/identifiers.ts';
 import { targetOf, type Erased, type Erasure } from './erasure.ts';
 

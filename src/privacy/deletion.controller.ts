@@ -1,8 +1,7 @@
 import { Controller, Delete, Header, Param, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { parseId } from '../admin/path-id.ts';
-import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
-import type { Principal } from '../http/principal.ts';
+import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
 import { refuseQuery } from '../http/json-body.ts';
 import { ErasureRequests } from './erasure-requests.ts';

@@ -3,7 +3,7 @@ import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { AuditedTransactions } from '../admin/audited-transactions.ts';
 import { notFound } from '../admin/path-id.ts';
-import type { Principal } from '../http/principal.ts';
+import type { Principal } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';

@@ -4,7 +4,7 @@ import { Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@ne
 import type { Subscription } from 'rxjs';
 import { recordAction } from '../audit/audit.store.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
-import { InFlightTransactionsStore } from '../cluster/grace.store.ts';
+import { InFlightTransactionsStore } from '../cluster/change-feed.store.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';

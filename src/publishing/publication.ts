@@ -1,8 +1,8 @@
 import { createHash, randomUUIDv7 } from 'node:crypto';
 import { z } from 'zod';
 import { MOST_NOTIFICATIONS_PER_REQUEST, type Config } from '../core/config.ts';
-import { MOST_FAULTS, Problem, type Fault } from '../core/errors.ts';
-import type { Topic, UserId } from '../core/identifiers.ts';
+import { type Fault, MOST_FAULTS, Problem } from '../core/errors.ts';
+import { type Topic, topicSchema, typeSchema, type UserId, userIdSchema } from '../core/identifiers.ts';
 import { check, malformed, notValid, parseJson, pointerTo, type JsonBody } from '../http/json-body.ts';
 import type { Limits } from '../core/limits.ts';
 import type { Draft, Recipient } from '../core/notification.ts';
@@ -15,29 +15,129 @@ import {
   type Part,
   type Slice,
 } from '../http/raw-json.ts';
-import { TimeSlicer as Turn } from '../concurrency/time-slicer.ts';
-import { batchSchema, publishSchema, type PublishRequest } from './publish.schema.ts';
+import { TimeSlicer } from '../concurrency/time-slicer.ts';
+import { scopeMissing } from '../auth/credentials.ts';
+import type { Principal } from '../http/access.ts';
 
+/* The wire format of a publish. Limits that are settings are checked below and not by the schema: a key that was used keeps its answer when they change. */
+
+const TARGETS = ['user', 'users', 'topic', 'everyone'] as const;
+
+const recipientSchema = z
+  .strictObject({
+    user: userIdSchema.optional(),
+    users: z
+      .array(userIdSchema)
+      .min(1, 'names at least one user')
+      .superRefine((users, context) => {
+        const seen = new Map<string, number>();
+        users.forEach((user, index) => {
+          const first = seen.get(user);
+          if (first === undefined) seen.set(user, index);
+          else
+            context.addIssue({
+              code: 'custom',
+              path: [index],
+              message: `repeats users/${first}; each user is named once`,
+            });
+        });
+      })
+      .optional(),
+    topic: topicSchema.optional(),
+    everyone: z.literal(true).optional(),
+  })
+  .superRefine((to, context) => {
+    const named = TARGETS.filter((target) => to[target] !== undefined);
+    if (named.length !== 1) {
+      context.addIssue({
+        code: 'custom',
+        message:
+          named.length === 0
+            ? 'names exactly one of user, users, topic, everyone'
+            : `names ${named.join(' and ')}; exactly one is allowed`,
+      });
+    }
+  })
+  .meta({ id: 'Recipients', minProperties: 1, maxProperties: 1 });
+
+const LAST_MOMENT = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
+const TEN_YEARS_IN_SECONDS = 10 * 366 * 24 * 3600;
+
+export const publishSchema = z
+  .strictObject({
+    to: recipientSchema,
+    type: typeSchema,
+    data: z.unknown().meta({
+      description: 'Any JSON value; passed on as it was written but for white space between tokens.',
+    }),
+    expiresAt: z.iso
+      .datetime({ offset: true, error: 'is a time as RFC 3339 has it, such as 2026-12-01T00:00:00.000Z' })
+      // An offset can carry the last day of the calendar into the year 10000, which RFC 3339 cannot write.
+      .refine((time) => Date.parse(time) <= LAST_MOMENT, 'is before the year 10000 in UTC')
+      .optional(),
+    ttlSeconds: z.number().int().min(1).max(TEN_YEARS_IN_SECONDS).optional(),
+  })
+  .superRefine((item, context) => {
+    if (item.expiresAt !== undefined && item.ttlSeconds !== undefined) {
+      context.addIssue({
+        code: 'custom',
+        path: ['ttlSeconds'],
+        message: 'cannot stand beside expiresAt; send one of them',
+      });
+    }
+  })
+  .meta({ id: 'PublishRequest', not: { required: ['expiresAt', 'ttlSeconds'] } });
+
+export const batchSchema = z
+  .strictObject({ notifications: z.array(publishSchema).min(1, 'holds at least one notification') })
+  .meta({ id: 'PublishBatchRequest' });
+
+const positionString = z
+  .string()
+  .regex(/^\d{1,16}$/)
+  .meta({ description: 'An opaque decimal string that grows in commit order within the tenant.' });
+
+export const storedSchema = z
+  .strictObject({
+    id: z.uuid().meta({ description: 'A UUIDv7.' }),
+    position: positionString,
+    createdAt: z.iso.datetime().meta({ description: 'The time inside the position.' }),
+  })
+  .meta({ id: 'StoredNotification' });
+
+export const storedForUsersSchema = z
+  .strictObject({ notifications: z.array(storedSchema.extend({ user: z.string() })) })
+  .meta({ id: 'StoredForUsers' });
+
+export const storedBatchSchema = z
+  .strictObject({ notifications: z.array(storedSchema) })
+  .meta({ id: 'StoredBatch' });
+
+export const idempotencyKeySchema = z
+  .string()
+  .regex(/^[\x21-\x7e]{1,255}$/, 'has 1 to 255 visible ASCII characters');
+
+type PublishRequest = z.infer<typeof publishSchema>;
 export type PublishRoute = 'single' | 'batch';
 
 /** A publish request that has the right shape. Whether limits and expiry let it pass is a second question: a known key is answered without it. */
-export interface ReadPublication {
+interface ReadPublication {
   readonly drafts: readonly Draft[];
   /** Set when a single publish named `users`: they are part of its answer. */
   readonly users: readonly UserId[] | undefined;
   readonly refusal: Problem | undefined;
   /** What is addressed to more than a user, by the JSON pointer to its `to`. */
-  readonly wide: readonly BroadcastRecipient[];
+  readonly broadcasts: readonly BroadcastRecipient[];
 }
 
-export interface BroadcastRecipient {
+interface BroadcastRecipient {
   readonly pointer: string;
   /** Undefined: everyone. */
   readonly topic: Topic | undefined;
 }
 
 /** The body of a publish, before anything is made of its data. */
-export interface Envelope {
+interface Envelope {
   /** How many notifications it asks for, as far as it has the right shape. Beyond what any setting allows reading has stopped. */
   readonly asked: number;
   /** What is around the items of a batch; undefined for a single publish. */
@@ -71,7 +171,7 @@ const KNOWN = new Set(Object.keys(publishSchema.shape));
 export async function readEnvelope(route: PublishRoute, { text }: JsonBody): Promise<Envelope> {
   if (text.trim() === '') throw new Problem('malformed_json', 'The body is empty.');
   try {
-    return await inTurns(route === 'single' ? walkSingle(text) : walkBatch(text), new Turn());
+    return await inTurns(route === 'single' ? walkSingle(text) : walkBatch(text), new TimeSlicer());
   } catch (error) {
     throw error instanceof SyntaxError ? malformed(error) : error;
   }
@@ -157,8 +257,8 @@ export async function readPublication(
       errors: [tooMany(route, asked, most)],
     });
   }
-  const turn = new Turn();
-  const requests = await readRequests(route, around, items, turn);
+  const slicer = new TimeSlicer();
+  const requests = await readRequests(route, around, items, slicer);
   const faults: Fault[] = [];
   const drafts: Draft[] = [];
   let count = 0;
@@ -167,7 +267,7 @@ export async function readPublication(
     count += recipients.length;
     // Beyond the limit nothing is built any more, so that a small body cannot become a million drafts.
     if (count > most) continue;
-    const data = await inTurns(walkCompact(text, slice, limits.dataBytes), turn);
+    const data = await inTurns(walkCompact(text, slice, limits.dataBytes), slicer);
     const { size } = data;
     const expiresAt = expiryOf(request, now);
     if (size > limits.dataBytes)
@@ -189,7 +289,7 @@ export async function readPublication(
     for (const to of faults.length === 0 ? recipients : []) {
       drafts.push({ id: randomUUIDv7(), to, type: request.type, data: data.text, size, expiresAt, trace });
     }
-    if (turn.isOver) await turn.next();
+    if (slicer.isOver) await slicer.next();
   }
   if (count > most) faults.push(tooMany(route, count, most));
   const refusal =
@@ -202,7 +302,7 @@ export async function readPublication(
     drafts,
     users: route === 'single' ? requests[0]?.request.to.users : undefined,
     refusal,
-    wide: requests.flatMap(wideRecipients),
+    broadcasts: requests.flatMap(broadcastRecipients),
   };
 }
 
@@ -226,7 +326,7 @@ async function readRequests(
   route: PublishRoute,
   around: unknown,
   items: readonly Item[],
-  turn: Turn,
+  slicer: TimeSlicer,
 ): Promise<CheckedRequest[]> {
   const faults = route === 'batch' ? faultsIn(aroundSchema, around) : [];
   const requests: CheckedRequest[] = [];
@@ -237,7 +337,7 @@ async function readRequests(
     else if (data === undefined) faults.push(fault(path, 'data', 'is required'));
     else requests.push({ path, request: checked.value, data });
     if (faults.length >= MOST_FAULTS) break;
-    if (turn.isOver) await turn.next();
+    if (slicer.isOver) await slicer.next();
   }
   if (faults.length > 0) throw notValid(faults);
   return requests;
@@ -276,7 +376,7 @@ function recipientsOf({ user, users, topic }: PublishRequest['to']): Recipient[]
   return [{ everyone: true }];
 }
 
-function wideRecipients({ path, request: { to } }: CheckedRequest): BroadcastRecipient[] {
+function broadcastRecipients({ path, request: { to } }: CheckedRequest): BroadcastRecipient[] {
   if (to.topic === undefined && to.everyone === undefined) return [];
   return [{ pointer: pointerTo([...path, 'to']), topic: to.topic }];
 }
@@ -284,4 +384,35 @@ function wideRecipients({ path, request: { to } }: CheckedRequest): BroadcastRec
 function expiryOf({ expiresAt, ttlSeconds }: PublishRequest, now: number): number | null {
   if (expiresAt !== undefined) return Date.parse(expiresAt);
   return ttlSeconds === undefined ? null : now + ttlSeconds * 1000;
+}
+
+/**
+ * Whether a publisher may address what it addresses: everyone by a scope of its own, and of topics those of its token, if
+ * that has a list of them. The list is about topics alone; users are everybody's, and everyone is the scope's.
+ *
+ * @throws Problem `scope_missing` or `topic_forbidden` (403), with a pointer to each recipient
+ */
+export function checkRights(
+  { scopes, publishesTo }: Principal,
+  broadcasts: readonly BroadcastRecipient[],
+): void {
+  if (!scopes.has('notifications:broadcast')) {
+    const everyone = broadcasts.filter(({ topic }) => topic === undefined);
+    if (everyone.length > 0) {
+      const detail = 'takes the scope notifications:broadcast';
+      throw scopeMissing(
+        ['notifications:broadcast'],
+        everyone.map(({ pointer }) => ({ pointer: `${pointer}/everyone`, detail })),
+      );
+    }
+  }
+  if (publishesTo === undefined) return;
+  const foreign = broadcasts.filter(({ topic }) => topic !== undefined && !publishesTo.has(topic));
+  if (foreign.length === 0) return;
+  throw new Problem('topic_forbidden', 'The token does not carry every topic that is published to.', {
+    errors: foreign.map(({ pointer }) => ({
+      pointer: `${pointer}/topic`,
+      detail: 'is not among the topics of the token',
+    })),
+  });
 }

@@ -1,35 +1,35 @@
-import { Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
+import { Module, Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { RequireScope, CurrentPrincipal } from '../http/access.decorator.ts';
-import type { Principal } from '../http/principal.ts';
+import { CurrentPrincipal, type Principal, RequireScope, RouteSettings } from '../http/access.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { Problem } from '../core/errors.ts';
 import { Draining } from '../core/draining.ts';
 import { asJsonBody, refuseQuery } from '../http/json-body.ts';
 import { parseTraceparent } from '../telemetry/traceparent.ts';
-import type { TenantId } from '../core/identifiers.ts';
-import { Quotas } from '../log/quota.ts';
-import type { IdempotencyKey } from '../log/append.store.ts';
 import { Ingest } from '../log/ingest.ts';
 import { IdempotencyRecords } from '../log/idempotency.ts';
 import type { Stored } from '../core/notification.ts';
 import { asPosition, createdAt } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { RouteSettings } from '../http/route-settings.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { checkRights } from './publisher-rights.ts';
-import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
-import { idempotencyKeySchema } from './publish.schema.ts';
-import { isOfLimits, RejectionThrottle } from './rejection-throttle.ts';
+import {
+  checkRights,
+  fingerprintOf,
+  idempotencyKeySchema,
+  type PublishRoute,
+  readEnvelope,
+  readPublication,
+} from './publication.ts';
+import { PublishAdmission, RejectionThrottle } from './publish-admission.ts';
+import { TenantsModule } from '../tenants/tenants.module.ts';
 
 @Controller('v1/notifications')
 export class PublishController {
   constructor(
     private readonly ingest: Ingest,
-    private readonly keys: IdempotencyRecords,
-    private readonly accounts: Quotas,
-    private readonly refusals: RejectionThrottle,
+    private readonly records: IdempotencyRecords,
+    private readonly admission: PublishAdmission,
     private readonly draining: Draining,
     private readonly clock: DatabaseClock,
     private readonly metrics: Metrics,
@@ -86,9 +86,9 @@ export class PublishController {
       const idempotency =
         key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };
       const envelope = await readEnvelope(route, body);
-      await this.#requireBalance(tenantId, envelope.asked, idempotency);
+      await this.admission.beforeReading(tenantId, envelope.asked, idempotency);
       const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
-      const { drafts, users, refusal, wide } = await readPublication(
+      const { drafts, users, refusal, broadcasts } = await readPublication(
         route,
         body,
         envelope,
@@ -97,7 +97,7 @@ export class PublishController {
         this.config,
         this.tenants.limits(tenantId),
       );
-      checkRights(principal, wide);
+      checkRights(principal, broadcasts);
 
       // A key that was used is answered as it was, also when limits, expiry or a shutdown would refuse it by now.
       const refused =
@@ -108,32 +108,15 @@ export class PublishController {
       const stored =
         refused === undefined
           ? await this.ingest.publish(tenantId, { publisher, drafts, idempotency })
-          : idempotency && (await this.keys.recall(tenantId, idempotency));
+          : idempotency && (await this.records.recall(tenantId, idempotency));
       if (stored === undefined) throw refused ?? new Error('nothing was stored and nothing was refused');
       if (stored.replayed) reply.header('idempotency-replayed', 'true');
       this.metrics.publishRequests.inc({ result: stored.replayed ? 'replayed' : 'stored' });
       return { stored, users };
     } catch (error) {
-      this.#count(principal, error);
+      this.admission.failed(principal.tenantId, error);
       throw error;
     }
-  }
-
-  /** A body that will not be admitted is not worth checking, unless its key was used: then its answer is known. */
-  async #requireBalance(tenantId: TenantId, asked: number, key: IdempotencyKey | undefined): Promise<void> {
-    const account = await this.accounts.open(tenantId, 1);
-    // What no waiting would let pass is a fault of the body, and told as such.
-    const passable = asked <= this.tenants.limits(tenantId).burst ? Math.max(1, asked) : 1;
-    const refusal = this.accounts.refusal(tenantId, account, passable, 1);
-    if (refusal === undefined) return;
-    const known = key && (await this.keys.recall(tenantId, key));
-    if (known === undefined) throw refusal;
-  }
-
-  #count({ tenantId }: Principal, error: unknown): void {
-    if (error instanceof Problem && isOfLimits(error)) return this.refusals.note(tenantId);
-    const result = error instanceof Problem && error.status < 500 ? 'refused' : 'unavailable';
-    this.metrics.publishRequests.inc({ result });
   }
 }
 
@@ -152,3 +135,10 @@ function answersOf({ ids, first }: Stored) {
     return { id, position: String(position), createdAt: createdAt(position) };
   });
 }
+
+@Module({
+  imports: [TenantsModule],
+  controllers: [PublishController],
+  providers: [PublishAdmission, RejectionThrottle],
+})
+export class PublishingModule {}

@@ -5,8 +5,7 @@ import { ClientPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import { asPosition, START, type Position } from '../core/position.ts';
-import { withinPartitions } from './covering.ts';
-import { CLASS_WIDTHS } from './intervals.ts';
+import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
 
 /** Where a stream without a resume position starts. */
 export type StartFrom = 'undelivered' | 'latest' | 'earliest';
@@ -57,7 +56,7 @@ export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
  *   may be ahead of `head` here, and nobody may read a cursor from `devices` again. The lateral sub-select is found
  *   through the primary key whatever the planner believes about the number of rows.
  * - All locks are taken before the first row is inserted (that is what `count(*)` waits for): an insert may have to
- *   wait for a twin, and who waits must not go on to take locks out of order.
+ *   wait for a duplicate, and who waits must not go on to take locks out of order.
  * - Tabs of one device that arrive together are steps of one walk: each continues from where those before it got to.
  * - `moved` writes through the conflict, which finds the row by its key and in its newest version; an update with a
  *   join would leave the way there to the planner. Its rows are locked already.
@@ -69,9 +68,9 @@ export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
  *   (covering.ts); it begins with the log of the tenant at the earliest, since nothing was ever stored before.
  * - Nobody gets a device while their data is being erased: it would go with the rest, and its stream would stay.
  * - A device that would be one too many has no effect. Where two nodes make devices of one user at the same time, neither
- *   counts those of the other; but both begin with the same ordinal, and of twins one is stored. The other comes back
+ *   counts those of the other; but both begin with the same ordinal, and of duplicates one is stored. The other comes back
  *   unsettled, as above, and is counted again. They are inserted in the order of their ordinals, so that whoever waits for
- *   a twin has made none yet that the twin could wait for.
+ *   a duplicate has made none yet that the duplicate could wait for.
  */
 const ARRIVE: Statement = {
   name: 'arrive',

@@ -1,7 +1,6 @@
 import { Module } from '@nestjs/common';
-import { AcksController } from './acks.controller.ts';
-import { AcksStore } from './acks.store.ts';
-import { Acknowledgements } from './acks.ts';
+import { Acknowledgements, AcksController } from './acknowledgements.ts';
+import { AcksStore } from './acknowledgements.store.ts';
 import { DevicesStore } from './devices.store.ts';
 import { ReceiptsStore } from './receipts.store.ts';
 import { Receipts } from './receipts.ts';

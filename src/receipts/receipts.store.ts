@@ -5,8 +5,7 @@ import { CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
-import { withinPartitions } from './covering.ts';
-import { widthClassOf } from './intervals.ts';
+import { widthClassOf, withinPartitions } from './intervals.ts';
 
 /** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
 export interface OfStream {

@@ -3,12 +3,11 @@ import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
 import { failureOf, isConnectionLoss } from '../postgres/pool.ts';
 import { messageOf } from '../core/errors.ts';
-import type { TenantId } from '../core/identifiers.ts';
+import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { ReceiptsStore, type OfStream } from './receipts.store.ts';
-import { OpenIntervals, type Reader, type SentInterval, type SentSource } from './open-intervals.ts';
-import { writeChunked, CHUNKS, CHUNKS_OF_ENDS } from '../concurrency/chunked-writes.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 type Opened = Parameters<ReceiptsStore['recordConnections']>[1][number];
 type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];
@@ -16,7 +15,7 @@ type Ended = Parameters<ReceiptsStore['endConnections']>[1][number] & OfStream;
 type Moved = Parameters<ReceiptsStore['moveCursors']>[1][number];
 
 /** Streams that have opened and stand in the ledger, where other nodes find them. */
-export interface Recorded {
+interface Recorded {
   readonly tenantId: TenantId;
   readonly opened: readonly Pick<Opened, 'user'>[];
 }
@@ -219,5 +218,90 @@ export class Receipts implements OnModuleInit {
       this.#tenants.set(tenantId, pending);
     }
     return pending;
+  }
+}
+
+/** Everything addressed to the connection in (from, to] was written to its socket by `at` (ms, database clock). */
+export interface SentInterval {
+  readonly from: Position;
+  to: Position;
+  at: number;
+  /** From the backlog, not as it was published. */
+  readonly replayed: boolean;
+}
+
+/** Whose stream it is, as the ledger knows it. */
+export interface Reader {
+  readonly connectionId: string;
+  readonly tenantId: TenantId;
+  readonly user: UserId;
+  readonly device: DeviceId;
+  readonly topics: readonly Topic[];
+  readonly autoAck: boolean;
+  /** When the database let the stream in, by its clock and not estimated, in ms since 1970. */
+  readonly openedAt: number;
+}
+
+/** A connection that was written to: its interval grows until it is collected. */
+export interface SentSource {
+  readonly subscriber: Reader;
+  takeInterval(): SentInterval | undefined;
+}
+
+/**
+ * The connections that were written to. Each interval that is collected becomes a row, and one that grows meanwhile
+ * costs nothing: after many were collected at once, the next time is later.
+ */
+export class OpenIntervals {
+  readonly #sources = new Set<SentSource>();
+  /** By `performance.now()`. */
+  #dueAt = -Infinity;
+
+  /** `perSecond`: rows that are written a second, about. */
+  constructor(private readonly perSecond: number) {}
+
+  /** How many have not been collected. */
+  get size(): number {
+    return this.#sources.size;
+  }
+
+  add(source: SentSource): void {
+    this.#sources.add(source);
+  }
+
+  /** None before it is time. A stream that ends hands its interval over by itself. */
+  *collect(): Generator<readonly [Reader, SentInterval]> {
+    const now = performance.now();
+    if (now < this.#dueAt) return;
+    this.#dueAt = now + (1_000 * this.#sources.size) / this.perSecond;
+    for (const source of this.#sources) {
+      const interval = source.takeInterval();
+      if (interval !== undefined) yield [source.subscriber, interval];
+    }
+    this.#sources.clear();
+  }
+}
+
+/** Rows of one statement, and the pause between two, in ms. A commit waits until what others wrote before it is on disk too. */
+interface Chunks {
+  readonly atOnce: number;
+  readonly pauseMs: number;
+}
+
+const CHUNKS: Chunks = { atOnce: 500, pauseMs: 0 };
+/** Thousands of streams end in the same moment: one statement after the other keeps a processor that publishes wait for. */
+const CHUNKS_OF_ENDS: Chunks = { atOnce: 100, pauseMs: 2 };
+
+/** Takes from `rows` what was written. */
+async function writeChunked<Row>(
+  rows: Row[],
+  { atOnce, pauseMs }: Chunks,
+  write: (some: readonly Row[]) => Promise<void>,
+): Promise<void> {
+  while (rows.length > 0) {
+    const some = rows.slice(0, atOnce);
+    await write(some);
+    rows.splice(0, some.length);
+    if (pauseMs > 0 && rows.length > 0) await sleep(pauseMs);
   }
 }

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
-import { VERSION } from '../core/version.ts';
+import { VERSION } from '../core/config.ts';
 
 /** Seconds. Fine around a commit (a few ms), coarse where only "too long" matters. */
 const COMMIT_SECONDS = [

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { isLoopback } from '../core/loopback.ts';
+import { isLoopback } from '../core/config.ts';
 
 const EXAMPLE = 'https://app.example.com';
 

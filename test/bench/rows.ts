@@ -1,13 +1,13 @@
 import pg from 'pg';
 import { CLASS_WIDTHS } from '../../src/receipts/intervals.ts';
 import {
-  partitionName,
   PARTITIONED,
+  partitionName,
+  type Range,
   rangeAfter,
   rangeCovering,
-  type Range,
-} from '../../src/log/partition-range.ts';
-import { sqlTimeOf } from '../../src/log/partitions.store.ts';
+  sqlTimeOf,
+} from '../../src/log/partitions.store.ts';
 import { asPosition, positionOfTime, POSITIONS_PER_MS, type Position } from '../../src/core/position.ts';
 
 /*

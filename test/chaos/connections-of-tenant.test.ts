@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { NO_LIMITS } from '../../src/core/limits.ts';
-import { StreamLimitsStore } from '../../src/delivery/stream-limits.store.ts';
+import { StreamLimitsStore } from '../../src/delivery/open-connections.store.ts';
 import { setTenant } from '../support/acts.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';

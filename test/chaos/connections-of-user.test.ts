@@ -18,7 +18,7 @@ import { connectionOf, expectBye, TwoNodes } from '../support/two-nodes.ts';
 /* How many streams a user may have, on two nodes. */
 
 /**
- * Nodes wait for LEDGER_FLUSH_MS and 400 ms before they count (test/unit/replacements.test.ts): by then what has ended is
+ * Nodes wait for LEDGER_FLUSH_MS and 400 ms before they count (test/unit/eviction.test.ts): by then what has ended is
  * written down, on a machine that does not stand still. Where that matters they are given so much more.
  */
 const MORE_MS = 5_000;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { positionOfTime } from '../../src/core/position.ts';
-import { SERVICE_SCOPES } from '../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../src/core/identifiers.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { adminOperations } from '../../src/openapi/operations/admin.ts';
 import { privacyOperations } from '../../src/openapi/operations/privacy.ts';
-import { SERVICE_SCOPES } from '../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../src/core/identifiers.ts';
 import { call } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { MetricsListener } from '../../src/telemetry/metrics-listener.ts';
+import { MetricsListener } from '../../src/telemetry/metrics-endpoint.ts';
 import { BYES } from '../../src/delivery/frames.ts';
 import { call, KeyIssuer } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';

@@ -8,7 +8,7 @@ import { TestClock } from '../support/test-clock.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
 const NOTICE_MS = 8_000;
-/** What a stream ends before its token at least: it is looked at once a second (src/delivery/token-life.ts). */
+/** What a stream ends before its token at least: it is looked at once a second (src/delivery/connection.ts). */
 const LOOK_MS = 1_500;
 const SPREAD_MS = 5_000;
 

@@ -2,7 +2,7 @@ import { connect } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
-import { RejectionThrottle } from '../../src/publishing/rejection-throttle.ts';
+import { RejectionThrottle } from '../../src/publishing/publish-admission.ts';
 import { adminOf, call, type ProblemBody } from '../support/admin.ts';
 import { post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';

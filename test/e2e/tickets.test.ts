@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { TicketSeal } from '../../src/auth/ticket-seal.ts';
+import { TicketSeal } from '../../src/auth/tickets.ts';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';

@@ -1,7 +1,7 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Controller, Get } from '@nestjs/common';
-import { Public, UserOnly } from '../../src/http/access.decorator.ts';
+import { Public, UserOnly } from '../../src/http/access.ts';
 import { startGuarded, type GuardedApp } from '../support/guarded-app.ts';
 import { serviceToken, sign, TEST_SECRET, userToken } from '../support/tokens.ts';
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Problem } from '../../src/core/errors.ts';
-import { Acknowledgements } from '../../src/receipts/acks.ts';
+import { Acknowledgements } from '../../src/receipts/acknowledgements.ts';
 import { CLASS_WIDTHS, widthClassOf } from '../../src/receipts/intervals.ts';
 import { asPosition, positionOfTime, POSITIONS_PER_MS, START } from '../../src/core/position.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';

@@ -5,7 +5,6 @@ import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Quotas } from '../../src/log/quota.ts';
-import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { Ingest } from '../../src/log/ingest.ts';
 import { IdempotencyRecords } from '../../src/log/idempotency.ts';
@@ -46,7 +45,7 @@ function node(settings: Record<string, string> = {}) {
   const store = new AppendStore(opened.tenant);
   const changes = new ChangeFeed(new ChangeFeedStore(opened.engine), config);
   const accounts = new Quotas(
-    new UsageStore(opened.tenant),
+    store,
     new Tenants(changes, new TenantsStore(opened.engine, opened.engine, opened.tenant), config),
   );
   const ingest = new Ingest(

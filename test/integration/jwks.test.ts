@@ -1,9 +1,14 @@
 import { createPublicKey, generateKeyPairSync, sign as signBytes } from 'node:crypto';
 import type { RequestListener } from 'node:http';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { GivenKeys, keptKeySetSchema } from '../../src/auth/key-set.ts';
+import {
+  GivenKeys,
+  keptKeySetSchema,
+  SharedSecret,
+  type VerificationKeys,
+  within,
+} from '../../src/auth/keys.ts';
 import { KEY_SET_TIMING, RemoteKeys } from '../../src/auth/remote-keys.ts';
-import { SharedSecret, within, type VerificationKeys } from '../../src/auth/verification-keys.ts';
 import { eventually } from '../support/eventually.ts';
 import { startGuarded, type GuardedApp } from '../support/guarded-app.ts';
 import { issue, issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';

@@ -1,6 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { expect, test } from '@jest/globals';
-import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore } from '../../src/log/append.store.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
@@ -49,7 +48,7 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     const idempotency = { publisher: 'p', key: 'new', fingerprint: Buffer.from('f') };
     await append.append(tenant, [{ publisher: 'p', drafts: [draft], idempotency }], randomUUIDv7(), 100);
     await append.recall(tenant, [idempotency, { publisher: 'p', key: '7' }]);
-    await new UsageStore(pools.tenant).read(tenant);
+    await new AppendStore(pools.tenant).usage(tenant);
     const readers = Array.from({ length: 20 }, (_, n) => ({ user: userId(`u-${n}`), after: asPosition(0) }));
     const limits = { rows: 200, bytes: 65_536 };
     await read.backlog(tenant, readers, [topic('topic-1'), topic('topic-2')], limits, limits);
@@ -59,7 +58,7 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     expect(pools.ran.map(({ statement }) => statement.name)).toEqual([
       'append',
       'recall',
-      'read_account',
+      'read_usage',
       'backlog',
       'log_after',
       'log_heads',

@@ -6,7 +6,6 @@ import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Quotas } from '../../src/log/quota.ts';
-import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
@@ -37,13 +36,13 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** Reads of accounts, counted. */
-class CountedStore extends UsageStore {
+/** Reads of what was used, counted. */
+class CountedStore extends AppendStore {
   reads = 0;
 
-  override async read(tenantId: TenantId) {
+  override async usage(tenantId: TenantId) {
     this.reads += 1;
-    return await super.read(tenantId);
+    return await super.usage(tenantId);
   }
 }
 
@@ -55,12 +54,12 @@ function node(settings: Record<string, string> = {}) {
     config,
   );
   const reading = new CountedStore(shared.tenant);
-  return { accounts: new Quotas(reading, tenants), reading };
+  return { quotas: new Quotas(reading, tenants), reading };
 }
 
 let tenants = 0;
 async function freshTenant(): Promise<TenantId> {
-  const tenant = tenantIdSchema.parse(`account-${(tenants += 1)}`);
+  const tenant = tenantIdSchema.parse(`quota-${(tenants += 1)}`);
   await store.ensureTenant(tenant);
   return tenant;
 }
@@ -85,7 +84,7 @@ function publication(sizes: readonly number[], key?: string): Publication {
 const append = async (tenant: TenantId, publications: readonly Publication[], rate = RATE) => {
   const appended = await store.append(tenant, publications, randomUUIDv7(), rate);
   if (appended === undefined) throw new Error('nothing was appended');
-  return appended.balance;
+  return appended.usage;
 };
 
 /** As if the last append had been so long ago by the clock of the database; a negative time if that was set back since. */
@@ -146,13 +145,13 @@ describe('an append', () => {
   test('of many at once is charged exactly', async () => {
     const tenant = await freshTenant();
     const many = Array.from({ length: 40 }, (_, n) => publication(Array(n % 5 || 1).fill(3), `k-${n % 30}`));
-    const balances = await Promise.all(many.map((one) => append(tenant, [one], 1e-9)));
+    const usages = await Promise.all(many.map((one) => append(tenant, [one], 1e-9)));
     const [row] = await database.query<{ n: number; bytes: number }>(
       `select count(*)::int as n, sum(size)::int as bytes from notifications where tenant_id = $1`,
       [tenant],
     );
-    expect(Math.max(...balances.map(({ spent }) => spent))).toBeCloseTo(row?.n ?? 0, 5);
-    expect(Math.max(...balances.map(({ storedBytes }) => storedBytes))).toBe(row?.bytes);
+    expect(Math.max(...usages.map(({ spent }) => spent))).toBeCloseTo(row?.n ?? 0, 5);
+    expect(Math.max(...usages.map(({ storedBytes }) => storedBytes))).toBe(row?.bytes);
   });
 
   test('that comes too late to be stored costs nothing', async () => {
@@ -160,11 +159,11 @@ describe('an append', () => {
     const late = randomUUIDv7();
     await store.settle(tenant, [randomUUIDv7()], late);
     expect(await store.append(tenant, [publication([9])], late, RATE)).toBeUndefined();
-    expect(await new UsageStore(shared.tenant).read(tenant)).toMatchObject({ spent: 0, storedBytes: 0 });
+    expect(await store.usage(tenant)).toMatchObject({ spent: 0, storedBytes: 0 });
   });
 });
 
-describe('what a node knows of an account', () => {
+describe('what a node knows of a quota', () => {
   const LIMITS = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: '50' };
 
   test('is what the database says when it meets the tenant, as old as that is, asked once for all', async () => {
@@ -172,24 +171,22 @@ describe('what a node knows of an account', () => {
     await append(tenant, [publication(Array(50).fill(1))]);
     const began = performance.now();
     await age(tenant, 20);
-    const { accounts, reading } = node(LIMITS);
-    expect(accounts.stateOf(tenant)).toBeUndefined();
-    const opened = await Promise.all([1, 2, 3].map(() => accounts.open(tenant, 1)));
-    expect([new Set(opened).size, reading.reads]).toEqual([1, 1]);
-    const { left = 0 } = accounts.stateOf(tenant) ?? {};
+    const { quotas, reading } = node(LIMITS);
+    await Promise.all([1, 2, 3].map(() => quotas.state(tenant)));
+    const { left } = await quotas.state(tenant);
+    expect(reading.reads).toBe(1);
     expect(left).toBeGreaterThanOrEqual(20);
     expect(left).toBeLessThan(21 + (performance.now() - began) / 1_000);
-    await accounts.open(tenant, 1);
+    await quotas.state(tenant);
     expect(reading.reads).toBe(1);
   });
 
   test('is all that it may have for a tenant that nobody has seen', async () => {
     const nobody = tenantIdSchema.parse('nobody');
-    const { accounts } = node(LIMITS);
-    const account = await accounts.open(nobody, 1);
-    expect(accounts.stateOf(nobody)?.left).toBe(50);
-    expect(accounts.refusal(nobody, account, 50, 1)).toBeUndefined();
-    expect(accounts.refusal(nobody, account, 51, 1)).toMatchObject({
+    const { quotas } = node(LIMITS);
+    expect((await quotas.state(nobody)).left).toBe(50);
+    expect(await quotas.refusal(nobody, 50, 1)).toBeUndefined();
+    expect(await quotas.refusal(nobody, 51, 1)).toMatchObject({
       code: 'rate_limited',
       headers: { 'retry-after': '1' },
     });
@@ -197,38 +194,36 @@ describe('what a node knows of an account', () => {
 
   test('is asked again after an append of which nobody knows what became', async () => {
     const tenant = await freshTenant();
-    const { accounts, reading } = node(LIMITS);
-    const account = await accounts.open(tenant, 1);
+    const { quotas, reading } = node(LIMITS);
+    await quotas.state(tenant);
     const began = performance.now();
     await append(tenant, [publication(Array(30).fill(1))]);
-    accounts.doubt(tenant);
-    expect(await accounts.open(tenant, 1)).toBe(account);
+    quotas.doubt(tenant);
+    expect((await quotas.state(tenant)).left).toBeLessThan(21 + (performance.now() - began) / 1_000);
     expect(reading.reads).toBe(2);
-    expect(accounts.stateOf(tenant)?.left).toBeLessThan(21 + (performance.now() - began) / 1_000);
-    accounts.doubt(tenant);
-    accounts.learn(tenant, { spent: 0, storedBytes: 0 });
-    await accounts.open(tenant, 1);
+    quotas.doubt(tenant);
+    quotas.learn(tenant, { spent: 0, storedBytes: 0 });
+    await quotas.state(tenant);
     expect(reading.reads).toBe(2);
   });
 
   test('is not what was asked before an append told more', async () => {
     const tenant = await freshTenant();
-    const { accounts } = node(LIMITS);
-    await accounts.open(tenant, 1);
-    accounts.doubt(tenant);
-    const opening = accounts.open(tenant, 1);
+    const { quotas } = node(LIMITS);
+    await quotas.state(tenant);
+    quotas.doubt(tenant);
+    const opening = quotas.state(tenant);
     const began = performance.now();
-    accounts.learn(tenant, { spent: 45, storedBytes: 7 });
+    quotas.learn(tenant, { spent: 45, storedBytes: 7 });
     await opening;
-    expect(accounts.stateOf(tenant)?.left).toBeLessThan(6 + (performance.now() - began) / 1_000);
+    expect((await quotas.state(tenant)).left).toBeLessThan(6 + (performance.now() - began) / 1_000);
   });
 
   test('of one without room is asked again once a second, since others may have made some', async () => {
     const tenant = await freshTenant();
     await append(tenant, [publication([100])]);
-    const { accounts, reading } = node({ STORED_BYTES_PER_TENANT: '100' });
-    const refused = async (bytes: number) =>
-      accounts.refusal(tenant, await accounts.open(tenant, bytes), 1, bytes)?.code;
+    const { quotas, reading } = node({ STORED_BYTES_PER_TENANT: '100' });
+    const refused = async (bytes: number) => (await quotas.refusal(tenant, 1, bytes))?.code;
     const now = performance.now();
     const clock = jest.spyOn(performance, 'now').mockReturnValue(now);
     try {

@@ -2,7 +2,7 @@ import type { AddressInfo } from 'node:net';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app/app.ts';
-import { deadlinesOf, type Deadlines } from '../../src/http/deadlines.ts';
+import { deadlinesOf, type Deadlines } from '../../src/http/connections.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import { uniqueNodeName } from './node-name.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';

@@ -1,9 +1,8 @@
 import { Body, Controller, Get, Global, Module, Post, type DynamicModule } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import { CurrentPrincipal, Public, RequireScope, UserOnly } from '../../src/http/access.decorator.ts';
+import { CurrentPrincipal, type Principal, Public, RequireScope, UserOnly } from '../../src/http/access.ts';
 import { AuthModule } from '../../src/auth/auth.module.ts';
-import type { Principal } from '../../src/http/principal.ts';
 import { CONFIG, readConfig, type Config } from '../../src/core/config.ts';
 import { DatabaseModule } from '../../src/postgres/database.module.ts';
 import { ProblemFilter } from '../../src/http/problem.filter.ts';

@@ -9,7 +9,7 @@ import {
   type TenantId,
   type UserId,
 } from '../../src/core/identifiers.ts';
-import { AcksStore, type Ack } from '../../src/receipts/acks.store.ts';
+import { AcksStore, type Ack } from '../../src/receipts/acknowledgements.store.ts';
 import {
   DevicesStore,
   type DeviceRegistration,

@@ -1,9 +1,8 @@
 import pg from 'pg';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
-import type { Partitioned } from '../../src/log/partition-range.ts';
+import { type Partitioned, PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
-import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { positionOfTime, type Position } from '../../src/core/position.ts';
 import { Maintenance } from '../../src/maintenance/maintenance.ts';
 import { WatchStore } from '../../src/maintenance/watch.store.ts';

@@ -1,6 +1,6 @@
 import { generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto';
 import { errors, type Configuration, type JWK } from 'oidc-provider';
-import { SERVICE_SCOPES } from '../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../src/core/identifiers.ts';
 import type { SignInClient } from './provider-browser.ts';
 import type { ProviderStore } from './provider-store.ts';
 

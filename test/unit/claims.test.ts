@@ -2,8 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import { readClaims, type IssuerRules } from '../../src/auth/claims.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
-import { environmentRules } from '../../src/auth/environment.ts';
-import { DEFAULT_CLAIMS, type ClaimNames } from '../../src/auth/issuer.ts';
+import { type ClaimNames, DEFAULT_CLAIMS, environmentRules } from '../../src/auth/issuer.ts';
 
 const NOW = 1_790_000_000;
 const DAY = 86_400;

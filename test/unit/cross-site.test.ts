@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { comesFromPage, mayUseCookie } from '../../src/auth/cross-site.ts';
+import { comesFromPage, mayUseCookie } from '../../src/auth/credentials.ts';
 
 const LISTED = 'https://app.example';
 const allows = (origin: string) => origin === LISTED;

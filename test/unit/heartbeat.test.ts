@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { Heartbeat } from '../../src/delivery/heartbeat.ts';
+import { Heartbeat } from '../../src/delivery/connection.ts';
 
 /** The seconds, from 1, in which a heartbeat is due. `written`: before which looks a notification is written. */
 function due(heartbeat: Heartbeat, seconds: number, written: (second: number) => boolean = () => false) {

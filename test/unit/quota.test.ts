@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { Quota, type Rate } from '../../src/log/account.ts';
+import { Quota, type Rate } from '../../src/log/quota.ts';
 
 const RATE: Rate = { notificationsPerSecond: 10, burst: 50 };
 const empty = (spent: number, at = 0) => new Quota({ spent, storedBytes: 0 }, at);

@@ -2,7 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { limitsOf, readLimits } from '../../src/core/limits.ts';
 import { readConfig } from '../../src/core/config.ts';
-import { rateLimitFields } from '../../src/publishing/rate-limit-fields.ts';
+import { rateLimitFields } from '../../src/publishing/publish-admission.ts';
 
 const config = readConfig({});
 const fields = (rate: number, burst: number, left: number, retryAfter?: number) => {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { randomPart, TicketSeal } from '../../src/auth/ticket-seal.ts';
+import { randomPart, TicketSeal } from '../../src/auth/tickets.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 
 const seal = new TicketSeal(randomBytes(32));

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { TokenLife, type TokenNotice } from '../../src/delivery/token-life.ts';
+import { TokenLife, type TokenNotice } from '../../src/delivery/connection.ts';
 
 const NOW = 1_790_000_000_000;
 const DAY_MS = 86_400_000;

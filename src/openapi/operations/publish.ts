@@ -4,7 +4,7 @@ import {
   storedBatchSchema,
   storedForUsersSchema,
   storedSchema,
-} from '../../publishing/publish.schema.ts';
+} from '../../publishing/publication.ts';
 import { z } from 'zod';
 import { DATABASE_PROBLEMS, type Operation } from '../operation.ts';
 

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { liveSchema, readySchema } from '../../health/health.schema.ts';
-import { VERSION } from '../../core/version.ts';
+import { VERSION } from '../../core/config.ts';
 import type { Operation } from '../operation.ts';
 
 const ready = {

@@ -1,5 +1,5 @@
-import { sessionSchema } from '../../auth/session.schema.ts';
-import { ticketRequestSchema, ticketSchema } from '../../delivery/tickets.schema.ts';
+import { sessionSchema } from '../../auth/session.controller.ts';
+import { ticketRequestSchema, ticketSchema } from '../../delivery/stream.controller.ts';
 import { DATABASE_PROBLEMS, type Operation } from '../operation.ts';
 
 /** Other ways than a header to say who is calling. */

@@ -1,6 +1,5 @@
-import { ackSchema } from '../../receipts/acks.schema.ts';
-import { renewalSchema, renewedSchema } from '../../delivery/renewals.schema.ts';
-import { streamQuerySchema } from '../../delivery/stream.query.ts';
+import { ackSchema } from '../../receipts/acknowledgements.ts';
+import { renewalSchema, renewedSchema, streamQuerySchema } from '../../delivery/stream.controller.ts';
 import { DATABASE_PROBLEMS, type Operation } from '../operation.ts';
 import { streamEvents } from '../stream-events.ts';
 

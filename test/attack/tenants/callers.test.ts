@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { SESSION_COOKIE } from '../../../src/auth/session-cookie.ts';
+import { SESSION_COOKIE } from '../../../src/auth/credentials.ts';
 import { callerFor } from './callers.ts';
-import { SERVICE_SCOPES } from '../../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import { serviceToken } from '../../support/tokens.ts';
 import { goodRequest } from './attempt.ts';
 import { operationsOf, type DocumentedOperation, type OperationKey } from './document.ts';

@@ -1,4 +1,4 @@
-import { SERVICE_SCOPES } from '../../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import { serviceToken, userToken, type UserTokenOptions } from '../../support/tokens.ts';
 import type { DocumentedOperation } from './document.ts';
 

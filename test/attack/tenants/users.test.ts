@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { SESSION_COOKIE } from '../../../src/auth/session-cookie.ts';
+import { SESSION_COOKIE } from '../../../src/auth/credentials.ts';
 import { post, type StoredAnswer } from '../../support/api.ts';
 import { StreamClient } from '../../support/stream-client.ts';
 import { setStage, untilRecorded, type Stage } from './stage.ts';

@@ -1,7 +1,7 @@
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
-import { SERVICE_SCOPES } from '../../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import { serviceToken, TEST_SECRET, userToken } from '../../support/tokens.ts';
 import { expectNothingOf, traces } from './refused.ts';
 import { claims, edDsa, HOOLI, hs256, jws, KEYS, KID, setStage, type Stage } from './stage.ts';

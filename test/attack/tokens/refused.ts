@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { expect } from '@jest/globals';
-import { SERVICE_SCOPES } from '../../../src/core/scopes.ts';
+import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import type { TestDatabase } from '../../support/database.ts';
 import { eventually } from '../../support/eventually.ts';
 import { TEST_ISSUER, userToken } from '../../support/tokens.ts';

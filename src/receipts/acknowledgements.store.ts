@@ -4,8 +4,7 @@ import { ClientPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
-import { withinPartitions } from './covering.ts';
-import { CLASS_WIDTHS } from './intervals.ts';
+import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {

@@ -3,16 +3,16 @@ import { createServer } from 'node:http';
 import { connect, type AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { expect, test } from '@jest/globals';
-import { admitGradually } from '../../src/http/connection-gate.ts';
+import { ConnectionThrottle } from '../../src/http/connection-throttle.ts';
 
 const REQUESTS = 200;
-/** For so long the event loop is at work between two turns, in ms; a quarter of it is what the gate owes for it. */
+/** For so long the event loop is at work between two turns, in ms; a quarter of it is what the throttle owes for it. */
 const BUSY_MS = 50;
 const OWED = BUSY_MS / 4;
 
 test('however rare turns of a busy event loop are, so many first requests are begun for the time between them', async () => {
-  const server = createServer((_request, response) => response.end());
-  admitGradually(server);
+  const throttle = new ConnectionThrottle();
+  const server = createServer((request, response) => throttle.admit(request, () => response.end()));
   await once(server.listen(0, '127.0.0.1'), 'listening');
   const { port } = server.address() as AddressInfo;
   // Node takes one of them in a turn.

@@ -1,4 +1,4 @@
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 
 /** How often first requests are begun, in ms. */
@@ -16,32 +16,9 @@ const PER_TURN = { first: 4, most: 32 };
 const LEAST_PER_MS = 0.25;
 const CATCH_UP_MS = 100;
 
-/** How a request begins that a crowd may come with: a stream, which clients that were cut open again all at once. */
-const STREAM = /^GET \/v1\/stream[ ?]/;
-
-/** Whether a request is for a stream, as far as its first line tells. */
-export const wantsStream = ({ method, url }: IncomingMessage): boolean => STREAM.test(`${method} ${url} `);
-
-/**
- * Begins the first requests of new connections a few at a time: fewer while the event loop is busy, more while it is idle.
- *
- * When 5,000 clients came back at once, Node began what all of them asked in one turn of 4 s, in which no other tenant's
- * publish got on. To begin a request is nearly all of what it costs: those who are connected already hardly notice the rest.
- *
- * Only whole requests wait here, one of a connection, so that a connection that says nothing or half a request is in nobody's
- * way. Those that want something else than a stream need not wait for those who want one: a service that opened another
- * connection in the storm waited for 3 s. Among both, remote addresses take turns.
- */
-export function admitGradually(server: Server): void {
-  const listeners = server.listeners('request');
-  server.removeAllListeners('request');
-  const gate = new ConnectionGate();
-  server.on('request', (request: IncomingMessage, response: ServerResponse) =>
-    gate.request(request, () => {
-      for (const listener of listeners) Reflect.apply(listener, server, [request, response]);
-    }),
-  );
-}
+/** Whether a request is for a stream, which clients that were cut open again all at once: as far as its first line tells. */
+export const wantsStream = ({ method, url = '' }: IncomingMessage): boolean =>
+  method === 'GET' && url.startsWith('/v1/stream') && (url.length === 10 || url[10] === '?');
 
 /** A first request that waits for its turn. */
 interface First {
@@ -73,7 +50,17 @@ class Addresses {
   }
 }
 
-class ConnectionGate {
+/**
+ * Begins the first requests of new connections a few at a time: fewer while the event loop is busy, more while it is idle.
+ *
+ * When 5,000 clients came back at once, Node began what all of them asked in one turn of 4 s, in which no other tenant's
+ * publish got on. To begin a request is nearly all of what it costs: those who are connected already hardly notice the rest.
+ *
+ * Only whole requests wait here, one of a connection, so that a connection that says nothing or half a request is in nobody's
+ * way. Those that want something else than a stream need not wait for those who want one: a service that opened another
+ * connection in the storm waited for 3 s. Among both, remote addresses take turns.
+ */
+export class ConnectionThrottle {
   /** Connections of which a request was begun, or waits, that was none for a stream. */
   readonly #known = new WeakSet<Socket>();
   readonly #streams = new Addresses();
@@ -89,7 +76,7 @@ class ConnectionGate {
   #turning = false;
 
   /** What comes behind the first request of its connection does not wait. */
-  request(request: IncomingMessage, begin: () => void): void {
+  admit(request: IncomingMessage, begin: () => void): void {
     const { socket } = request;
     if (this.#known.has(socket)) {
       begin();

@@ -1,9 +1,16 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
-import type { FastifyRequest } from 'fastify';
+import type { FastifyContextConfig, FastifyRequest } from 'fastify';
 import type { z } from 'zod';
-import { RouteSettings, settingsOf } from './route-settings.ts';
-import type { ServiceScope } from '../core/scopes.ts';
-import type { Principal } from './principal.ts';
+import {
+  type DeviceId,
+  SERVICE_SCOPES,
+  type ServiceScope,
+  type TenantId,
+  type Topic,
+  type UserId,
+} from '../core/identifiers.ts';
+import { RouteConfig } from '@nestjs/platform-fastify';
+import { FASTIFY_ROUTE_CONFIG_METADATA } from '@nestjs/platform-fastify/constants.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -57,4 +64,42 @@ function declare(access: Access): MethodDecorator {
     }
     RouteSettings({ access })(target, name, descriptor);
   };
+}
+
+/** Who is calling: everything that the service believes about a caller comes from here, and this from the verified token alone. */
+export interface Principal {
+  readonly tenantId: TenantId;
+  /** `sub`: the user of a client, the client id of a service. */
+  readonly subject: UserId;
+  readonly scopes: ReadonlySet<string>;
+  readonly topics: readonly Topic[];
+  /** Topics that a service may publish to; undefined: all, since its token has no claim of topics. */
+  readonly publishesTo: ReadonlySet<Topic> | undefined;
+  /** The `device` claim; it wins over what the request says. */
+  readonly device: DeviceId | undefined;
+  /** End of the token, ms since 1970. */
+  readonly expiresAt: number;
+  /** `iss` of the token. */
+  readonly issuer: string;
+  /** `jti`, by which this one token can be revoked. */
+  readonly tokenId: string | undefined;
+  /** `iat`, ms since 1970. A token without it counts as older than every revocation of its user. */
+  readonly issuedAt: number | undefined;
+}
+
+export const isService = (principal: Pick<Principal, 'scopes'>): boolean =>
+  SERVICE_SCOPES.some((scope) => principal.scopes.has(scope));
+
+/** Adds to what hooks are told of a route. Nest's own RouteConfig replaces what other decorators of the handler said. */
+export const RouteSettings =
+  (settings: FastifyContextConfig): MethodDecorator =>
+  (target, name, descriptor) => {
+    const handler: unknown = descriptor.value;
+    if (typeof handler !== 'function') throw new TypeError(`${String(name)} is no handler.`);
+    RouteConfig({ ...settingsOf(handler), ...settings })(target, name, descriptor);
+  };
+
+export function settingsOf(handler: object): FastifyContextConfig | undefined {
+  const said: FastifyContextConfig | undefined = Reflect.getMetadata(FASTIFY_ROUTE_CONFIG_METADATA, handler);
+  return said;
 }

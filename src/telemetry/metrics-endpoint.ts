@@ -1,11 +1,22 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { Inject, Injectable, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
-import { CONFIG, ConfigError, type Config } from '../core/config.ts';
-import { deadlinesOf } from '../http/deadlines.ts';
-import { makeRoom } from '../http/make-room.ts';
+import {
+  Controller,
+  Get,
+  Global,
+  Inject,
+  Injectable,
+  Module,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+  Res,
+} from '@nestjs/common';
+import { type Config, CONFIG, ConfigError } from '../core/config.ts';
+import { deadlinesOf, limitConnections } from '../http/connections.ts';
 import { Metrics } from './metrics.ts';
-
+import type { FastifyReply } from 'fastify';
+import { Public, RouteSettings } from '../http/access.ts';
+import { Problem } from '../core/errors.ts';
 /** Connections that it may have: some servers that scrape, and somebody who looks. */
 const MOST_CONNECTIONS = 100;
 
@@ -41,10 +52,11 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
       connectionsCheckingInterval: look,
     });
     server.setTimeout(silence);
+    const taken = limitConnections(server, { most: MOST_CONNECTIONS, patience });
     server.on('request', (asked, response) => {
+      taken(asked, response);
       this.#answer(asked, response).catch(() => response.writeHead(500).end());
     });
-    makeRoom(server, { most: MOST_CONNECTIONS, patience });
     try {
       await once(server.listen(port, host), 'listening');
     } catch (cause) {
@@ -73,3 +85,26 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
     response.writeHead(200, headers).end(method === 'HEAD' ? undefined : text);
   }
 }
+
+@Controller('metrics')
+class MetricsController {
+  constructor(
+    private readonly metrics: Metrics,
+    @Inject(CONFIG) private readonly config: Pick<Config, 'METRICS_PORT'>,
+  ) {}
+
+  /** The Prometheus text exposition format; not here if they have an address of their own. */
+  @Get()
+  @Public()
+  @RouteSettings({ quiet: true })
+  read(@Res({ passthrough: true }) reply: FastifyReply): Promise<string> {
+    if (this.config.METRICS_PORT !== undefined) throw new Problem('not_found', 'No route has this path.');
+    reply.header('content-type', this.metrics.registry.contentType).header('cache-control', 'no-store');
+    return this.metrics.registry.metrics();
+  }
+}
+
+/** Global, because every feature counts something. */
+@Global()
+@Module({ controllers: [MetricsController], providers: [Metrics, MetricsListener], exports: [Metrics] })
+export class MetricsModule {}
