@@ -8,6 +8,7 @@ import { type Config, CONFIG, STOP } from '../core/config.ts';
 import { deadlinesOf, serverOptions, type Deadlines } from '../http/connections.ts';
 import { LoggingModule, REQUEST_ID_HEADER, ServiceLogger } from '../telemetry/logging.ts';
 import { buildPipeline } from './pipeline.ts';
+import { Shutdown } from './shutdown.ts';
 import { ProblemFilter, sendProblem, toProblem } from '../http/problem.filter.ts';
 import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
@@ -102,7 +103,7 @@ class AppModule {
         MaintenanceModule,
         DocsModule,
       ],
-      providers: [{ provide: APP_FILTER, useClass: ProblemFilter }],
+      providers: [Shutdown, { provide: APP_FILTER, useClass: ProblemFilter }],
     };
   }
 }

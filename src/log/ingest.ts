@@ -79,7 +79,7 @@ export class Ingest {
   }
 
   /** Refuses what waits for a tenant that was deleted. */
-  forget(tenantId: TenantId): void {
+  purge(tenantId: TenantId): void {
     for (const { publication, size, reject } of this.#queues.get(tenantId)?.splice(0) ?? []) {
       this.#count(publication, size, -1);
       reject(tenantGone());

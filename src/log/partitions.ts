@@ -23,7 +23,7 @@ const SEEN_MS = 1_000;
 type Coverages = Readonly<Record<Partitioned, Coverage>>;
 
 /**
- * Makes the partitions of the log and the ledger: for now and for the heads, never for a position that a caller names.
+ * Makes the partitions of the log and the receipts: for now and for the heads, never for a position that a caller names.
  * Any node may, at any time: an advisory lock in the database keeps nodes apart, and whoever comes second finds them
  * made.
  *

@@ -94,7 +94,7 @@ on conflict do nothing`,
 
 /*
  * No row in acks: what was written is not confirmed. Rows are locked in key order and through their key, and written
- * through the conflict, for the reasons in arrivals.store.ts; a device that was swept meanwhile stays away.
+ * through the conflict, for the reasons in devices.store.ts; a device that was swept meanwhile stays away.
  */
 const MOVE_CURSORS: Statement = {
   name: 'move_cursors',
