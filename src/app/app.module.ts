@@ -13,8 +13,8 @@ import { LogModule } from '../log/log.module.ts';
 import { LoggingModule } from '../telemetry/logging.module.ts';
 import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
 import { MetricsModule } from '../telemetry/metrics.module.ts';
-import { HistoryModule } from '../history/history.module.ts';
-import { NotificationsModule } from '../history/notifications.module.ts';
+import { HistoryModule } from '../history/history.controller.ts';
+import { PublishingModule } from '../publishing/publish.controller.ts';
 import { PrivacyModule } from '../privacy/privacy.module.ts';
 import { ProblemFilter } from '../http/problem.filter.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
@@ -47,7 +47,7 @@ export class AppModule {
         AuthModule,
         LogModule,
         ReceiptsModule,
-        NotificationsModule,
+        PublishingModule,
         HistoryModule,
         StreamModule,
         AdminModule,

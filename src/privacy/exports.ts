@@ -9,8 +9,7 @@ import {
   type ConnectionPlace,
   type ConnectionRecord,
 } from '../history/connections.store.ts';
-import { itemJson } from '../history/history-item.ts';
-import { HistoryService } from '../history/history.service.ts';
+import { HistoryService, itemJson } from '../history/history.service.ts';
 import { ExportStore } from './export.store.ts';
 
 const NOTIFICATIONS = 200;

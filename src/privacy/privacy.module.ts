@@ -2,7 +2,7 @@ import { Module } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
 import { AuditModule } from '../audit/audit.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
-import { HistoryModule } from '../history/history.module.ts';
+import { HistoryModule } from '../history/history.controller.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { DeletionController } from './deletion.controller.ts';

@@ -7,7 +7,7 @@ import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../http/principal.ts';
 import { refuseQuery } from '../http/json-body.ts';
-import { beginLines, LINES_TYPE } from '../history/export.ts';
+import { beginLines, LINES_TYPE } from '../history/ndjson.ts';
 import { ErasureRequests } from './erasure-requests.ts';
 import { ErasureRegistryStore } from './erasure-registry.store.ts';
 import { Exports } from './exports.ts';

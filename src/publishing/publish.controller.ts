@@ -1,4 +1,4 @@
-import { Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
+import { Body, Controller, Headers, Inject, Module, Post, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RequireScope, CurrentPrincipal } from '../http/access.decorator.ts';
 import type { Principal } from '../http/principal.ts';
@@ -22,9 +22,11 @@ import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
 import { isOfLimits, RejectionThrottle } from './rejection-throttle.ts';
+import { TenantsModule } from '../tenants/tenants.module.ts';
+import { PublishAdmission } from './publish-admission.ts';
 
 @Controller('v1/notifications')
-export class PublishController {
+class PublishController {
   constructor(
     private readonly ingest: Ingest,
     private readonly keys: IdempotencyRecords,
@@ -152,3 +154,10 @@ function answersOf({ ids, first }: Stored) {
     return { id, position: String(position), createdAt: createdAt(position) };
   });
 }
+
+@Module({
+  imports: [TenantsModule],
+  controllers: [PublishController],
+  providers: [PublishAdmission, RejectionThrottle],
+})
+export class PublishingModule {}
