@@ -15,7 +15,7 @@ import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
 import { MetricsModule } from '../telemetry/metrics.module.ts';
 import { HistoryModule } from '../history/history.controller.ts';
 import { PublishingModule } from '../publishing/publish.controller.ts';
-import { PrivacyModule } from '../privacy/privacy.module.ts';
+import { PrivacyModule } from '../privacy/privacy.controller.ts';
 import { ProblemFilter } from '../http/problem.filter.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 
