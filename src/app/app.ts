@@ -16,14 +16,14 @@ import { AuthModule } from '../auth/auth.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
 import { DocsModule } from '../openapi/docs.module.ts';
-import { HealthModule } from '../health/health.module.ts';
+import { HealthModule } from '../health/health.controller.ts';
 import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { LogModule } from '../log/log.module.ts';
-import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
+import { MaintenanceModule } from '../maintenance/maintenance.ts';
 import { MetricsModule } from '../telemetry/metrics-endpoint.ts';
-import { HistoryModule } from '../history/history.module.ts';
+import { HistoryModule } from '../history/history.controller.ts';
 import { PublishingModule } from '../publishing/publish.controller.ts';
-import { PrivacyModule } from '../privacy/privacy.module.ts';
+import { PrivacyModule } from '../privacy/privacy.controller.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 
 interface AppOptions {

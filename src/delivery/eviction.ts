@@ -7,9 +7,8 @@ import type { TenantId, UserId } from '../core/identifiers.ts';
 import { Receipts } from '../receipts/receipts.ts';
 import { NODE_SILENCE_SECONDS } from '../cluster/nodes.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import type { Connection } from './connection.ts';
+import { type Connection, Hubs } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
-import { Hubs } from './connection.ts';
 import { OpenConnectionsStore, type CrowdedUser } from './open-connections.store.ts';
 import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
 

@@ -6,9 +6,8 @@ import { randomUUID } from 'node:crypto';
 import { TokenStatus } from '../auth/token-status.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Connection } from './connection.ts';
+import { type Connection, Hubs } from './connection.ts';
 import { jittered } from './frames.ts';
-import { Hubs } from './connection.ts';
 import { Eviction } from './eviction.ts';
 
 /** What open streams are told by whichever node was asked: to close, or to go on with a new token. */

@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { ClientPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
+import { type Statement } from '../postgres/prefaced-query.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {

@@ -1,11 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import { wasErased } from '../postgres/erased.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { widthClassOf, withinPartitions } from './intervals.ts';
+import { type Statement } from '../postgres/prefaced-query.ts';
 
 /** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
 export interface OfStream {

@@ -1,9 +1,10 @@
 import type pg from 'pg';
 import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
-import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
+import { Pool, type PoolOptions } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
+import { type Statement } from '../../src/postgres/prefaced-query.ts';
 
 /** A statement that was run, with all its values. */
 export interface Ran {
