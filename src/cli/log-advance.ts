@@ -1,12 +1,11 @@
 import 'reflect-metadata';
 import { readSettings, settingsSchema } from '../core/config.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import { advance, type Advanced } from '../log/advance.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
+import { advance, type Advanced } from '../log/advance.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
-import { parse, UsageError, type Command } from './command.ts';
-import { DATABASE_SETTINGS, onDatabase } from './on-database.ts';
+import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 
 const HELP = `Lifts the head of every tenant's log to at least the database's present time.
 
