@@ -1,7 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { migrations } from '../../migrations/migrations.ts';
 import { CONFIG, type Config } from '../core/config.ts';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import { VERSION } from '../core/version.ts';
 import { Draining } from '../core/draining.ts';
 import type { Ready } from './health.schema.ts';

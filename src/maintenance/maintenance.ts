@@ -7,7 +7,8 @@ import {
 } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import { isConnectionLoss, type Pool, type Statement } from '../postgres/pool.ts';
+import { isConnectionLoss } from '../postgres/errors.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
 import { PARTITIONED } from '../log/partition-range.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../core/config.ts';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Partition, PartitionsStore } from '../log/partitions.store.ts';
 import type { Position } from '../core/position.ts';

@@ -1,6 +1,6 @@
+import { StartError } from '../core/start-error.ts';
 import { withConnection } from './connection.ts';
 import { loginOf, type DatabaseUrls } from './logins.ts';
-import { StartError } from '../core/start-error.ts';
 
 /*
  * What a login could do by itself or as any role that it can become. `pg_has_role` says 'member' for both, and for a

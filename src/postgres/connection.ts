@@ -1,5 +1,6 @@
 import pg from 'pg';
 import { nameOf, readDatabaseUrl, type DatabaseUrl, type Host } from '../core/database-url.ts';
+import { NoWritableHost, reasonOf } from './errors.ts';
 import { SET_UP_SESSION } from './session-settings.ts';
 
 /*
@@ -76,17 +77,6 @@ export async function withConnection<Result>(
   }
 }
 
-/** None of the servers of a URL takes writes at the moment: in a failover, for a while. */
-export class NoWritableHost extends Error {
-  override readonly name = 'NoWritableHost';
-  /** `cannot_connect_now` (class 57): the statement was not sent, and may be later. */
-  readonly code = '57P03';
-
-  constructor(reasons: readonly string[]) {
-    super(`none of its servers takes writes: ${reasons.join('; ')}`);
-  }
-}
-
 /**
  * A client that looks for the server that takes writes among several, in their order, each time that it connects: after a
  * failover a new connection finds the new one. Those to the old one have ended by then, or are closed by what fails on them.
@@ -143,11 +133,4 @@ async function whyNot(url: string, patienceMs: number): Promise<string | undefin
   } finally {
     await client.end().catch(() => undefined);
   }
-}
-
-/** Why a connection failed, for people. */
-export function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  // A name with several addresses fails with several errors, which have no message together, only a code.
-  return error.message || ('code' in error ? String(error.code) : error.name);
 }

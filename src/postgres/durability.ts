@@ -1,5 +1,5 @@
-import { withConnection } from './connection.ts';
 import { StartError } from '../core/start-error.ts';
+import { withConnection } from './connection.ts';
 
 /**
  * Refuses, with StartError, a server that would let a 201 lie, and returns warnings about what only may.

@@ -3,11 +3,12 @@ import { readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
+import { StartError } from '../core/start-error.ts';
 import { withConnection } from './connection.ts';
 import { createCluster } from './create-cluster.ts';
 import { lockFolder, type FolderLock } from './folder-lock.ts';
-import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
 import { clearLeftovers } from './leftover-server.ts';
+import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
 import { findServerBinaries } from './server-binaries.ts';
 import { exists, findHome, makeDataDir, reachableBinaries } from './server-home.ts';
 import {
@@ -18,7 +19,6 @@ import {
   type ServerOptions,
 } from './server-process.ts';
 import { findServerUser } from './server-user.ts';
-import { StartError } from '../core/start-error.ts';
 
 export const DATABASE = 'tidings';
 const LOG_LIMIT_BYTES = 10 * 1024 * 1024;

@@ -1,7 +1,8 @@
 import pg from 'pg';
-import { reasonOf, withConnection } from './connection.ts';
-import { SESSION_SETTINGS, SET_UP_TRANSACTION } from './session-settings.ts';
 import { StartError } from '../core/start-error.ts';
+import { withConnection } from './connection.ts';
+import { reasonOf } from './errors.ts';
+import { SESSION_SETTINGS, SET_UP_TRANSACTION } from './session-settings.ts';
 
 /** Any number will do, as long as every node takes the same one: of two that alter a login at once one would fail. */
 const SETTINGS_LOCK = 7_469_004;

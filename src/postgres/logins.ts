@@ -1,10 +1,10 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { readDatabaseUrl, type Login } from '../core/database-url.ts';
-import { withConnection } from './connection.ts';
-import { takeFromEverybody } from './everybody.ts';
-import { errorCode } from './pool.ts';
 import { StartError } from '../core/start-error.ts';
+import { withConnection } from './connection.ts';
+import { errorCode } from './errors.ts';
+import { takeFromEverybody } from './everybody.ts';
 
 /**
  * The database as each of its logins reaches it. None of them can become another:

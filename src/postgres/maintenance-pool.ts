@@ -1,7 +1,7 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
-import { Pool } from './pool.ts';
 import { engineUrl } from '../core/settings.ts';
+import { Pool } from './pool.ts';
 
 /** A sweep of a large database. */
 const LONGEST_STATEMENT_MS = 600_000;

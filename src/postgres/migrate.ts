@@ -2,14 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { migrations } from '../../migrations/migrations.ts';
+import { StartError } from '../core/start-error.ts';
 import { withConnection } from './connection.ts';
 import { createDataSource } from './data-source.ts';
+import { errorCode } from './errors.ts';
 import { takeFromEverybody } from './everybody.ts';
 import { ensureLogins, type DatabaseUrls } from './logins.ts';
-import { errorCode } from './pool.ts';
 import { grantPrivileges } from './privileges.ts';
 import { WITHOUT_LIMITS } from './session-settings.ts';
-import { StartError } from '../core/start-error.ts';
 
 /** Any number will do, as long as every node takes the same one. */
 const MIGRATION_LOCK = 7_469_001;

@@ -1,17 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Config } from '../core/config.ts';
-import { checkLogins } from './check-logins.ts';
-import { reasonOf, withConnection } from './connection.ts';
 import { readDatabaseUrl } from '../core/database-url.ts';
-import { checkDurability } from './durability.ts';
-import { leftToEverybody } from './everybody.ts';
-import { EmbeddedServer } from './embedded-server.ts';
-import type { DatabaseUrls } from './logins.ts';
-import { keepSettings } from './login-settings.ts';
-import { migrate, missingMigrations } from './migrate.ts';
-import { isConnectionLoss } from './pool.ts';
 import { StartError } from '../core/start-error.ts';
+import { checkLogins } from './check-logins.ts';
+import { withConnection } from './connection.ts';
+import { checkDurability } from './durability.ts';
+import { EmbeddedServer } from './embedded-server.ts';
+import { isConnectionLoss, reasonOf } from './errors.ts';
+import { leftToEverybody } from './everybody.ts';
+import { keepSettings } from './login-settings.ts';
+import type { DatabaseUrls } from './logins.ts';
+import { migrate, missingMigrations } from './migrate.ts';
 
 /** Major version of PostgreSQL. */
 const OLDEST_MAJOR = 15;

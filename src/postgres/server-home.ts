@@ -14,10 +14,10 @@ import {
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { z } from 'zod';
+import { StartError } from '../core/start-error.ts';
 import { give } from './create-cluster.ts';
 import { binariesIn, type ServerBinaries } from './server-binaries.ts';
 import { canReach, type ServerUser } from './server-user.ts';
-import { StartError } from '../core/start-error.ts';
 
 const run = promisify(execFile);
 const packageSchema = z.object({ version: z.string() });

@@ -5,11 +5,11 @@ import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import { StartError } from '../core/start-error.ts';
 import { CLUSTER_OWNER } from './create-cluster.ts';
-import { errorCode } from './pool.ts';
+import { errorCode } from './errors.ts';
 import type { ServerBinaries } from './server-binaries.ts';
 import type { ServerUser } from './server-user.ts';
-import { StartError } from '../core/start-error.ts';
 
 /** A fast stop writes a checkpoint; one that takes longer than this is cut short, and the next start recovers. */
 const STOP_PATIENCE_MS = 30_000;

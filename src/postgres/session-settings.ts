@@ -4,7 +4,7 @@
  * a session ends. Every connection sets them (connection.ts), whoever set what before; and the logins of the service and
  * the engine keep them (login-settings.ts), for poolers, behind which a statement may meet a session that nobody set up.
  *
- * Limits of time are none here: each statement brings its own (prefaced-query.ts).
+ * Limits of time are none here: each statement brings its own (pool.ts).
  *
  * What a server is too old to know cannot be wrong there, and is left out: `transaction_timeout` came with PostgreSQL 17.
  * So a server that is too old for the service can be asked how old it is.

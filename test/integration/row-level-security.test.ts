@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import pg from 'pg';
-import { ask, type Statement } from '../../src/postgres/prefaced-query.ts';
+import { runStatement, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool, TENANT_SETTING } from '../../src/postgres/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
@@ -225,12 +225,12 @@ describe('the name of the tenant', () => {
   test.each([[true], [false]])('does not stay on the connection (prepared: %s)', async (prepared) => {
     const client = new pg.Client({ connectionString: database.urls.service });
     await client.connect();
-    const preface = {
+    const settings = {
       statement: { name: 'name_tenant', text: `select set_config('${TENANT_SETTING}', $1, true)` },
       values: [acme],
     };
     const asked = (statement: Statement, values: unknown[] = []) =>
-      ask(client, preface, statement, [acme, ...values], prepared);
+      runStatement(client, settings, statement, [acme, ...values], prepared);
     const left = async () =>
       (await client.query(`select current_setting('tidings.tenant', true) as named`)).rows;
     expect(await asked(seen)).toMatchObject([{ named: 'acme' }]);

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { withConnection } from '../../src/postgres/connection.ts';
 import { keepSettings } from '../../src/postgres/login-settings.ts';
-import { databaseUnavailable, isUnavailable } from '../../src/postgres/pool.ts';
+import { databaseUnavailable, isUnavailable } from '../../src/postgres/errors.ts';
 import { SESSION_SETTINGS } from '../../src/postgres/session-settings.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { loginOf } from '../../src/postgres/logins.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
-import { isNeverSent, Pool } from '../../src/postgres/pool.ts';
+import { isNeverSent } from '../../src/postgres/errors.ts';
+import { Pool } from '../../src/postgres/pool.ts';
 import { ownPort } from '../support/own-port.ts';
 import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
 
