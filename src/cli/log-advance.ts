@@ -4,7 +4,7 @@ import { AdvanceStore } from '../log/advance.store.ts';
 import { advance, type Advanced } from '../log/advance.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 
 const HELP = `Lifts the head of every tenant's log to at least the database's present time.

@@ -6,7 +6,7 @@ import {
   type OnModuleDestroy,
 } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import { isConnectionLoss } from '../postgres/errors.ts';
 import type { Pool, Statement } from '../postgres/pool.ts';
 import { PARTITIONED } from '../log/partition-range.ts';

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import type { Statement } from '../postgres/pool.ts';
 
 /* Of the database, across tenants. Of other users' sessions PostgreSQL tells only those that it trusts with them. */

@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
