@@ -9,7 +9,7 @@ import { errorCode } from './errors.ts';
 import { takeFromEverybody } from './everybody.ts';
 import { ensureLogins, type DatabaseUrls } from './logins.ts';
 import { grantPrivileges } from './privileges.ts';
-import { WITHOUT_LIMITS } from './session-settings.ts';
+import { WITHOUT_TIMEOUTS } from './session-settings.ts';
 
 /** Any number will do, as long as every node takes the same one. */
 const MIGRATION_LOCK = 7_469_001;
@@ -31,7 +31,7 @@ const LOCK_NOT_AVAILABLE = '55P03';
  */
 export async function migrate(urls: DatabaseUrls & { readonly owner: string }): Promise<string[]> {
   return await withConnection({ url: urls.owner, name: 'migration lock of tidings' }, async (guard) => {
-    await guard.query(`begin; ${WITHOUT_LIMITS}; select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
+    await guard.query(`begin; ${WITHOUT_TIMEOUTS}; select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
     const ran = await withConnection({ url: urls.owner, name: 'tidings migrate' }, (owner) =>
       migrateLocked(owner, urls),
     );

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
 import { createDataSource } from '../../src/postgres/data-source.ts';
-import { checkDurability } from '../../src/postgres/durability.ts';
+import { checkDurability } from '../../src/postgres/open-database.ts';
 import { urlsOf } from '../../src/postgres/logins.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
