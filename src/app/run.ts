@@ -7,7 +7,7 @@ import { announcement, demo } from './announcement.ts';
 import { createApp } from './app.ts';
 import { loadOrCreateSecret } from '../auth/dev-secret.ts';
 import { readConfig, type Config } from '../core/config.ts';
-import type { DatabaseUrls } from '../postgres/logins.ts';
+import type { DatabaseUrls } from '../postgres/roles.ts';
 import { openDatabase } from '../postgres/open-database.ts';
 import { StartError } from '../core/start-error.ts';
 

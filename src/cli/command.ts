@@ -1,5 +1,5 @@
 import { parseArgs, type ParseArgsConfig } from 'node:util';
-import type { DatabaseUrls } from '../postgres/logins.ts';
+import type { DatabaseUrls } from '../postgres/roles.ts';
 import type { DatabaseSettings } from '../postgres/open-database.ts';
 
 /** Where a command reads from and writes to. */

@@ -2,13 +2,15 @@ import { randomBytes } from 'node:crypto';
 import { readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
 import { z } from 'zod';
 import { StartError } from '../core/start-error.ts';
 import { withConnection } from './connection.ts';
 import { createCluster } from './create-cluster.ts';
 import { lockFolder, type FolderLock } from './folder-lock.ts';
 import { clearLeftovers } from './leftover-server.ts';
-import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
+import { revokeFromPublic } from './privileges.ts';
+import { ensureRole, loginOf, ROLE_NAMES, urlsOf, type DatabaseUrls } from './roles.ts';
 import { findServerBinaries } from './server-binaries.ts';
 import { exists, findHome, makeDataDir, reachableBinaries } from './server-home.ts';
 import {
@@ -84,7 +86,8 @@ export class EmbeddedServer {
       const wanted = { cluster, ...secrets, parameters, logFile, binaries, user };
       const { server, options } = await startOnFreePort(wanted);
       if (options.port !== secrets.port) await writeSecrets(home, options);
-      await ensureDatabase(options);
+      const url = serverUrl(options, 'postgres');
+      await withConnection({ url, name: 'tidings setup' }, (admin) => ensureDatabase(admin, url, DATABASE));
       return new EmbeddedServer(server, options, lock, report);
     } catch (error) {
       lock.release();
@@ -159,9 +162,23 @@ async function startOnFreePort(
   }
 }
 
-async function ensureDatabase(options: ServerOptions): Promise<void> {
-  const url = serverUrl(options, 'postgres');
-  await withConnection({ url, name: 'tidings setup' }, (client) => makeDatabase(client, url, DATABASE));
+/**
+ * Creates a database and the roles of `urlsOf`, where they are missing, on a server that is the service's own.
+ *
+ * @param admin a connection of the server's superuser
+ * @param url how `admin` connected
+ */
+export async function ensureDatabase(admin: pg.Client, url: string, database: string): Promise<void> {
+  const urls = urlsOf(url, database);
+  for (const each of Object.values(urls)) await ensureRole(admin, loginOf(each));
+  // Without it the server shows a role the age of no snapshots but its own.
+  await admin.query(`grant pg_read_all_stats to ${ROLE_NAMES.engine}`);
+  const { rowCount } = await admin.query('select from pg_database where datname = $1', [database]);
+  if (rowCount === 0)
+    await admin.query(`create database ${pg.escapeIdentifier(database)} owner ${ROLE_NAMES.owner}`);
+  const inside = new URL(url);
+  inside.pathname = `/${database}`;
+  await withConnection({ url: inside.href, name: 'tidings rights' }, revokeFromPublic);
 }
 
 /** The server only appends; what grew large goes aside once, at a start. */

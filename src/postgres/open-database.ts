@@ -3,13 +3,12 @@ import type pg from 'pg';
 import type { Config } from '../core/config.ts';
 import { readDatabaseUrl } from '../core/database-url.ts';
 import { StartError } from '../core/start-error.ts';
-import { checkLogins } from './check-logins.ts';
 import { withConnection } from './connection.ts';
 import { EmbeddedServer } from './embedded-server.ts';
 import { isConnectionLoss, reasonOf } from './errors.ts';
-import { leftToEverybody } from './everybody.ts';
-import type { DatabaseUrls } from './logins.ts';
 import { migrate, missingMigrations } from './migrate.ts';
+import { warningOfPublicPrivileges } from './privileges.ts';
+import { checkTenantIsolation, type DatabaseUrls } from './roles.ts';
 import { keepSettings } from './session-settings.ts';
 
 /** Major version of PostgreSQL. */
@@ -74,8 +73,8 @@ export async function openDatabase(
     await setUpSessions('DATABASE_URL', urls.service);
     await setUpSessions('DATABASE_ENGINE_URL', urls.engine);
     for (const warning of await checkDurability(urls.service)) report(warning);
-    await checkLogins(urls);
-    const left = await leftToEverybody(urls.engine);
+    await checkTenantIsolation(urls);
+    const left = await warningOfPublicPrivileges(urls.engine);
     if (left !== undefined) report(left);
     if (server.isEmbedded) await freeNodeNames(urls.engine);
     return { ...server, migrations: ran };

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { withConnection } from './connection.ts';
 import { DATABASE, secretsSchema } from './embedded-server.ts';
-import { urlsOf, type DatabaseUrls } from './logins.ts';
+import { urlsOf, type DatabaseUrls } from './roles.ts';
 import { serverUrl } from './server-process.ts';
 
 /** Where the embedded server under DATA_DIR answers, if a service is running it now. Starts and changes nothing. */

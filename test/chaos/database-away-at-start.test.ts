@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
-import { urlsOf } from '../../src/postgres/logins.ts';
+import { urlsOf } from '../../src/postgres/roles.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { createDatabase, type DatabasePlace, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';

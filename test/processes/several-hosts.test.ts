@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { loginOf } from '../../src/postgres/logins.ts';
+import { loginOf } from '../../src/postgres/roles.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
 import { isNeverSent } from '../../src/postgres/errors.ts';
 import { Pool } from '../../src/postgres/pool.ts';

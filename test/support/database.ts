@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
-import { urlsOf, type DatabaseUrls } from '../../src/postgres/logins.ts';
+import { urlsOf, type DatabaseUrls } from '../../src/postgres/roles.ts';
 
 /** A database, and how each login of the service gets to it. */
 export interface DatabasePlace {
-  /** By the superuser of the server, who passes every wall. */
+  /** By the superuser of the server, whom row-level security does not bind. */
   readonly url: string;
   readonly urls: DatabaseUrls & { readonly owner: string };
 }

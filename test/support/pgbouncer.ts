@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe } from '@jest/globals';
 import { give } from '../../src/postgres/create-cluster.ts';
-import { loginOf } from '../../src/postgres/logins.ts';
+import { loginOf } from '../../src/postgres/roles.ts';
 import { findServerUser } from '../../src/postgres/server-user.ts';
 import { throughPort, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
