@@ -64,7 +64,7 @@ export async function onDatabase<Result>(
 ): Promise<Result> {
   // Imported only here: commands without a database need not load it.
   const { openDatabase } = await import('../postgres/open-database.ts');
-  const { findRunningServer } = await import('../postgres/running-server.ts');
+  const { findRunningServer } = await import('../postgres/embedded-server.ts');
   const running = config.DATABASE_URL === undefined ? await findRunningServer(config.DATA_DIR) : undefined;
   if (running !== undefined) return await work(running);
   const database = await openDatabase(config, report);

@@ -10,10 +10,13 @@ import { z } from 'zod';
 import { readConfig } from '../../src/core/config.ts';
 import { EmbeddedServer } from '../../src/postgres/embedded-server.ts';
 import { checkDurability, openDatabase } from '../../src/postgres/open-database.ts';
-import { findServerBinaries } from '../../src/postgres/server-binaries.ts';
-import { reachableBinaries } from '../../src/postgres/server-home.ts';
+import {
+  findServerBinaries,
+  findServerUser,
+  reachableBinaries,
+  type ServerUser,
+} from '../../src/postgres/server-home.ts';
 import { ServerProcess, serverUrl } from '../../src/postgres/server-process.ts';
-import { findServerUser, type ServerUser } from '../../src/postgres/server-user.ts';
 import { eventually } from '../support/eventually.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
