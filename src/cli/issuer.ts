@@ -62,8 +62,8 @@ export const issuer: Command = async (args, environment, terminal) => {
   const subcommand = await readArguments(args, terminal.input);
   if (subcommand.kind === 'help') return terminal.print(HELP);
   const config = readSettings(environment, settings);
-  const text = await onDatabase(config, terminal.report, async ({ engine }) => {
-    const pool = new CrossTenantPool(poolOptions(config, engine));
+  const text = await onDatabase(config, terminal.report, async ({ crossTenant }) => {
+    const pool = new CrossTenantPool(poolOptions(config, crossTenant));
     try {
       return await new IssuerCommand(pool, new IssuersStore(pool, pool), config).run(subcommand);
     } catch (error) {

@@ -46,8 +46,8 @@ export const logAdvance: Command = async (args, environment, terminal) => {
   if (values.help) return terminal.print(HELP);
   const ahead = secondsOf(values.ahead);
   const config = readSettings(environment, settings);
-  const result = await onDatabase(config, terminal.report, async ({ engine }) => {
-    const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: engine });
+  const result = await onDatabase(config, terminal.report, async ({ crossTenant }) => {
+    const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: crossTenant });
     try {
       const store = new PartitionsStore(pool);
       return await advance(new AdvanceStore(pool), new Partitions(store, config), store, ahead);

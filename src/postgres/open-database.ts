@@ -68,15 +68,15 @@ export async function openDatabase(
     if (owner !== undefined) await wait('DATABASE_OWNER_URL', owner);
     const ran = owner === undefined ? [] : await migrate({ ...urls, owner });
     await wait('DATABASE_URL', urls.service);
-    await wait('DATABASE_ENGINE_URL', urls.engine);
-    if (owner === undefined) await checkMigrated(urls.engine);
+    await wait('DATABASE_ENGINE_URL', urls.crossTenant);
+    if (owner === undefined) await checkMigrated(urls.crossTenant);
     await setUpSessions('DATABASE_URL', urls.service);
-    await setUpSessions('DATABASE_ENGINE_URL', urls.engine);
+    await setUpSessions('DATABASE_ENGINE_URL', urls.crossTenant);
     for (const warning of await checkDurability(urls.service)) report(warning);
     await checkTenantIsolation(urls);
-    const left = await warningOfPublicPrivileges(urls.engine);
+    const left = await warningOfPublicPrivileges(urls.crossTenant);
     if (left !== undefined) report(left);
-    if (server.isEmbedded) await freeNodeNames(urls.engine);
+    if (server.isEmbedded) await freeNodeNames(urls.crossTenant);
     return { ...server, migrations: ran };
   } catch (error) {
     await server.close();
@@ -100,9 +100,9 @@ async function openServer(
   config: DatabaseSettings,
   report: (line: string) => void,
 ): Promise<Omit<OpenDatabase, 'migrations'> & { readonly isEmbedded: boolean }> {
-  const { DATABASE_URL: service, DATABASE_ENGINE_URL: engine, DATABASE_OWNER_URL: owner } = config;
-  if (service !== undefined && engine !== undefined)
-    return { urls: { service, engine, owner }, isEmbedded: false, close: async () => undefined };
+  const { DATABASE_URL: service, DATABASE_ENGINE_URL: crossTenant, DATABASE_OWNER_URL: owner } = config;
+  if (service !== undefined && crossTenant !== undefined)
+    return { urls: { service, crossTenant, owner }, isEmbedded: false, close: async () => undefined };
   const pools =
     2 * config.DATABASE_APPEND_CONNECTIONS +
     config.DATABASE_BACKLOG_CONNECTIONS +

@@ -58,32 +58,29 @@ const CROSS_TENANT_FUNCTIONS = ['create_partition(text, text, bigint, bigint)', 
 /** Tables whose rows belong to no tenant; they have no policies. */
 const WITHOUT_TENANT = new Set(['issuers', 'ticket_keys', 'nodes', 'migrations']);
 
-const PURPOSES = ['service', 'engine'] as const;
-
 /**
  * Grants the service role and the cross-tenant role what they need, and revokes everything else, in one transaction. Does
  * nothing if nothing has changed since the last time, because it needs locks on tables that are in use.
  */
-export async function grantPrivileges(
-  owner: pg.Client,
-  urls: Pick<DatabaseUrls, 'service' | 'engine'>,
-): Promise<void> {
-  const names = { service: loginOf(urls.service).name, engine: loginOf(urls.engine).name };
+export async function grantPrivileges(owner: pg.Client, urls: Omit<DatabaseUrls, 'owner'>): Promise<void> {
+  const names = { service: loginOf(urls.service).name, crossTenant: loginOf(urls.crossTenant).name };
+  // As the table `database_logins` calls them.
+  const logins = Object.entries({ service: names.service, engine: names.crossTenant });
   const statements = statementsFor(names);
   const rights = createHash('sha256').update(statements.join(';')).digest('hex');
   const { rows: granted } = await owner.query<{ login: string; rights: string }>(
     'select login, rights from database_logins',
   );
-  if (granted.length === PURPOSES.length && granted.every((one) => one.rights === rights)) return;
+  if (granted.length === logins.length && granted.every((one) => one.rights === rights)) return;
   await owner.query('begin');
   try {
     await revokeAll(owner, [...granted.map(({ login }) => login), ...Object.values(names)]);
     for (const statement of statements) await owner.query(statement);
-    for (const purpose of PURPOSES)
+    for (const [purpose, login] of logins)
       await owner.query(
         `insert into database_logins (purpose, login, rights) values ($1, $2, $3)
          on conflict (purpose) do update set login = excluded.login, rights = excluded.rights`,
-        [purpose, names[purpose], rights],
+        [purpose, login, rights],
       );
     await owner.query('commit');
   } catch (error) {
@@ -102,9 +99,9 @@ async function revokeAll(owner: pg.Client, logins: readonly string[]): Promise<v
       await owner.query(`revoke all on all ${kind} in schema public from ${pg.escapeIdentifier(login)}`);
 }
 
-function statementsFor(names: { readonly service: string; readonly engine: string }): string[] {
+function statementsFor(names: { readonly service: string; readonly crossTenant: string }): string[] {
   const service = pg.escapeIdentifier(names.service);
-  const engine = pg.escapeIdentifier(names.engine);
+  const crossTenant = pg.escapeIdentifier(names.crossTenant);
   const grants = (privileges: Privileges, role: string) =>
     Object.entries(privileges).map(([table, what]) => `grant ${what} on public.${table} to ${role}`);
   const executes = (functions: readonly string[], role: string) =>
@@ -113,14 +110,14 @@ function statementsFor(names: { readonly service: string; readonly engine: strin
     .filter((table) => !WITHOUT_TENANT.has(table))
     .flatMap((table) => [
       `drop policy if exists of_engine on public.${table}`,
-      `create policy of_engine on public.${table} to ${engine} using (true) with check (true)`,
+      `create policy of_engine on public.${table} to ${crossTenant} using (true) with check (true)`,
     ]);
   return [
-    `grant usage on schema public to ${service}, ${engine}`,
+    `grant usage on schema public to ${service}, ${crossTenant}`,
     ...grants(SERVICE, service),
-    ...grants(CROSS_TENANT, engine),
+    ...grants(CROSS_TENANT, crossTenant),
     ...executes(SERVICE_FUNCTIONS, service),
-    ...executes(CROSS_TENANT_FUNCTIONS, engine),
+    ...executes(CROSS_TENANT_FUNCTIONS, crossTenant),
     ...policies,
   ];
 }

@@ -17,7 +17,7 @@ import { errorCode } from './errors.ts';
  */
 export interface DatabaseUrls {
   readonly service: string;
-  readonly engine: string;
+  readonly crossTenant: string;
   readonly owner: string | undefined;
 }
 
@@ -27,7 +27,7 @@ export const loginOf = (url: string): Login => readDatabaseUrl(url).login;
 /** The names of the roles where the service chooses them. */
 export const ROLE_NAMES = {
   service: 'tidings_service',
-  engine: 'tidings_engine',
+  crossTenant: 'tidings_engine',
   owner: 'tidings_owner',
 } as const;
 
@@ -44,7 +44,11 @@ export function urlsOf(url: string, database: string): DatabaseUrls & { readonly
     other.pathname = `/${database}`;
     return other.href;
   };
-  return { service: as(ROLE_NAMES.service), engine: as(ROLE_NAMES.engine), owner: as(ROLE_NAMES.owner) };
+  return {
+    service: as(ROLE_NAMES.service),
+    crossTenant: as(ROLE_NAMES.crossTenant),
+    owner: as(ROLE_NAMES.owner),
+  };
 }
 
 /**
@@ -53,9 +57,9 @@ export function urlsOf(url: string, database: string): DatabaseUrls & { readonly
  */
 export async function ensureRoles(
   owner: pg.Client,
-  { service, engine }: Pick<DatabaseUrls, 'service' | 'engine'>,
+  { service, crossTenant }: Omit<DatabaseUrls, 'owner'>,
 ): Promise<void> {
-  for (const login of [loginOf(service), loginOf(engine)]) {
+  for (const login of [loginOf(service), loginOf(crossTenant)]) {
     try {
       await ensureRole(owner, login);
     } catch (error) {
@@ -134,12 +138,12 @@ where relispartition and has_any_column_privilege(oid, 'select, insert, update, 
  *
  * @throws StartError that names every fault
  */
-export async function checkTenantIsolation({ service, engine }: DatabaseUrls): Promise<void> {
-  if (loginOf(service).name === loginOf(engine).name)
+export async function checkTenantIsolation({ service, crossTenant }: DatabaseUrls): Promise<void> {
+  if (loginOf(service).name === loginOf(crossTenant).name)
     throw new StartError('DATABASE_URL and DATABASE_ENGINE_URL name the same login: each needs its own.');
   const databases = [
     await checkRole('DATABASE_URL', service, FAULTS_OF_SERVICE),
-    await checkRole('DATABASE_ENGINE_URL', engine, FAULTS_OF_BOTH),
+    await checkRole('DATABASE_ENGINE_URL', crossTenant, FAULTS_OF_BOTH),
   ];
   if (new Set(databases).size > 1)
     throw new StartError('DATABASE_URL and DATABASE_ENGINE_URL lead to different databases.');

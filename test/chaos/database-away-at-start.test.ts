@@ -69,7 +69,7 @@ test('a pooler that comes later than the database is waited for, also by a start
   const proxy = await BreakingProxy.start(database);
   proxy.stall();
   const { service, owner } = database.urls;
-  const late = proxy.urls.engine;
+  const late = proxy.urls.crossTenant;
   const settings = { DATABASE_URL: service, DATABASE_OWNER_URL: owner, DATABASE_ENGINE_URL: late };
   const waiting = await launch(database, settings);
   await untilItWaits(waiting);

@@ -243,10 +243,13 @@ test('a service that was killed does not hold up the next one on a server of its
   const open = () =>
     openDatabase(readConfig({ DATA_DIR: dataDir, JWT_SECRET: TEST_SECRET }), (line) => lines.push(line));
   const killed = await open();
-  await query(killed.urls.engine, `insert into nodes (node, instance) values ('here', gen_random_uuid())`);
+  await query(
+    killed.urls.crossTenant,
+    `insert into nodes (node, instance) values ('here', gen_random_uuid())`,
+  );
   await killed.close();
   const next = await open();
-  expect(await query(next.urls.engine, 'select node, instance from nodes')).toEqual([
+  expect(await query(next.urls.crossTenant, 'select node, instance from nodes')).toEqual([
     { node: 'here', instance: null },
   ]);
   await next.close();

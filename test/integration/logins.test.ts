@@ -58,33 +58,39 @@ describe('logins that keep tenants apart', () => {
 });
 
 describe('a login that could break tenant isolation is refused', () => {
-  const refusal = (login: 'service' | 'engine', url: string) =>
+  const refusal = (login: 'service' | 'crossTenant', url: string) =>
     checkTenantIsolation({ ...database.urls, [login]: url }).then(
       () => 'not refused',
       (error: unknown) => String(error),
     );
 
-  test.each(['service', 'engine'] as const)('as that of the %s: a superuser', async (login) => {
+  test.each(['service', 'crossTenant'] as const)('as that of the %s: a superuser', async (login) => {
     expect(await refusal(login, database.url)).toMatch(/which is not bound by row-level security/);
   });
 
-  test.each(['service', 'engine'] as const)('as that of the %s: the owner of the tables', async (login) => {
-    expect(await refusal(login, database.urls.owner)).toMatch(/owner of the tables, tidings_owner/);
-  });
+  test.each(['service', 'crossTenant'] as const)(
+    'as that of the %s: the owner of the tables',
+    async (login) => {
+      expect(await refusal(login, database.urls.owner)).toMatch(/owner of the tables, tidings_owner/);
+    },
+  );
 
-  test.each(['service', 'engine'] as const)('as that of the %s: one with BYPASSRLS', async (login) => {
+  test.each(['service', 'crossTenant'] as const)('as that of the %s: one with BYPASSRLS', async (login) => {
     expect(await refusal(login, (await role('bypassrls')).url)).toMatch(/not bound by row-level security/);
   });
 
-  test.each(['service', 'engine'] as const)('as that of the %s: one that may make roles', async (login) => {
-    expect(await refusal(login, (await role('createrole')).url)).toMatch(/may make roles/);
-  });
+  test.each(['service', 'crossTenant'] as const)(
+    'as that of the %s: one that may make roles',
+    async (login) => {
+      expect(await refusal(login, (await role('createrole')).url)).toMatch(/may make roles/);
+    },
+  );
 
   test.each([
     ['service', 'tidings_engine', /the login of the engine/],
-    ['engine', 'tidings_service', /the login of the service/],
+    ['crossTenant', 'tidings_service', /the login of the service/],
     ['service', 'tidings_owner', /owner of the tables/],
-    ['engine', 'tidings_owner', /owner of the tables/],
+    ['crossTenant', 'tidings_owner', /owner of the tables/],
   ] as const)('as that of the %s: one that can become %s', async (login, other, why) => {
     const member = await role('noinherit');
     await server.query(`grant ${other} to ${member.name}`);
@@ -92,12 +98,12 @@ describe('a login that could break tenant isolation is refused', () => {
   });
 
   test('one login for both', async () => {
-    expect(await refusal('engine', database.urls.service)).toMatch(/name the same login/);
+    expect(await refusal('crossTenant', database.urls.service)).toMatch(/name the same login/);
   });
 
   test('two logins of two databases', async () => {
     const other = await createDatabase();
-    expect(await refusal('engine', other.urls.engine)).toMatch(/different databases/);
+    expect(await refusal('crossTenant', other.urls.crossTenant)).toMatch(/different databases/);
     await other.drop();
   });
 });
@@ -134,8 +140,8 @@ describe('logins of the service', () => {
     'revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid,bytea) from public';
 
   test('keep nothing of their own in the database: no tables, temporary or not, and no large objects', async () => {
-    expect(await warningOfPublicPrivileges(database.urls.engine)).toBeUndefined();
-    for (const url of [database.urls.service, database.urls.engine]) {
+    expect(await warningOfPublicPrivileges(database.urls.crossTenant)).toBeUndefined();
+    for (const url of [database.urls.service, database.urls.crossTenant]) {
       const client = new pg.Client({ connectionString: url });
       await client.connect();
       for (const sql of [
@@ -174,7 +180,7 @@ describe('logins of the service', () => {
       const urls = urlsOf(database.url, name);
       await migrate(urls);
       // The owner has the database, and not the functions of PostgreSQL.
-      const left = await warningOfPublicPrivileges(urls.engine);
+      const left = await warningOfPublicPrivileges(urls.crossTenant);
       expect(left).toBe(
         `The logins of the service may make large objects in this database, which they do not need. Have an administrator run there: ${LARGE_OBJECTS}`,
       );
@@ -182,7 +188,7 @@ describe('logins of the service', () => {
       await admin.connect();
       await admin.query(left?.split('run there: ')[1] ?? '');
       await admin.end();
-      expect(await warningOfPublicPrivileges(urls.engine)).toBeUndefined();
+      expect(await warningOfPublicPrivileges(urls.crossTenant)).toBeUndefined();
     });
   });
 
@@ -190,25 +196,25 @@ describe('logins of the service', () => {
     const copy = await createDatabase();
     await copy.query(`grant create on schema public to public`);
     await server.query(`grant temporary on database ${new URL(copy.url).pathname.slice(1)} to public`);
-    expect(await warningOfPublicPrivileges(copy.urls.engine)).toMatch(
+    expect(await warningOfPublicPrivileges(copy.urls.crossTenant)).toMatch(
       /may make temporary tables, make tables of their own/,
     );
     await migrate(copy.urls);
-    expect(await warningOfPublicPrivileges(copy.urls.engine)).toBeUndefined();
+    expect(await warningOfPublicPrivileges(copy.urls.crossTenant)).toBeUndefined();
     await copy.drop();
   });
 });
 
 describe('the migration', () => {
   test('makes the logins that the URLs name, and they can do what they are for', async () => {
-    const [service, engine] = [newLogin(), newLogin()];
+    const [service, crossTenant] = [newLogin(), newLogin()];
     const owner = await role('createrole');
     await withEmptyDatabase(owner.name, async (name) => {
       const at = (url: string) => url.replace(/\/[^/?]+(\?|$)/, `/${name}$1`);
-      const urls = { service: at(service.url), engine: at(engine.url), owner: at(owner.url) };
+      const urls = { service: at(service.url), crossTenant: at(crossTenant.url), owner: at(owner.url) };
       expect(await migrate(urls)).toHaveLength(migrations.length);
       await checkTenantIsolation(urls);
-      expect(await missingMigrations(urls.engine)).toEqual([]);
+      expect(await missingMigrations(urls.crossTenant)).toEqual([]);
       const password = await server.query<{ rolpassword: string }>(
         'select rolpassword from pg_authid where rolname = $1',
         [service.name],

@@ -139,10 +139,10 @@ test('a statement that names no tenant is noticed at the end of a test run', asy
   expect(await statementsWithoutTenant(server.href)).toContain('select count(*) from tenant_logs');
 });
 
-describe("by the engine's login", () => {
+describe('by the cross-tenant role', () => {
   let engine: pg.Client;
   beforeAll(async () => {
-    engine = new pg.Client({ connectionString: database.urls.engine });
+    engine = new pg.Client({ connectionString: database.urls.crossTenant });
     await engine.connect();
   });
   afterAll(async () => {

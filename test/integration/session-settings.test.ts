@@ -77,8 +77,8 @@ describe.each(['database', 'logins'] as const)('whatever was set for the %s', (w
   });
 
   test('a login that keeps the settings begins every session with them, and keeps them once', async () => {
-    const { service, engine } = database.urls;
-    for (const url of [service, engine]) {
+    const { service, crossTenant } = database.urls;
+    for (const url of [service, crossTenant]) {
       expect(await begunWith(url)).not.toMatchObject({ DateStyle: SESSION_SETTINGS['DateStyle'] });
       // Two nodes that start at once.
       await Promise.all([keepSettingsBy(url), keepSettingsBy(url)]);
@@ -171,7 +171,7 @@ describe('a session', () => {
 
   test('never commits faster than the disk, and leaves the rest of synchronous_commit to the operator', async () => {
     const commit = { name: 'commit', text: `select current_setting('synchronous_commit') as value` };
-    const subject = `role ${login(database.urls.engine)} in database ${name()}`;
+    const subject = `role ${login(database.urls.crossTenant)} in database ${name()}`;
     for (const [set, found] of [
       ['off', 'on'],
       ['local', 'local'],

@@ -12,7 +12,7 @@ export interface DatabasePlace {
 /** What a service is told of it. */
 export const settingsOf = ({ urls }: DatabasePlace) => ({
   DATABASE_URL: urls.service,
-  DATABASE_ENGINE_URL: urls.engine,
+  DATABASE_ENGINE_URL: urls.crossTenant,
 });
 
 /** The same database, reached through a proxy on this machine. */
@@ -23,10 +23,10 @@ export function throughPort({ url, urls }: DatabasePlace, port: number): Databas
     way.port = String(port);
     return way.href;
   };
-  const { service, engine, owner } = urls;
+  const { service, crossTenant, owner } = urls;
   return {
     url: through(url),
-    urls: { service: through(service), engine: through(engine), owner: through(owner) },
+    urls: { service: through(service), crossTenant: through(crossTenant), owner: through(owner) },
   };
 }
 

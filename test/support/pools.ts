@@ -9,7 +9,7 @@ import { settingsOf, type DatabasePlace } from './database.ts';
 export interface Ran {
   readonly statement: Statement;
   readonly values: readonly unknown[];
-  /** Undefined: by the engine's login, for no tenant in particular. */
+  /** Undefined: by the cross-tenant role, for no tenant in particular. */
   readonly tenantId: TenantId | undefined;
 }
 
@@ -48,11 +48,11 @@ class RecordingPool extends Pool {
   }
 }
 
-/** Pools of both logins, as stores take them. */
+/** Pools of both roles, as stores take them. */
 export interface TestPools {
-  /** Of the service's login. */
+  /** Of the service role. */
   readonly tenant: TenantPool;
-  /** Of the engine's login. */
+  /** Of the cross-tenant role. */
   readonly engine: Pool;
   /** What ran outside of transactions. */
   readonly ran: Ran[];
@@ -69,7 +69,7 @@ export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
   };
   const ran: Ran[] = [];
   const tenant = new RecordingTenantPool({ ...options, url: urls.service }, ran);
-  const engine = new RecordingPool({ ...options, url: urls.engine }, ran);
+  const engine = new RecordingPool({ ...options, url: urls.crossTenant }, ran);
   return { tenant, engine, ran, end: async () => void (await Promise.all([tenant.end(), engine.end()])) };
 }
 
