@@ -4,7 +4,7 @@ import { HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Action, AuditEntry, AuditRecord } from './audit.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 export interface AuditFilters {
   readonly action: Action | undefined;

@@ -4,7 +4,7 @@ import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What is revoked: one token by its `jti`, or all tokens of a user (or service) that were issued before an instant. */
 export type Revoked =

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { CrossTenantPool } from '../postgres/pools.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
 export const NODE_SILENCE_SECONDS = 10;

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import { isOpen, lives } from '../cluster/nodes.store.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A stream that is open. */
 interface OpenConnection {

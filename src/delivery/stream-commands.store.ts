@@ -6,7 +6,7 @@ import { beingErased, nowBeingErased } from '../postgres/erased.ts';
 import { ChangeFeedPool, ClientPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import { topicSchema, type TenantId, type Topic, type UserId } from '../core/identifiers.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What a new token changes about an open stream. Times in ms since 1970. */
 export interface Renewed {

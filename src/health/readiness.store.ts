@@ -3,9 +3,8 @@ import { z } from 'zod';
 import { migrations } from '../../migrations/migrations.ts';
 import { type Config, CONFIG, engineUrl, VERSION } from '../core/config.ts';
 import { Draining } from '../core/draining.ts';
-import { errorCode, Pool } from '../postgres/pool.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
-
+import { Pool, type Statement } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 export const liveSchema = z
   .strictObject({ status: z.literal('live') })
   .meta({ id: 'Liveness', description: 'The process answers.' });

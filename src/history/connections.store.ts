@@ -3,7 +3,7 @@ import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import { NODE_SILENCE } from '../cluster/nodes.store.ts';
 import type { Position } from '../core/position.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A stream that was or is open. */
 export interface ConnectionRecord {

@@ -10,7 +10,7 @@ import {
   type Receipt,
   receiptsOf,
 } from './delivery-status.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 const SENT_TO_USERS: Statement = {
   name: 'history_sent_to_users',

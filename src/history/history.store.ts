@@ -4,7 +4,7 @@ import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Recipient } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
 import type { LogEntry } from './delivery-status.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 export interface Selection {
   readonly user?: UserId | undefined;

@@ -4,7 +4,7 @@ import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import { timeOfPosition } from '../core/position.ts';
 import { ackOf, containing, containingOfUser, LOG_HEAD } from './containing.ts';
 import { confirms, type LogEntry } from './delivery-status.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Intervals of each kind that are read for one timeline. */
 const MAX_INTERVALS = 10_000;

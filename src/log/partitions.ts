@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, Module } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONFIG, type Config } from '../core/config.ts';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import {
   Coverage,
   isThere,
@@ -13,7 +13,8 @@ import {
   rangeCovering,
 } from './partitions.store.ts';
 import type { Position } from '../core/position.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
+
 const ATTEMPTS = 3;
 const PAUSE_MS = 100;
 

@@ -3,7 +3,7 @@ import { BacklogPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Notification, Recipient } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Somebody who reads on: the notifications of `user` after `after`. */
 export interface Reader {

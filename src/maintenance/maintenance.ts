@@ -10,12 +10,13 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
 import { PARTITIONED, PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions, PartitionsModule } from '../log/partitions.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import { isConnectionLoss, type Pool } from '../postgres/pool.ts';
+import { type Pool } from '../postgres/pool.ts';
 import { Metrics, type RoundResult } from '../telemetry/metrics.ts';
 import { Retention, RetentionStore } from './retention.store.ts';
 import { ROUND_LOCK, SessionsStore, TRY_LOCK, type Step, type StepName } from './round.store.ts';
 import { Sweep } from './sweep.store.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
+import { isConnectionLoss } from '../postgres/errors.ts';
 
 /** What a round did. */
 interface MaintenanceReport {

@@ -1,8 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import type { Pool } from '../postgres/pool.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
-
+import type { Pool, Statement } from '../postgres/pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 /* What a round of maintenance needs: its lock, what its steps share, and a view of the sessions of the database. */
 
 /** The advisory lock of rounds. Any number will do, as long as every node takes the same one. */

@@ -1,7 +1,7 @@
 import type { Config } from '../core/config.ts';
 import { sqlTimeOf } from '../log/partitions.store.ts';
 import type { Step } from './round.store.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Rows that one statement deletes, of each tenant where it works on a page of tenants: a few milliseconds of work. */
 const ROWS = 1_000;

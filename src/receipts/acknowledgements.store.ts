@@ -4,7 +4,7 @@ import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {

@@ -5,7 +5,7 @@ import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import { asPosition, START, type Position } from '../core/position.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Where a stream without a resume position starts. */
 export type StartFrom = 'undelivered' | 'latest' | 'earliest';

@@ -5,7 +5,7 @@ import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { widthClassOf, withinPartitions } from './intervals.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
 export interface OfStream {

@@ -4,7 +4,7 @@ import { ChangeFeedPool, CrossTenantPool, HistoryPool } from '../postgres/pools.
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { readLimits, type OwnLimits } from '../core/limits.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What an administrator may make of a tenant. */
 export const SET_STATUSES = ['active', 'suspended'] as const;

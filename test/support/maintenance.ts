@@ -1,6 +1,5 @@
 import pg from 'pg';
 import { readConfig, type Config } from '../../src/core/config.ts';
-import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
 import { type Partitioned, PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { positionOfTime, type Position } from '../../src/core/position.ts';
@@ -10,6 +9,7 @@ import { Metrics } from '../../src/telemetry/metrics.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 import { TEST_SECRET } from './tokens.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 
 /** What one node brings to maintenance. */
 export interface MaintenanceNode {
