@@ -23,7 +23,7 @@ export interface LogEntry {
 export interface Receipt {
   readonly user: UserId;
   readonly device: DeviceId;
-  /** Intervals that cover the notification: how often it was written. 0 when that was forgotten, see docs/operations.md. */
+  /** Intervals that cover the notification: how often it was written. 0 when that was forgotten, see docs/explanation/delivery-semantics.md. */
   readonly sends: number;
   readonly firstSentAt: Date | null;
   readonly lastSentAt: Date | null;

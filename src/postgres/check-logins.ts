@@ -64,7 +64,7 @@ async function inspect(setting: string, url: string, faults: string): Promise<st
     const { rows } = await client.query<{ fault: string }>(`${REACH} ${faults}`);
     if (rows.length > 0)
       throw new StartError(
-        `The login of ${setting} could pass the wall between tenants:\n${rows.map(({ fault }) => `  - ${fault}`).join('\n')}\nGive it a login of its own without special rights; docs/operations.md tells how ("Database logins").`,
+        `The login of ${setting} could pass the wall between tenants:\n${rows.map(({ fault }) => `  - ${fault}`).join('\n')}\nGive it a login of its own without special rights; docs/how-to/deploy.md tells how ("Database logins").`,
       );
     const place = await client.query<{ place: string }>(
       `select current_database() || pg_postmaster_start_time()::text as place`,

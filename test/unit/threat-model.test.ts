@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
 
 const root = new URL('../../', import.meta.url);
-const model = readFileSync(new URL('docs/threat-model.md', root), 'utf8');
+const model = readFileSync(new URL('docs/explanation/threat-model.md', root), 'utf8');
 const rows = model.split('\n').filter((line) => line.startsWith('| '));
 
 /** Every `file` › title of the tables. */
@@ -12,7 +12,7 @@ const named = rows.flatMap((row) =>
   ),
 );
 
-describe('docs/threat-model.md', () => {
+describe('docs/explanation/threat-model.md', () => {
   test('names a test for every defence', () => {
     const defences = model.slice(
       model.indexOf('## What is defended'),

@@ -66,9 +66,10 @@ afterAll(async () => {
 });
 
 test('the client that the documentation shows is the one that is tested', () => {
-  const shown = readFileSync(new URL('../../../docs/client.md', import.meta.url), 'utf8').matchAll(
-    /^```js\n(.*?)^```$/gms,
-  );
+  const shown = readFileSync(
+    new URL('../../../docs/how-to/write-a-client.md', import.meta.url),
+    'utf8',
+  ).matchAll(/^```js\n(.*?)^```$/gms);
   const client = readFileSync(new URL(CLIENT, import.meta.url), 'utf8');
   expect([...shown].map(([, code]) => code)).toContain(client);
 });
