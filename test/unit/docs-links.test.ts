@@ -83,6 +83,15 @@ test('every page and picture of the documentation is linked from another page', 
   expect(lost).toEqual([]);
 });
 
+test('files of the source that a page names are there', () => {
+  const broken = pages.flatMap((page) =>
+    [...read(page).matchAll(/`((?:src|migrations|test|scripts)\/[\w./-]+)`/g)].flatMap(([, file = '']) =>
+      existsSync(join(root, file)) ? [] : [{ page, file }],
+    ),
+  );
+  expect(broken).toEqual([]);
+});
+
 test('what the source says of a page of the documentation is where that page is', () => {
   const sources = ['src', 'migrations', 'test', 'scripts', 'docker'].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
