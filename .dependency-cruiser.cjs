@@ -43,7 +43,7 @@ module.exports = {
       comment: 'A file without a role in its name that is on the hot path is plain TypeScript.',
       severity: 'error',
       from: {
-        path: '^src/(concurrency/.*|core/(position|notification)|http/raw-json|log/account|receipts/intervals|delivery/(frames|tail))\\.ts$',
+        path: '^src/(concurrency/.*|core/(position|notification)|http/raw-json|receipts/intervals|delivery/(frames|tail))\\.ts$',
       },
       to: { path: 'node_modules/(@nestjs|pg|typeorm|fastify)/' },
     },

@@ -9,6 +9,7 @@ import { TicketKey1700000000008 } from './0008-ticket-key.ts';
 import { NodeInstances1700000000009 } from './0009-node-instances.ts';
 import { RevocationsBySubject1700000000010 } from './0010-revocations-by-subject.ts';
 import { Beginnings1700000000011 } from './0011-beginnings.ts';
+import { OneWordPerThing1700000000012 } from './0012-one-word-per-thing.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -23,4 +24,5 @@ export const migrations = [
   NodeInstances1700000000009,
   RevocationsBySubject1700000000010,
   Beginnings1700000000011,
+  OneWordPerThing1700000000012,
 ];

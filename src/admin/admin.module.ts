@@ -1,11 +1,11 @@
 import { Module } from '@nestjs/common';
 import { AuditModule } from '../audit/audit.module.ts';
-import { ChangesModule } from '../cluster/changes.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { IssuersModule } from '../auth/issuers.module.ts';
 import { RevocationsModule } from '../auth/revocations.module.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { Acts } from './acts.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { AuditController } from './audit.controller.ts';
 import { DisconnectsController } from './disconnects.controller.ts';
 import { IssuersController } from './issuers.controller.ts';
@@ -14,7 +14,7 @@ import { TenantsController } from './tenants.controller.ts';
 
 /** What administrators and operators do, and the record of it. */
 @Module({
-  imports: [AuditModule, ChangesModule, IssuersModule, RevocationsModule, StreamModule, TenantsModule],
+  imports: [AuditModule, ChangeFeedModule, IssuersModule, RevocationsModule, StreamModule, TenantsModule],
   controllers: [
     TenantsController,
     IssuersController,
@@ -22,7 +22,7 @@ import { TenantsController } from './tenants.controller.ts';
     DisconnectsController,
     AuditController,
   ],
-  providers: [Acts],
-  exports: [Acts],
+  providers: [AuditedTransactions],
+  exports: [AuditedTransactions],
 })
 export class AdminModule {}

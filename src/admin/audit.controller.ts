@@ -10,7 +10,7 @@ import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../history/history.query.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { auditQuerySchema } from './audit.schema.ts';
-import { nothingHere, pathId } from './path-id.ts';
+import { notFound, parseId } from './path-id.ts';
 
 const place = z.tuple([z.uuid()]);
 
@@ -34,11 +34,11 @@ export class AuditController {
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async ofTenant(@CurrentPrincipal() principal: Principal, @Param('id') id: string, @Query() query: unknown) {
-    const tenantId = pathId(tenantIdSchema, id, 'tenant');
+    const tenantId = parseId(tenantIdSchema, id, 'tenant');
     const listing: Listing = [principal.tenantId, 'tenants', tenantId, 'audit'];
     const { items, nextCursor } = await this.#page(tenantId, query, listing);
     // The tenant of an administrator need not be one that was ever published to; what it did is shown all the same.
-    if (items.length === 0 && (await this.tenants.find(tenantId)) === undefined) throw nothingHere('tenant');
+    if (items.length === 0 && (await this.tenants.find(tenantId)) === undefined) throw notFound('tenant');
     return { items: items.map((record) => itemOf(record, true)), nextCursor };
   }
 

@@ -6,10 +6,10 @@ import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../http/principal.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
-import { StreamOrdersStore } from '../delivery/stream-orders.store.ts';
-import { Acts } from './acts.ts';
+import { StreamCommandsStore } from '../delivery/stream-commands.store.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { namedUser } from './named-user.ts';
-import { nothingHere, pathId } from './path-id.ts';
+import { notFound, parseId } from './path-id.ts';
 
 const emptyBody = z.strictObject({});
 
@@ -17,9 +17,9 @@ const emptyBody = z.strictObject({});
 @Controller('v1')
 export class DisconnectsController {
   constructor(
-    private readonly orders: StreamOrdersStore,
+    private readonly orders: StreamCommandsStore,
     private readonly connections: OpenConnectionsStore,
-    private readonly acts: Acts,
+    private readonly acts: AuditedTransactions,
   ) {}
 
   /** Also for a user who has no stream: whether there is one may change while the order is on its way. */
@@ -52,11 +52,11 @@ export class DisconnectsController {
     @Param('id') id: string,
   ): Promise<void> {
     refuseQuery(request.query);
-    const connectionId = pathId(z.uuid(), id, 'open connection');
+    const connectionId = parseId(z.uuid(), id, 'open connection');
     const { tenantId } = principal;
     const act = { action: 'connection.close', tenantId } as const;
     const before = await this.connections.find(tenantId, connectionId);
-    if (before === undefined) throw nothingHere('open connection');
+    if (before === undefined) throw notFound('open connection');
     await this.acts.perform(principal, request, act, async (run) => {
       await this.orders.insert(run, tenantId, { kind: 'close', connectionId });
       return { result: undefined, change: { target: connectionId, before, after: null } };

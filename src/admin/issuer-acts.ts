@@ -4,9 +4,9 @@ import { Problem } from '../core/errors.ts';
 import type { IssuersStore } from '../auth/issuers.store.ts';
 import type { IssuerPatch, IssuerRegistration } from '../auth/registration.schema.ts';
 import { newIssuer, patchedIssuer, type RegistrationRules } from '../auth/registration.ts';
-import type { Outcome } from './acts.ts';
+import type { Outcome } from './audited-transactions.ts';
 import { issuerView, looksLike, type IssuerView } from './issuer-view.ts';
-import { nothingHere } from './path-id.ts';
+import { notFound } from './path-id.ts';
 
 /* What the API and the command line do to the registry of issuers: each in one transaction with its record. */
 
@@ -33,7 +33,7 @@ export async function changeIssuer(
   rules: RegistrationRules,
 ): Promise<Outcome<IssuerView, IssuerView>> {
   const current = await issuers.lock(run, id);
-  if (current === undefined) throw nothingHere('issuer');
+  if (current === undefined) throw notFound('issuer');
   const before = issuerView(current);
   const next = patchedIssuer(current, patch, rules);
   // A secret cannot be compared, so one that is sent is always a new one.
@@ -52,7 +52,7 @@ export async function removeIssuer(
   id: string,
 ): Promise<Outcome<undefined, IssuerView>> {
   const current = await issuers.lock(run, id);
-  if (current === undefined) throw nothingHere('issuer');
+  if (current === undefined) throw notFound('issuer');
   await issuers.remove(run, id);
   return { result: undefined, change: { target: id, before: issuerView(current), after: null } };
 }

@@ -23,11 +23,11 @@ import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registratio
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../history/history.query.ts';
-import { Acts } from './acts.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { changeIssuer, registerIssuer, removeIssuer } from './issuer-acts.ts';
 import { issuerView, type IssuerView } from './issuer-view.ts';
 import { issuersQuerySchema } from './issuers.schema.ts';
-import { nothingHere, pathId } from './path-id.ts';
+import { notFound, parseId } from './path-id.ts';
 
 const place = z.tuple([z.uuid()]);
 
@@ -36,7 +36,7 @@ const place = z.tuple([z.uuid()]);
 export class IssuersController {
   constructor(
     private readonly issuers: IssuersStore,
-    private readonly acts: Acts,
+    private readonly acts: AuditedTransactions,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -75,8 +75,8 @@ export class IssuersController {
   @RequireScope('tenants:admin')
   async find(@Param('id') id: string, @Query() query: unknown): Promise<IssuerView> {
     refuseQuery(query);
-    const record = await this.issuers.find(pathId(z.uuid(), id, 'issuer'));
-    if (record === undefined) throw nothingHere('issuer');
+    const record = await this.issuers.find(parseId(z.uuid(), id, 'issuer'));
+    if (record === undefined) throw notFound('issuer');
     return issuerView(record);
   }
 
@@ -90,7 +90,7 @@ export class IssuersController {
     @Body() body: unknown,
   ): Promise<IssuerView> {
     refuseQuery(request.query);
-    const issuerId = pathId(z.uuid(), id, 'issuer');
+    const issuerId = parseId(z.uuid(), id, 'issuer');
     const patch = parseBody(issuerPatchSchema, body);
     const act = { action: 'issuer.update', tenantId: principal.tenantId } as const;
     return await this.acts.performOnRegistry(principal, request, act, (run) =>
@@ -107,7 +107,7 @@ export class IssuersController {
     @Param('id') id: string,
   ): Promise<void> {
     refuseQuery(request.query);
-    const issuerId = pathId(z.uuid(), id, 'issuer');
+    const issuerId = parseId(z.uuid(), id, 'issuer');
     const act = { action: 'issuer.delete', tenantId: principal.tenantId } as const;
     await this.acts.performOnRegistry(principal, request, act, (run) =>
       removeIssuer(run, this.issuers, issuerId),

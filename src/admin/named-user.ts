@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { userIdSchema, type UserId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
-import { pathId } from './path-id.ts';
+import { parseId } from './path-id.ts';
 
 /** The query of routes that name a user in it. */
 export const namedUserSchema = z.strictObject({ user: userIdSchema });
@@ -18,5 +18,5 @@ export function namedUser({ params, query }: FastifyRequest): UserId {
   if (typeof params !== 'object' || params === null || !('id' in params))
     return parseQuery(namedUserSchema, query).user;
   refuseQuery(query);
-  return pathId(userIdSchema, params.id, 'user');
+  return parseId(userIdSchema, params.id, 'user');
 }

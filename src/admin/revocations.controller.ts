@@ -15,7 +15,7 @@ import {
   type RevocationRecord,
   type RevocationRequest,
 } from '../auth/revocations.store.ts';
-import { Acts } from './acts.ts';
+import { AuditedTransactions } from './audited-transactions.ts';
 import { newRevocationSchema, revocationsQuerySchema } from './revocations.schema.ts';
 
 /** Tokens that are refused before their time, in the tenant of the caller. */
@@ -24,7 +24,7 @@ export class RevocationsController {
   constructor(
     private readonly revocations: RevocationsStore,
     private readonly inForce: Revocations,
-    private readonly acts: Acts,
+    private readonly acts: AuditedTransactions,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 

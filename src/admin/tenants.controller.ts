@@ -12,8 +12,8 @@ import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
 import { DEFAULT_LIMIT } from '../history/history.query.ts';
 import { TenantsStore, type Tenant, type TenantSettings } from '../tenants/tenants.store.ts';
-import { Acts, type Outcome } from './acts.ts';
-import { nothingHere, pathId } from './path-id.ts';
+import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
+import { notFound, parseId } from './path-id.ts';
 import {
   newTenantSchema,
   tenantPatchSchema,
@@ -28,7 +28,7 @@ const place = z.tuple([tenantIdSchema]);
 export class TenantsController {
   constructor(
     private readonly tenants: TenantsStore,
-    private readonly acts: Acts,
+    private readonly acts: AuditedTransactions,
     @Inject(CONFIG) private readonly config: Pick<Config, 'MAX_REQUEST_BYTES'>,
   ) {}
 
@@ -73,8 +73,8 @@ export class TenantsController {
   @RequireScope('tenants:admin')
   async find(@Param('id') id: string, @Query() query: unknown): Promise<Tenant> {
     refuseQuery(query);
-    const tenant = await this.tenants.find(pathId(tenantIdSchema, id, 'tenant'));
-    if (tenant === undefined) throw nothingHere('tenant');
+    const tenant = await this.tenants.find(parseId(tenantIdSchema, id, 'tenant'));
+    if (tenant === undefined) throw notFound('tenant');
     return tenant;
   }
 
@@ -88,13 +88,13 @@ export class TenantsController {
     @Body() body: unknown,
   ): Promise<Tenant> {
     refuseQuery(request.query);
-    const tenantId = pathId(tenantIdSchema, id, 'tenant');
+    const tenantId = parseId(tenantIdSchema, id, 'tenant');
     const patch = parseBody(tenantPatchSchema, body);
     this.#refuseUnbearable(patch.limits);
     const act = { action: 'tenant.update', tenantId } as const;
     return await this.acts.perform(principal, request, act, async (run): Promise<Outcome<Tenant>> => {
       const before = await this.tenants.lock(run, tenantId);
-      if (before === undefined) throw nothingHere('tenant');
+      if (before === undefined) throw notFound('tenant');
       const settings = patched(living(before), patch);
       if (settings === undefined) return { result: before, change: undefined };
       const after = await this.tenants.update(run, tenantId, settings);

@@ -3,12 +3,12 @@ import { APP_FILTER } from '@nestjs/core';
 import type { DestinationStream } from 'pino';
 import { AdminModule } from '../admin/admin.module.ts';
 import { AuthModule } from '../auth/auth.module.ts';
-import { ChangesModule } from '../cluster/changes.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { CONFIG, STOP, type Config } from '../core/config.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
 import { DocsModule } from '../openapi/docs.module.ts';
 import { HealthModule } from '../health/health.module.ts';
-import { LedgerModule } from '../receipts/ledger.module.ts';
+import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { LogModule } from '../log/log.module.ts';
 import { LoggingModule } from '../telemetry/logging.module.ts';
 import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
@@ -43,10 +43,10 @@ export class AppModule {
         MetricsModule,
         HealthModule,
         DatabaseModule,
-        ChangesModule,
+        ChangeFeedModule,
         AuthModule,
         LogModule,
-        LedgerModule,
+        ReceiptsModule,
         NotificationsModule,
         HistoryModule,
         StreamModule,

@@ -50,7 +50,7 @@ interface Row extends Record<string, unknown> {
 const BEYOND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
 /** In the transaction of `run`, that of the act: what is undone is not recorded, and what is done always is. */
-export async function recordAct(run: RunOfTenant, entry: AuditEntry): Promise<void> {
+export async function recordAction(run: RunOfTenant, entry: AuditEntry): Promise<void> {
   const { tenantId, actor, remoteAddress, requestId, action, target, before, after } = entry;
   await run(tenantId, RECORD, [
     randomUUIDv7(),

@@ -2,13 +2,13 @@ import { Module, type OnModuleInit } from '@nestjs/common';
 import { METHOD_METADATA } from '@nestjs/common/constants.js';
 import { APP_GUARD, DiscoveryModule, DiscoveryService, HttpAdapterHost, MetadataScanner } from '@nestjs/core';
 import type { FastifyInstance } from 'fastify';
-import { ChangesModule } from '../cluster/changes.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { Cors } from './cors.ts';
 import { IssuersModule } from './issuers.module.ts';
 import { RevocationsModule } from './revocations.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { settingsOf } from '../http/route-settings.ts';
-import { Admission } from './admission.ts';
+import { TokenStatus } from './token-status.ts';
 import { Budgets } from './budgets.ts';
 import { addEarlyChecks } from './early-checks.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
@@ -20,12 +20,12 @@ import { Tokens } from './tokens.ts';
 
 /** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */
 @Module({
-  imports: [DiscoveryModule, ChangesModule, IssuersModule, TenantsModule, RevocationsModule],
+  imports: [DiscoveryModule, ChangeFeedModule, IssuersModule, TenantsModule, RevocationsModule],
   controllers: [SessionController],
   providers: [
     Cors,
     JwtStrategy,
-    Admission,
+    TokenStatus,
     Budgets,
     Tokens,
     Tickets,
@@ -33,7 +33,7 @@ import { Tokens } from './tokens.ts';
     TokenGuard,
     { provide: APP_GUARD, useExisting: TokenGuard },
   ],
-  exports: [Admission, Tokens, Tickets],
+  exports: [TokenStatus, Tokens, Tickets],
 })
 export class AuthModule implements OnModuleInit {
   constructor(

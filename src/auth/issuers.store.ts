@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import { errorCode, type Pool, type Statement } from '../postgres/pool.ts';
-import { ChangesPool, EnginePool } from '../postgres/pools.ts';
+import { ChangeFeedPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { IssuerDefinition } from './registration.schema.ts';
 import type { IssuerState } from './registration.ts';
 
@@ -85,8 +85,8 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 @Injectable()
 export class IssuersStore {
   constructor(
-    private readonly changes: ChangesPool,
-    private readonly engine: EnginePool,
+    private readonly changes: ChangeFeedPool,
+    private readonly engine: CrossTenantPool,
   ) {}
 
   /** Undefined if an issuer with this `iss` is registered. */

@@ -1,6 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import { environmentIssuer } from './environment.ts';
@@ -32,7 +32,7 @@ export class Issuers implements ChangeSource {
   #byIss: ReadonlyMap<string, Issuer>;
 
   constructor(
-    changes: Changes,
+    changes: ChangeFeed,
     private readonly store: IssuersStore,
     @Inject(CONFIG) config: Config,
   ) {

@@ -1,10 +1,10 @@
 import { Module } from '@nestjs/common';
-import { ChangesModule } from '../cluster/changes.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { Revocations } from './revocations.ts';
 import { RevocationsStore } from './revocations.store.ts';
 
 @Module({
-  imports: [ChangesModule],
+  imports: [ChangeFeedModule],
   providers: [Revocations, RevocationsStore],
   exports: [Revocations, RevocationsStore],
 })

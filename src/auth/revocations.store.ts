@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool, HistoryPool } from '../postgres/pools.ts';
+import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 
@@ -116,7 +116,7 @@ const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 @Injectable()
 export class RevocationsStore {
   constructor(
-    private readonly changes: ChangesPool,
+    private readonly changes: ChangeFeedPool,
     private readonly history: HistoryPool,
   ) {}
 
@@ -170,9 +170,9 @@ export class RevocationsStore {
     }
   }
 
-  /** Those that were not visible in the snapshot `horizon`. */
-  async since(horizon: string): Promise<readonly InForce[]> {
-    return (await this.changes.rows<InForceRow>(SINCE, [horizon])).map(inForceOf);
+  /** Those that were not visible in the snapshot `snapshot`. */
+  async since(snapshot: string): Promise<readonly InForce[]> {
+    return (await this.changes.rows<InForceRow>(SINCE, [snapshot])).map(inForceOf);
   }
 }
 

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { RevocationsStore, type InForce } from './revocations.store.ts';
 
@@ -38,7 +38,7 @@ export class Revocations implements ChangeSource {
   #prunedAt = Date.now();
 
   constructor(
-    changes: Changes,
+    changes: ChangeFeed,
     private readonly store: RevocationsStore,
   ) {
     changes.register(this);

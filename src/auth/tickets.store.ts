@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { beingErased } from '../postgres/erased.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool, ClientPool } from '../postgres/pools.ts';
+import { ChangeFeedPool, ClientPool } from '../postgres/pools.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 
 /** A ticket that is to be kept. */
@@ -51,7 +51,7 @@ const KEY: Statement = { name: 'ticket_key', text: `select key from ticket_keys`
 export class TicketsStore {
   constructor(
     private readonly pool: ClientPool,
-    private readonly changes: ChangesPool,
+    private readonly changes: ChangeFeedPool,
   ) {}
 
   /**

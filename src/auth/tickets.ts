@@ -2,12 +2,12 @@ import { createHash } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
-import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { nowBeingErased } from '../postgres/erased.ts';
 import { Problem } from '../core/errors.ts';
-import { GatherByKey } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,
@@ -16,7 +16,7 @@ import {
   type DeviceId,
   type TenantId,
 } from '../core/identifiers.ts';
-import { Admission } from './admission.ts';
+import { TokenStatus } from './token-status.ts';
 import { ticketInvalid } from './bearer.ts';
 import type { Principal } from '../http/principal.ts';
 import { randomPart, TicketSeal, type SealedTicket } from './ticket-seal.ts';
@@ -49,25 +49,25 @@ const grantSchema = z.strictObject({
 @Injectable()
 export class Tickets implements ChangeSource {
   #seal: TicketSeal | undefined;
-  readonly #kept: GatherByKey<TenantId, NewTicket, { readonly expiresAt: Date | undefined }>;
-  readonly #taken: GatherByKey<TenantId, Buffer, { readonly grant: string | undefined }>;
+  readonly #kept: KeyedBatcher<TenantId, NewTicket, { readonly expiresAt: Date | undefined }>;
+  readonly #taken: KeyedBatcher<TenantId, Buffer, { readonly grant: string | undefined }>;
   readonly #shown: LRUCache<string, true>;
 
   constructor(
     private readonly store: TicketsStore,
-    private readonly admission: Admission,
+    private readonly admission: TokenStatus,
     private readonly clock: DatabaseClock,
-    changes: Changes,
+    changes: ChangeFeed,
     @Inject(CONFIG) config: Config,
   ) {
-    this.#kept = new GatherByKey(
+    this.#kept = new KeyedBatcher(
       async (tenantId, tickets) =>
         (await store.keep(tenantId, tickets, config.STREAM_TICKET_SECONDS)).map((expiresAt) => ({
           expiresAt,
         })),
       { atOnce: AT_ONCE },
     );
-    this.#taken = new GatherByKey(
+    this.#taken = new KeyedBatcher(
       async (tenantId, hashes) => (await store.take(tenantId, hashes)).map((grant) => ({ grant })),
       { atOnce: AT_ONCE },
     );
@@ -135,7 +135,7 @@ export class Tickets implements ChangeSource {
     if (grant === undefined) throw useless();
     const { tokenId, issuedAt, ...rest } = grantSchema.parse(JSON.parse(grant));
     const principal: Principal = { ...rest, tokenId, issuedAt, scopes: new Set(), publishesTo: undefined };
-    this.admission.admit(principal);
+    this.admission.require(principal);
     return principal;
   }
 
@@ -145,13 +145,13 @@ export class Tickets implements ChangeSource {
   }
 
   async #ask<Ask, Answer>(
-    gather: GatherByKey<TenantId, Ask, Answer>,
+    gather: KeyedBatcher<TenantId, Ask, Answer>,
     tenantId: TenantId,
     ask: Ask,
   ): Promise<Answer> {
     if (gather.pending(tenantId) >= MOST_WAITING)
       throw new Problem('overloaded', 'Too many tickets wait on this node.', { retryAfter: 1 });
-    return await gather.ask(tenantId, ask);
+    return await gather.request(tenantId, ask);
   }
 }
 

@@ -5,7 +5,7 @@ import { AuthGuard } from '@nestjs/passport';
 import { LRUCache } from 'lru-cache';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Issuers } from './issuers.ts';
-import { Admission } from './admission.ts';
+import { TokenStatus } from './token-status.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './bearer.ts';
 import { tooManyTopics } from './claims.ts';
@@ -24,7 +24,7 @@ export class Tokens extends AuthGuard() {
   constructor(
     strategy: JwtStrategy,
     private readonly issuers: Issuers,
-    private readonly admission: Admission,
+    private readonly admission: TokenStatus,
     private readonly tenants: Tenants,
     @Inject(CONFIG) private readonly config: Config,
   ) {
@@ -44,7 +44,7 @@ export class Tokens extends AuthGuard() {
     if (token === '') throw tokenInvalid('The token is not a signed JSON Web Token.');
     const digest = hash('sha256', token, 'base64');
     const principal = this.#remembered(digest) ?? (await this.#check(token, digest));
-    this.admission.admit(principal);
+    this.admission.require(principal);
     return principal;
   }
 

@@ -1,13 +1,13 @@
 import 'reflect-metadata';
 import type { z } from 'zod';
 import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
-import type { Change, Outcome } from '../admin/acts.ts';
+import type { Change, Outcome } from '../admin/audited-transactions.ts';
 import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
 import { COMMAND, type Action } from '../audit/audit.ts';
-import { recordAct } from '../audit/audit.store.ts';
+import { recordAction } from '../audit/audit.store.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import type { Pool, PoolOptions } from '../postgres/pool.ts';
-import { EnginePool } from '../postgres/pools.ts';
+import { CrossTenantPool } from '../postgres/pools.ts';
 import { namingTenant } from '../postgres/tenant-pool.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
@@ -64,7 +64,7 @@ export const issuer: Command = async (args, environment, terminal) => {
   }
   const config = readSettings(environment, settings);
   const text = await onDatabase(config, terminal.report, async ({ engine }) => {
-    const pool = new EnginePool(poolOptions(config, engine));
+    const pool = new CrossTenantPool(poolOptions(config, engine));
     try {
       return await new Registry(pool, new IssuersStore(pool, pool), config).follow(order);
     } catch (error) {
@@ -78,7 +78,7 @@ export const issuer: Command = async (args, environment, terminal) => {
 
 class Registry {
   constructor(
-    private readonly pool: EnginePool,
+    private readonly pool: CrossTenantPool,
     private readonly issuers: IssuersStore,
     private readonly config: Settings,
   ) {}
@@ -124,7 +124,7 @@ class Registry {
     const shown = after ?? before;
     const concerned = shown?.tenants ?? (shown?.tenant == null ? [] : [shown.tenant]);
     for (const tenantId of concerned) {
-      await recordAct(namingTenant(run), {
+      await recordAction(namingTenant(run), {
         tenantId,
         actor: COMMAND,
         remoteAddress: null,

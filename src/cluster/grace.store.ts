@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool } from '../postgres/pools.ts';
+import { ChangeFeedPool } from '../postgres/pools.ts';
 
 /*
  * Every transaction holds a lock on its own virtual id from before its first snapshot until it is over, which every
@@ -25,8 +25,8 @@ where locktype = 'virtualxid' and mode = 'ExclusiveLock' and virtualxid = any($1
 
 /** Which transactions of this service the database is at, of all tenants. They have no tenant to be asked by. */
 @Injectable()
-export class GraceStore {
-  constructor(private readonly pool: ChangesPool) {}
+export class InFlightTransactionsStore {
+  constructor(private readonly pool: ChangeFeedPool) {}
 
   /** Those that may not see what was committed a moment ago. */
   async underWay(): Promise<readonly string[]> {

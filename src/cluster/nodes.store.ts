@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
-import { EnginePool } from '../postgres/pools.ts';
+import { CrossTenantPool } from '../postgres/pools.ts';
 
 /** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
 export const NODE_SILENCE_SECONDS = 10;
@@ -59,7 +59,7 @@ export class NodesStore {
   /** This process, among all that ever had its name. */
   readonly #instance = randomUUID();
 
-  constructor(private readonly pool: EnginePool) {}
+  constructor(private readonly pool: CrossTenantPool) {}
 
   /**
    * Once per process: takes the name, and says that what an earlier process of this name left open ended before this.

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
-import { GatherByKey } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId, Topic } from '../core/identifiers.ts';
 import { ReadStore, type Reader } from '../log/read.store.ts';
 import { asPosition, type Position } from '../core/position.ts';
@@ -25,14 +25,14 @@ export interface Page {
 /** Reads the log for streams that are behind; those of one tenant that wait at the same time are served by one statement. */
 @Injectable()
 export class Backlog {
-  readonly #tenants: GatherByKey<TenantId, BacklogReader, Page>;
+  readonly #tenants: KeyedBatcher<TenantId, BacklogReader, Page>;
 
   constructor(
     private readonly store: ReadStore,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {
-    this.#tenants = new GatherByKey((tenantId, readers) => this.#serve(tenantId, readers), {
+    this.#tenants = new KeyedBatcher((tenantId, readers) => this.#serve(tenantId, readers), {
       atOnce: config.BACKLOG_READERS,
       collectsMs: COLLECTS_MS,
     });
@@ -40,7 +40,7 @@ export class Backlog {
 
   /** Throws the database's error when it cannot be read. */
   async read(tenantId: TenantId, reader: BacklogReader): Promise<Page> {
-    return await this.#tenants.ask(tenantId, reader);
+    return await this.#tenants.request(tenantId, reader);
   }
 
   /**

@@ -148,7 +148,7 @@ export class Connection implements HubMember, SentSource {
       this.subscriber = { ...before, ...token };
       return;
     }
-    if (this.live) this.position = asPosition(Math.max(this.position, this.hub.settled));
+    if (this.live) this.position = asPosition(Math.max(this.position, this.hub.dispatchedUpTo));
     this.#endInterval();
     this.subscriber = { ...before, ...token, connectionId: record };
     this.since = Math.round(this.node.clock.now());
@@ -271,7 +271,7 @@ export class Connection implements HubMember, SentSource {
         at: this.node.clock.now(),
         replayed,
       };
-      this.node.ledger.written(this);
+      this.node.receipts.written(this);
     } else {
       this.#interval.to = entry.position;
       this.#interval.at = this.node.clock.now();
@@ -280,13 +280,13 @@ export class Connection implements HubMember, SentSource {
 
   #endInterval(): void {
     const interval = this.takeInterval();
-    if (interval !== undefined) this.node.ledger.sent(this.subscriber, interval);
+    if (interval !== undefined) this.node.receipts.sent(this.subscriber, interval);
   }
 
   #beat(): void {
     // Bytes that still wait show that the stream is alive once they are read; more of them help nobody.
     if (this.stream.socket.writableLength > 0) return;
-    const settled = this.hub.settled;
+    const settled = this.hub.dispatchedUpTo;
     if (this.live && settled > this.#lastId) {
       this.#lastId = settled;
       this.position = asPosition(Math.max(this.position, settled));

@@ -4,14 +4,14 @@ import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/bearer.ts';
 import { isService, type Principal } from '../http/principal.ts';
 import { Tokens } from '../auth/tokens.ts';
-import { Changes } from '../cluster/changes.ts';
+import { ChangeFeed } from '../cluster/change-feed.ts';
 import { Problem } from '../core/errors.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { RouteSettings } from '../http/route-settings.ts';
 import { Hubs } from './hubs.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 import { renewalSchema } from './renewals.schema.ts';
-import { StreamOrdersStore } from './stream-orders.store.ts';
+import { StreamCommandsStore } from './stream-commands.store.ts';
 
 /** A new token for an open stream, so that it need not end with the old one. */
 @Controller('v1/stream/renewals')
@@ -20,8 +20,8 @@ export class RenewalsController {
     private readonly tokens: Tokens,
     private readonly hubs: Hubs,
     private readonly connections: OpenConnectionsStore,
-    private readonly orders: StreamOrdersStore,
-    private readonly changes: Changes,
+    private readonly orders: StreamCommandsStore,
+    private readonly changes: ChangeFeed,
   ) {}
 
   /** Answers when the renewal is stored; the node that holds the stream applies it within a second. */

@@ -1,15 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
-import { Admission } from '../auth/admission.ts';
+import { TokenStatus } from '../auth/token-status.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Connection } from './connection.ts';
 import { jittered } from './frames.ts';
 import { Hubs } from './hubs.ts';
-import { Replacements } from './replacements.ts';
-import { StreamOrders } from './stream-orders.ts';
-import type { Renewed, StoredOrder } from './stream-orders.store.ts';
+import { Eviction } from './eviction.ts';
+import { StreamCommands } from './stream-commands.ts';
+import type { Renewed, StoredStreamCommand } from './stream-commands.store.ts';
 
 /** Ends and renews open streams when something was revoked, or somebody ordered it, on whichever node that was. */
 @Injectable()
@@ -18,9 +18,9 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
 
   constructor(
     private readonly hubs: Hubs,
-    private readonly admission: Admission,
-    private readonly orders: StreamOrders,
-    private readonly replacements: Replacements,
+    private readonly admission: TokenStatus,
+    private readonly orders: StreamCommands,
+    private readonly replacements: Eviction,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -45,7 +45,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
     if (this.admission.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
   }
 
-  #obey(order: StoredOrder): void {
+  #obey(order: StoredStreamCommand): void {
     if (order.kind === 'renew') {
       const { tenantId, user, connectionId, renewed, at } = order;
       const connection = this.hubs.find(tenantId, user, connectionId);
@@ -54,8 +54,8 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
       if (connection !== undefined) this.#admit(connection);
       return;
     }
-    if (order.kind === 'recount') {
-      this.replacements.recount(order);
+    if (order.kind === 'reconcile') {
+      this.replacements.reconcile(order);
       return;
     }
     const meant =
@@ -75,7 +75,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
 }
 
 function tokenOf(
-  { tenantId, user }: StoredOrder & { readonly kind: 'renew' },
+  { tenantId, user }: StoredStreamCommand & { readonly kind: 'renew' },
   { topics, expiresAt, issuer, tokenId, issuedAt }: Renewed,
 ) {
   const caller = { tenantId, subject: user, issuer, tokenId, issuedAt };

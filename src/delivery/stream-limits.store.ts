@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
-import { ClientPool, EnginePool } from '../postgres/pools.ts';
+import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import { NODE_SILENCE } from '../cluster/nodes.store.ts';
 
@@ -23,7 +23,7 @@ interface OpenStream {
 }
 
 /** The streams of a user, by the id of their record in history, the newest first. */
-export interface Crowd extends Allowance {
+export interface CrowdedUser extends Allowance {
   readonly streams: readonly OpenStream[];
 }
 
@@ -95,7 +95,7 @@ order by o.since desc, o.connection_id desc`,
 @Injectable()
 export class StreamLimitsStore {
   constructor(
-    private readonly engine: EnginePool,
+    private readonly engine: CrossTenantPool,
     private readonly pool: ClientPool,
   ) {}
 
@@ -124,7 +124,7 @@ export class StreamLimitsStore {
   }
 
   /** Those of the users who have more streams than they may. */
-  async crowded(users: readonly Allowance[]): Promise<Crowd[]> {
+  async crowded(users: readonly Allowance[]): Promise<CrowdedUser[]> {
     const rows = await this.engine.rows<Allowance & OpenStream & Record<string, unknown>>(CROWDED, [
       users.map(({ tenantId }) => tenantId),
       users.map(({ user }) => user),

@@ -1,8 +1,8 @@
-import type { Admitted } from '../auth/admission.ts';
+import type { Caller } from '../auth/token-status.ts';
 import type { Config } from '../core/config.ts';
 import type { DatabaseClock } from '../postgres/clock.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
-import type { Ledger } from '../receipts/ledger.ts';
+import type { Receipts } from '../receipts/receipts.ts';
 import type { Position } from '../core/position.ts';
 import type { Run } from '../log/read.store.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
@@ -20,7 +20,7 @@ export interface Subscriber {
   /** ms since 1970. */
   readonly tokenExpiresAt: number;
   /** What the token is held against while the stream is open. */
-  readonly caller: Admitted;
+  readonly caller: Caller;
   /** `ack=auto`: the cursor follows what was written. */
   readonly autoAck: boolean;
   /** In ms since 1970, told by the database and not estimated: orders are as exact, and may follow within a millisecond. */
@@ -35,7 +35,7 @@ export interface StreamNode {
   readonly config: Config;
   readonly metrics: Metrics;
   readonly clock: DatabaseClock;
-  readonly ledger: Ledger;
+  readonly receipts: Receipts;
   readonly backlog: Backlog;
   readonly counts: DeliveryCounts;
   /** The log behind a position, as much as a tail may hold. Throws the database's error. */

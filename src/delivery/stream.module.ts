@@ -1,41 +1,41 @@
 import { Module } from '@nestjs/common';
 import { AuthModule } from '../auth/auth.module.ts';
-import { ChangesModule } from '../cluster/changes.module.ts';
-import { LedgerModule } from '../receipts/ledger.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
+import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { Arrivals } from './arrivals.ts';
+import { DeviceRegistrations } from './device-registrations.ts';
 import { Backlog } from './backlog.ts';
-import { Capacity } from './capacity.ts';
-import { Forgetting } from './forgetting.ts';
+import { ConnectionQuota } from './connection-quota.ts';
+import { NodePurge } from './node-purge.ts';
 import { Hubs } from './hubs.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
-import { Replacements } from './replacements.ts';
+import { Eviction } from './eviction.ts';
 import { RenewalsController } from './renewals.controller.ts';
 import { StreamController } from './stream.controller.ts';
 import { StreamControl } from './stream-control.ts';
 import { StreamLimitsStore } from './stream-limits.store.ts';
-import { StreamOrders } from './stream-orders.ts';
-import { StreamOrdersStore } from './stream-orders.store.ts';
+import { StreamCommands } from './stream-commands.ts';
+import { StreamCommandsStore } from './stream-commands.store.ts';
 import { Streams } from './streams.ts';
 import { TicketsController } from './tickets.controller.ts';
 
 @Module({
-  imports: [AuthModule, ChangesModule, LedgerModule, TenantsModule],
+  imports: [AuthModule, ChangeFeedModule, ReceiptsModule, TenantsModule],
   controllers: [StreamController, RenewalsController, TicketsController],
   providers: [
     Streams,
     Hubs,
-    Capacity,
-    Replacements,
+    ConnectionQuota,
+    Eviction,
     StreamLimitsStore,
     StreamControl,
-    StreamOrders,
-    StreamOrdersStore,
+    StreamCommands,
+    StreamCommandsStore,
     OpenConnectionsStore,
-    Arrivals,
+    DeviceRegistrations,
     Backlog,
-    Forgetting,
+    NodePurge,
   ],
-  exports: [Forgetting, StreamOrdersStore, OpenConnectionsStore],
+  exports: [NodePurge, StreamCommandsStore, OpenConnectionsStore],
 })
 export class StreamModule {}

@@ -2,28 +2,28 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
-import { Admission } from '../auth/admission.ts';
+import { TokenStatus } from '../auth/token-status.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { messageOf } from '../core/errors.ts';
 import { Draining } from '../core/draining.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { InFlight } from '../concurrency/in-flight.ts';
-import { TenantUnknown, type Arrived, type StartFrom } from '../receipts/arrivals.store.ts';
-import { Ledger } from '../receipts/ledger.ts';
+import { TenantUnknown, type Registered, type StartFrom } from '../receipts/devices.store.ts';
+import { Receipts } from '../receipts/receipts.ts';
 import { NodeName } from '../cluster/node-name.ts';
 import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../core/position.ts';
 import { ReadStore } from '../log/read.store.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { Slice } from '../concurrency/slice.ts';
-import { Arrivals } from './arrivals.ts';
+import { TimeSlicer } from '../concurrency/time-slicer.ts';
+import { DeviceRegistrations } from './device-registrations.ts';
 import { Backlog } from './backlog.ts';
-import { Capacity } from './capacity.ts';
+import { ConnectionQuota } from './connection-quota.ts';
 import { Connection } from './connection.ts';
 import { byeFrame, jittered, SLOW_RETRY_MS, syncFrame, type ByeReason } from './frames.ts';
 import { Hubs } from './hubs.ts';
-import { Replacements } from './replacements.ts';
+import { Eviction } from './eviction.ts';
 import type { StreamSocket } from './socket.ts';
 import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';
 import type { Tail } from './tail.ts';
@@ -59,19 +59,19 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   #databaseAway = false;
 
   constructor(
-    readonly ledger: Ledger,
+    readonly receipts: Receipts,
     readonly backlog: Backlog,
     readonly metrics: Metrics,
     readonly clock: DatabaseClock,
-    private readonly arrivals: Arrivals,
+    private readonly arrivals: DeviceRegistrations,
     private readonly ingest: Ingest,
     private readonly reads: ReadStore,
     private readonly nodeName: NodeName,
     private readonly draining: Draining,
-    private readonly admission: Admission,
+    private readonly admission: TokenStatus,
     private readonly hubs: Hubs,
-    private readonly capacity: Capacity,
-    private readonly replacements: Replacements,
+    private readonly capacity: ConnectionQuota,
+    private readonly replacements: Eviction,
     @Inject(CONFIG) readonly config: Config,
   ) {}
 
@@ -102,7 +102,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     if (!this.capacity.take(request.tenantId)) return this.#refuse(stream, 'over-limit');
     let begun = false;
     try {
-      const arrived = await this.arrivals.arrive(request.tenantId, request);
+      const arrived = await this.arrivals.register(request.tenantId, request);
       if (stream.socket.destroyed) return;
       if (this.draining.active) return this.#refuse(stream, 'shutdown');
       if (arrived === 'being-erased') return this.#refuse(stream, 'unavailable');
@@ -145,12 +145,12 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   }
 
   changed(before: Subscriber, after: Subscriber, now: number, position: Position): void {
-    this.ledger.ended(before, now, position, 'renewed');
-    this.ledger.opened(after, now, position);
+    this.receipts.ended(before, now, position, 'renewed');
+    this.receipts.opened(after, now, position);
   }
 
   closed(subscriber: Subscriber, position: Position, reason: EndReason, recorded: boolean): void {
-    if (recorded) this.ledger.ended(subscriber, this.clock.now(), position, reason);
+    if (recorded) this.receipts.ended(subscriber, this.clock.now(), position, reason);
     this.metrics.streamsEnded.inc({ reason });
     const hub = this.hubs.get(subscriber.tenantId);
     if (hub?.connections.size === 0) this.hubs.delete(subscriber.tenantId);
@@ -167,7 +167,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       // Also without tenants: the answer tells the database's time.
       const [now, states, held] = await Promise.all([
         this.reads.now(),
-        this.reads.states([...known.keys()].map(({ tenantId }) => tenantId)),
+        this.reads.heads([...known.keys()].map(({ tenantId }) => tenantId)),
         this.nodeName.seen(),
       ]);
       this.clock.observe(askedAt, now);
@@ -212,12 +212,12 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     );
     await this.capacity.empty();
     // What stands under a name that was not to be had is of another process.
-    if (this.nodeName.taken) await Promise.all([this.ledger.close(), this.capacity.close()]);
+    if (this.nodeName.taken) await Promise.all([this.receipts.close(), this.capacity.close()]);
     await this.nodeName.leave();
     this.counts.publish(this.metrics);
   }
 
-  #begin(request: StreamRequest, arrived: Arrived, stream: StreamSocket): void {
+  #begin(request: StreamRequest, arrived: Registered, stream: StreamSocket): void {
     const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck } = request;
     const { start, head, outcome, requested, at: openedAt } = arrived;
     const subscriber: Subscriber = {
@@ -241,7 +241,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     this.metrics.behind.inc();
     this.metrics.streamsOpened.inc({ resume: outcome });
     if (requested !== undefined) this.metrics.gapsAnnounced.inc();
-    this.ledger.opened(subscriber, subscriber.openedAt, start);
+    this.receipts.opened(subscriber, subscriber.openedAt, start);
     const gap =
       requested === undefined ? { from: start, oldest: undefined } : { from: requested, oldest: start };
     // One write with what follows at once, often the end of the backlog.
@@ -281,7 +281,7 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     if (this.#ticking) return;
     this.#ticking = true;
     // To look at ten thousand streams takes as long as a publish may.
-    const slice = new Slice();
+    const slice = new TimeSlicer();
     const until = performance.now() + TICK_STRETCH_MS;
     try {
       for (const hub of this.hubs.values())

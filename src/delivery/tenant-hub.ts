@@ -1,7 +1,7 @@
 import type { TenantId } from '../core/identifiers.ts';
 import type { Batch } from '../core/notification.ts';
 import { asPosition, type Position } from '../core/position.ts';
-import { Slice } from '../concurrency/slice.ts';
+import { TimeSlicer } from '../concurrency/time-slicer.ts';
 import type { StreamNode } from './stream-node.ts';
 import { Tail, userOf, type Address, type Entry } from './tail.ts';
 
@@ -23,7 +23,7 @@ interface Run {
 }
 
 /** More connections than these, and what is for them waits for its turn while others are served: 16 take less than a millisecond. */
-const FEW = 16;
+const DIRECT_LIMIT = 16;
 
 /** What a hub needs of the node that it is on. */
 export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
@@ -32,7 +32,7 @@ export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'datab
 export class TenantHub<Member extends HubMember> {
   readonly tail: Tail;
   /** Every live connection was offered everything up to here. */
-  settled: Position;
+  dispatchedUpTo: Position;
   readonly connections = new Set<Member>();
   /** Of most addresses, those of users, there is one: a set for each would be a twentieth of what a stream keeps. */
   readonly #recipients = new Map<Address, Member | Set<Member>>();
@@ -50,7 +50,7 @@ export class TenantHub<Member extends HubMember> {
     private readonly node: HubNode,
   ) {
     this.tail = new Tail(head);
-    this.settled = head;
+    this.dispatchedUpTo = head;
     this.#sorted = head;
   }
 
@@ -155,20 +155,20 @@ export class TenantHub<Member extends HubMember> {
     if (head <= this.tail.head) return;
     this.tail.restart(head);
     for (const connection of this.connections) {
-      connection.fallBehind(this.settled);
+      connection.fallBehind(this.dispatchedUpTo);
       void connection.readOn();
     }
     this.#arrived.length = 0;
     this.#wide.length = 0;
     this.#sorted = head;
-    this.settled = head;
+    this.dispatchedUpTo = head;
   }
 
   /** A broadcast to thousands must not hold up single users, nor other tenants: it goes in slices, and they go between. */
   async #dispatch(): Promise<void> {
     if (this.#dispatching) return;
     this.#dispatching = true;
-    const slice = new Slice();
+    const slice = new TimeSlicer();
     while (this.#arrived.length > 0 || this.#wide.length > 0) {
       await this.#serveFew(slice);
       await this.#serveMany(slice);
@@ -177,7 +177,7 @@ export class TenantHub<Member extends HubMember> {
   }
 
   /** Offers what is for a few connections, and puts the rest behind what waits. */
-  async #serveFew(slice: Slice): Promise<void> {
+  async #serveFew(slice: TimeSlicer): Promise<void> {
     for (let batch = this.#arrived.shift(); batch !== undefined; batch = this.#arrived.shift()) {
       for (const entries of runsOf(batch.entries)) {
         const run = { entries, committedAt: batch.committedAt };
@@ -193,7 +193,7 @@ export class TenantHub<Member extends HubMember> {
   #overtake(run: Run): boolean {
     const known = this.#recipients.get(run.entries[0].address);
     if (known === undefined) return true;
-    if (known instanceof Set && known.size > FEW) return false;
+    if (known instanceof Set && known.size > DIRECT_LIMIT) return false;
     for (const connection of each(known)) {
       const missing = this.#wide.length === 0 ? run.entries : this.#missing(connection);
       // The tail was trimmed beyond what waits.
@@ -206,11 +206,11 @@ export class TenantHub<Member extends HubMember> {
 
   /** What a connection has not been offered, of all that is in the tail. */
   #missing({ position, addresses }: Member): readonly Entry[] | undefined {
-    return this.tail.after(asPosition(Math.max(this.settled, position)), addresses);
+    return this.tail.after(asPosition(Math.max(this.dispatchedUpTo, position)), addresses);
   }
 
   /** Offers the first of what waits. */
-  async #serveMany(slice: Slice): Promise<void> {
+  async #serveMany(slice: TimeSlicer): Promise<void> {
     const [run] = this.#wide;
     if (run === undefined) return;
     // Whoever becomes live while this waits is visited too, and knows by its position what it has.
@@ -229,7 +229,7 @@ export class TenantHub<Member extends HubMember> {
   #settle(): void {
     const [next] = this.#wide;
     const offered = Math.min(this.#sorted, next === undefined ? Infinity : next.entries[0].position - 1);
-    this.settled = asPosition(Math.max(this.settled, offered));
+    this.dispatchedUpTo = asPosition(Math.max(this.dispatchedUpTo, offered));
   }
 
   #observe({ committedAt }: Run): void {

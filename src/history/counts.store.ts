@@ -3,7 +3,7 @@ import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
-import { covering, hadTopic, STREAM } from './covering.ts';
+import { covering, hadTopic, LOG_HEAD } from './covering.ts';
 import type { Counts, LogEntry } from './delivery-status.ts';
 
 /** Devices of a broadcast are counted up to here. */
@@ -37,7 +37,7 @@ const COUNTS: Statement = {
 with asked as materialized (
   select * from unnest($2::bigint[], $3::text[], $4::timestamptz[]) as p (position, topic, expires_at)
 ), covered as materialized (
-  select p.position, p.topic, i.* from ${STREAM} cross join asked p
+  select p.position, p.topic, i.* from ${LOG_HEAD} cross join asked p
   cross join lateral (
     select i.* from ${covering('sends', 'p.position', 'i.user_id, i.device_id, i.connection_id')} i limit $5
   ) i
@@ -48,7 +48,7 @@ with asked as materialized (
   select distinct position, user_id, device_id from covered
   where topic is null or (connection_id, topic) in (select connection_id, topic from following)
 ), confirmed as materialized (
-  select p.position, p.topic, p.expires_at, i.* from ${STREAM} cross join asked p
+  select p.position, p.topic, p.expires_at, i.* from ${LOG_HEAD} cross join asked p
   cross join lateral (
     select i.* from ${covering('acks', 'p.position', 'i.user_id, i.device_id, i.at, i.topics')} i limit $5
   ) i

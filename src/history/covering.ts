@@ -1,15 +1,15 @@
-import { LEVEL_WIDTHS } from '../receipts/intervals.ts';
+import { CLASS_WIDTHS } from '../receipts/intervals.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
 
 /* Pieces of SQL that the questions to the ledger share. `$1` is the tenant. */
 
-const LEVELS = LEVEL_WIDTHS.map((width, level) => `(${level}::smallint, ${width}::bigint)`).join(', ');
+const CLASSES = CLASS_WIDTHS.map((width, index) => `(${index}::smallint, ${width}::bigint)`).join(', ');
 
 /** The first class that may be wider than several partitions: each of them would be looked at once more for every such class. */
-const WIDE = LEVEL_WIDTHS.findIndex((width) => width > 4 * 86_400_000 * POSITIONS_PER_MS);
+const WIDE = CLASS_WIDTHS.findIndex((width) => width > 4 * 86_400_000 * POSITIONS_PER_MS);
 
 /** The tenant's head, for `covering`. */
-export const STREAM = `(select head from streams where tenant_id = $1) as stream`;
+export const LOG_HEAD = `(select head from tenant_logs where tenant_id = $1) as log`;
 
 /**
  * The intervals of `table` that cover position `x`: in each width class those that end within its width
@@ -20,7 +20,7 @@ export const STREAM = `(select head from streams where tenant_id = $1) as stream
  * @param columns of `i`, the interval
  */
 export const covering = (table: 'sends' | 'acks', x: string, columns: string): string =>
-  `(${narrow(table, x, columns, '', LEVEL_WIDTHS.length)})`;
+  `(${narrow(table, x, columns, '', CLASS_WIDTHS.length)})`;
 
 /**
  * The same of what was sent to one user, whose wide intervals are few: they are looked for at once, and not in each class and
@@ -34,21 +34,21 @@ export const coveringOfUser = (x: string, columns: string, user: string): string
   ${narrow('sends', x, columns, target, WIDE)}
   union all
   (select ${columns} from sends i
-  where i.tenant_id = $1 ${target} and i.level >= ${WIDE}
-    and i.to_position >= ${x} and i.to_position <= stream.head and i.from_position < ${x}
+  where i.tenant_id = $1 ${target} and i.width_class >= ${WIDE}
+    and i.to_position >= ${x} and i.to_position <= log.head and i.from_position < ${x}
   offset 0))`;
 };
 
 /** @param target a further condition on `i`, which begins with `and` */
 const narrow = (table: string, x: string, columns: string, target: string, classes: number): string => `
-  select i.* from (values ${LEVELS}) as l (level, width)
+  select i.* from (values ${CLASSES}) as w (class, width)
   cross join lateral (
     select ${columns} from ${table} i
-    where i.tenant_id = $1 ${target} and i.level = l.level
-      and i.to_position >= ${x} and i.to_position < least(${x} + l.width, stream.head + 1) and i.from_position < ${x}
+    where i.tenant_id = $1 ${target} and i.width_class = w.class
+      and i.to_position >= ${x} and i.to_position < least(${x} + w.width, log.head + 1) and i.from_position < ${x}
     offset 0
   ) i
-  where l.level < ${classes} and (l.level = 0 or l.width / 4 < stream.head)`;
+  where w.class < ${classes} and (w.class = 0 or w.width / 4 < log.head)`;
 
 /**
  * The acknowledgement of a device that may cover position `x`, if its `from_position` is below: those of a device do

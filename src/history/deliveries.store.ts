@@ -3,7 +3,7 @@ import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
-import { ackOf, coveringOfUser, hadTopic, STREAM } from './covering.ts';
+import { ackOf, coveringOfUser, hadTopic, LOG_HEAD } from './covering.ts';
 import { receiptsOf, type Confirmation, type LogEntry, type Receipt } from './delivery-status.ts';
 
 const SENT_TO_USERS: Statement = {
@@ -11,7 +11,7 @@ const SENT_TO_USERS: Statement = {
   text: `
 select p.position, p.user_id as "user", i.device_id as device, count(*)::int as sends,
   min(i.at) as "firstSentAt", max(i.at) as "lastSentAt"
-from ${STREAM}
+from ${LOG_HEAD}
 cross join unnest($2::text[], $3::bigint[]) as p (user_id, position)
 cross join lateral ${coveringOfUser('p.position', 'i.device_id, i.connection_id, i.at', 'p.user_id')} i
 where $4::text is null or ${hadTopic('i.connection_id', '$4')}

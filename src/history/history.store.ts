@@ -46,7 +46,7 @@ const select = (name: string, target: string): Statement => ({
 with scanned as materialized (
   select position, type, size from notifications
   where tenant_id = $1 and position < $3 ${target}
-    and position >= (select greatest($2::bigint, floor + 1) from streams where tenant_id = $1)
+    and position >= (select greatest($2::bigint, floor + 1) from tenant_logs where tenant_id = $1)
   order by position desc limit $4
 ), matching as materialized (
   select position, sum(size) over (order by position desc) - size as bytes_before
@@ -78,7 +78,7 @@ const FIND: Statement = {
   text: `
 select ${COLUMNS} from notifications n
 where n.tenant_id = $1 and n.id = $2
-  and n.position > (select floor from streams where tenant_id = $1)`,
+  and n.position > (select floor from tenant_logs where tenant_id = $1)`,
 };
 
 interface Row {

@@ -1,8 +1,12 @@
 import { Module } from '@nestjs/common';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { PublishController } from '../publishing/publish.controller.ts';
-import { PublishDoor } from '../publishing/publish-door.ts';
-import { Refusals } from '../publishing/refusals.ts';
+import { PublishAdmission } from '../publishing/publish-admission.ts';
+import { RejectionThrottle } from '../publishing/rejection-throttle.ts';
 
-@Module({ imports: [TenantsModule], controllers: [PublishController], providers: [PublishDoor, Refusals] })
+@Module({
+  imports: [TenantsModule],
+  controllers: [PublishController],
+  providers: [PublishAdmission, RejectionThrottle],
+})
 export class NotificationsModule {}

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
-import { ackOf, covering, coveringOfUser, STREAM } from './covering.ts';
+import { ackOf, covering, coveringOfUser, LOG_HEAD } from './covering.ts';
 import type { LogEntry } from './delivery-status.ts';
 import type { Deliveries } from './timeline.ts';
 
@@ -14,7 +14,7 @@ const sent = (name: string, intervals: string): Statement => ({
   text: `
 select i.user_id as "user", i.device_id as device, i.connection_id as connection, i.at, i.replayed, c.node,
   $4::text is null or coalesce($4 = any(c.topics), false) as addressed
-from (select i.* from ${STREAM} cross join lateral ${intervals} i limit $3) i
+from (select i.* from ${LOG_HEAD} cross join lateral ${intervals} i limit $3) i
 left join lateral (
   select c.node, c.topics from connections c where c.tenant_id = $1 and c.connection_id = i.connection_id offset 0
 ) c on true`,
@@ -29,7 +29,7 @@ const CONFIRMED: Statement = {
   text: `
 select i.user_id as "user", i.device_id as device, i.at, i.by_resume as "byResume",
   $4::text is null or $4 = any(i.topics) as addressed
-from ${STREAM}
+from ${LOG_HEAD}
 cross join lateral ${covering('acks', '$2::bigint', 'i.user_id, i.device_id, i.at, i.by_resume, i.topics')} i
 limit $3`,
 };

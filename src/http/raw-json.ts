@@ -1,4 +1,4 @@
-import { Slice as Turn } from '../concurrency/slice.ts';
+import { TimeSlicer as Turn } from '../concurrency/time-slicer.ts';
 
 /*
  * `data` is passed on as the publisher wrote it: 2^63 keeps its digits, "\u00e9" its escape, an object its order and

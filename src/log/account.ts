@@ -1,7 +1,7 @@
 import type { Limits } from '../core/limits.ts';
 
 /** What the database says that a tenant has used. */
-export interface Balance {
+export interface Usage {
   /** Notifications that are not paid off yet: each costs one, and time pays the tenant's rate. */
   readonly spent: number;
   /** Bytes of `data` that are kept. */
@@ -18,15 +18,15 @@ export type Rate = Pick<Limits, 'notificationsPerSecond' | 'burst'>;
  *
  * Times are of a clock of this process that never goes back, in ms.
  */
-export class Account {
-  #balance: Balance;
+export class Quota {
+  #balance: Usage;
   #at: number;
   #held = 0;
   #heldBytes = 0;
   #learned = 0;
 
   /** `at`: when the balance was so, or later. */
-  constructor(balance: Balance, at: number) {
+  constructor(balance: Usage, at: number) {
     this.#balance = balance;
     this.#at = at;
   }
@@ -37,7 +37,7 @@ export class Account {
   }
 
   /** An answer of the database takes the place of what was known. */
-  learn(balance: Balance, at: number): void {
+  learn(balance: Usage, at: number): void {
     this.#balance = balance;
     this.#at = at;
     this.#learned += 1;
@@ -60,7 +60,7 @@ export class Account {
   }
 
   /** Admits notifications: they count until they are released, which happens once, however often it is asked for. */
-  hold(n: number, bytes: number): () => void {
+  reserve(n: number, bytes: number): () => void {
     this.#held += n;
     this.#heldBytes += bytes;
     let held = true;

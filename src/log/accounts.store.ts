@@ -2,10 +2,10 @@ import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Balance } from './account.ts';
+import type { Usage } from './account.ts';
 
 /** A balance, and how long ago it was so. */
-export interface DatedBalance extends Balance {
+export interface DatedUsage extends Usage {
   /** ms by the database's clock; 0 when that was set back since. */
   readonly age: number;
 }
@@ -15,17 +15,17 @@ const READ: Statement = {
   text: `
 select spent, appended_bytes - removed_bytes as "storedBytes",
   greatest(0, extract(epoch from clock_timestamp() - spent_at) * 1000)::float8 as age
-from streams where tenant_id = $1`,
+from tenant_logs where tenant_id = $1`,
 };
 
 /** The SQL that asks what a tenant has used; what charges it is the append itself. */
 @Injectable()
-export class AccountsStore {
+export class UsageStore {
   constructor(private readonly pool: AppendPool) {}
 
   /** A tenant that has no stream yet has used nothing. */
-  async read(tenantId: TenantId): Promise<DatedBalance> {
-    const [row] = await this.pool.rows<DatedBalance & Record<string, unknown>>(tenantId, READ);
+  async read(tenantId: TenantId): Promise<DatedUsage> {
+    const [row] = await this.pool.rows<DatedUsage & Record<string, unknown>>(tenantId, READ);
     return row ?? { spent: 0, storedBytes: 0, age: 0 };
   }
 }

@@ -23,12 +23,12 @@ const LIFT: Statement = {
   name: 'advance_heads',
   text: `
 with page as materialized (
-  select tenant_id from streams where tenant_id > $1 order by tenant_id limit $2
+  select tenant_id from tenant_logs where tenant_id > $1 order by tenant_id limit $2
 ), behind as materialized (
-  select s.tenant_id from page join streams s on s.tenant_id = page.tenant_id and s.head < $3
+  select s.tenant_id from page join tenant_logs s on s.tenant_id = page.tenant_id and s.head < $3
   order by s.tenant_id for update of s
 ), moved as (
-  update streams s set head = $3 from behind where s.tenant_id = behind.tenant_id returning 1
+  update tenant_logs s set head = $3 from behind where s.tenant_id = behind.tenant_id returning 1
 )
 select (select max(tenant_id) from page) as last, (select count(*)::int from moved) as lifted`,
 };

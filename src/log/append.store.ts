@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { errorCode, type Statement } from '../postgres/pool.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Balance } from './account.ts';
+import type { Usage } from './account.ts';
 import type { Draft } from '../core/notification.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';
 
@@ -30,10 +30,10 @@ export interface Appended {
   /** Publications (by index) whose key a committed twin holds: nothing of them was stored. */
   readonly twins: ReadonlySet<number>;
   /** The account of the tenant after it. */
-  readonly balance: Balance;
+  readonly balance: Usage;
 }
 
-interface AppendedRow extends Balance, Record<string, unknown> {
+interface AppendedRow extends Usage, Record<string, unknown> {
   readonly previous: Position;
   readonly base: Position;
   readonly head: Position;
@@ -68,14 +68,14 @@ const APPEND: Statement = {
   name: 'append',
   stores: true,
   text: `
-with stream as materialized (
+with log as materialized (
   select head, beginning, spent, spent_at, appended_bytes, removed_bytes
-  from streams where tenant_id = $1 and not $17::uuid = any(abandoned) for update
+  from tenant_logs where tenant_id = $1 and not $17::uuid = any(abandoned) for update
 ), place as materialized (
   select head as previous, now, appended_bytes, removed_bytes,
     greatest(head, beginning, floor(extract(epoch from now) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base,
     greatest(0, spent - $18::float8 * greatest(0, extract(epoch from now - spent_at)::float8)) as spent
-  from (select *, clock_timestamp() as now from stream) locked
+  from (select *, clock_timestamp() as now from log) locked
 ), draft as materialized (
   select * from unnest($2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[], $11::text[])
     with ordinality as d (publication, id, user_id, topic, type, data, size, publisher, expires_at, trace, n)
@@ -101,10 +101,10 @@ with stream as materialized (
   select $16 - count(*) as notifications, $19::bigint - coalesce(sum(size), 0) as bytes
   from twin join draft using (publication)
 ), moved as (
-  update streams set head = place.base + $16,
+  update tenant_logs set head = place.base + $16,
     spent = place.spent + cost.notifications, spent_at = place.now,
     appended_bytes = place.appended_bytes + cost.bytes
-  from place, cost where streams.tenant_id = $1
+  from place, cost where tenant_logs.tenant_id = $1
 )
 select place.previous, place.base, place.base + $16 as head, array(select publication from twin) as twins,
   place.spent + cost.notifications as spent,
@@ -123,8 +123,8 @@ join idempotency_keys i on i.tenant_id = $1 and i.publisher = asked.publisher an
 
 /* Behind the stream's lock: a commit that is still under way on a lost connection ends before this reads. */
 const LOCK: Statement = {
-  name: 'lock_stream',
-  text: `select head from streams where tenant_id = $1 for update`,
+  name: 'lock_tenant_log',
+  text: `select head from tenant_logs where tenant_id = $1 for update`,
 };
 const FIND: Statement = {
   name: 'find_stored',
@@ -134,7 +134,7 @@ const FIND: Statement = {
 /* The last few are enough: each belongs to a connection that died, and what is late arrives within minutes. */
 const ABANDON: Statement = {
   name: 'abandon_append',
-  text: `update streams set abandoned = (abandoned || $2::uuid)[cardinality(abandoned) - 18:] where tenant_id = $1`,
+  text: `update tenant_logs set abandoned = (abandoned || $2::uuid)[cardinality(abandoned) - 18:] where tenant_id = $1`,
 };
 
 /* One that was deleted stays deleted: only an administrator makes it anew. */
@@ -146,8 +146,8 @@ with deleted as materialized (
   select from tenants where tenant_id = $1 and status in ('deleting', 'deleted')
 ), tenant as (
   insert into tenants (tenant_id) values ($1) on conflict do nothing
-), stream as (
-  insert into streams (tenant_id, beginning) select $1, position_at(now()) where not exists (select from deleted)
+), log as (
+  insert into tenant_logs (tenant_id, beginning) select $1, position_at(now()) where not exists (select from deleted)
   on conflict do nothing
 )
 select where not exists (select from deleted)`,

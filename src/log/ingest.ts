@@ -7,9 +7,9 @@ import { messageOf, Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { InFlight } from '../concurrency/in-flight.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { Accounts } from './accounts.ts';
+import { Quotas } from './quota.ts';
 import { AppendStore, isPartitionMissing, type Appended, type Publication } from './append.store.ts';
-import { KnownKeys } from './known-keys.ts';
+import { IdempotencyRecords } from './idempotency.ts';
 import type { Batch, Notification, Stored } from '../core/notification.ts';
 import { Partitions } from './partitions.ts';
 import { asPosition, type Position } from '../core/position.ts';
@@ -42,8 +42,8 @@ export class Ingest {
 
   constructor(
     private readonly store: AppendStore,
-    private readonly accounts: Accounts,
-    private readonly keys: KnownKeys,
+    private readonly accounts: Quotas,
+    private readonly keys: IdempotencyRecords,
     private readonly partitions: Partitions,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
@@ -94,7 +94,7 @@ export class Ingest {
     });
     const refusal = this.accounts.refusal(tenantId, account, drafts.length, size);
     if (refusal === undefined)
-      return await this.#enqueue(tenantId, publication, size, account.hold(drafts.length, size));
+      return await this.#enqueue(tenantId, publication, size, account.reserve(drafts.length, size));
     const known = idempotency && (await this.keys.find(tenantId, idempotency));
     if (known === undefined) throw refusal;
     return known;

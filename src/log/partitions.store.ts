@@ -25,7 +25,7 @@ const PARTITION_LOCK = 7_469_002;
  */
 const NEWEST: Statement = {
   name: 'newest_positions',
-  text: `select ${NOW_AS_POSITION} as now, coalesce((select max(head) from streams), 0) as head`,
+  text: `select ${NOW_AS_POSITION} as now, coalesce((select max(head) from tenant_logs), 0) as head`,
 };
 
 const ATTACHED: Statement = {

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Statement } from '../postgres/pool.ts';
-import { BacklogPool, EnginePool } from '../postgres/pools.ts';
+import { BacklogPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Notification, Recipient } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
@@ -33,7 +33,7 @@ export interface BacklogPage {
 }
 
 /** What the database says of one stream. */
-export interface StreamState {
+export interface LogHead {
   readonly tenantId: TenantId;
   readonly head: Position;
   /** ms since 1970 by the database's clock. */
@@ -67,16 +67,16 @@ const COLUMNS = `position, id, user_id, topic, type, data, size, (extract(epoch 
 const BACKLOG: Statement = {
   name: 'backlog',
   text: `
-with stream as materialized (
-  select head, floor from streams where tenant_id = $1
+with log as materialized (
+  select head, floor from tenant_logs where tenant_id = $1
 ), own as (
   select r.n::int as reader, page.*
-  from stream, unnest($2::text[], $3::bigint[]) with ordinality as r (user_id, after, n)
+  from log, unnest($2::text[], $3::bigint[]) with ordinality as r (user_id, after, n)
   cross join lateral (
     select c.*, count(*) over () as fetched, sum(size) over (order by position) - size as bytes_before
     from (
       select ${COLUMNS} from notifications
-      where tenant_id = $1 and user_id = r.user_id and position > greatest(r.after, stream.floor) and position <= stream.head
+      where tenant_id = $1 and user_id = r.user_id and position > greatest(r.after, log.floor) and position <= log.head
       order by position limit $4) c
   ) page
   where page.bytes_before < $5
@@ -85,21 +85,21 @@ with stream as materialized (
   from (
     select c.*, count(*) over () as fetched, sum(size) over (order by position) - size as bytes_before
     from (
-      (select s.* from stream, unnest($6::text[]) as t (name) cross join lateral (
+      (select s.* from log, unnest($6::text[]) as t (name) cross join lateral (
         select ${COLUMNS} from notifications
-        where tenant_id = $1 and user_id is null and topic = t.name and position > greatest($7, stream.floor) and position <= stream.head
+        where tenant_id = $1 and user_id is null and topic = t.name and position > greatest($7, log.floor) and position <= log.head
         order by position limit $8) s)
       union all
-      (select s.* from stream cross join lateral (
+      (select s.* from log cross join lateral (
         select ${COLUMNS} from notifications
-        where tenant_id = $1 and user_id is null and topic is null and position > greatest($7, stream.floor) and position <= stream.head
+        where tenant_id = $1 and user_id is null and topic is null and position > greatest($7, log.floor) and position <= log.head
         order by position limit $8) s)
       order by position limit $8) c
   ) page
   where page.bytes_before < $9
 )
-select stream.head, stream.floor, e.*
-from stream left join (select * from own union all select * from shared) e on true
+select log.head, log.floor, e.*
+from log left join (select * from own union all select * from shared) e on true
 order by e.position`,
 };
 
@@ -107,14 +107,14 @@ order by e.position`,
 const ALL_AFTER: Statement = {
   name: 'log_after',
   text: `
-with stream as materialized (select head from streams where tenant_id = $1)
-select stream.head, 0 as floor, page.*
-from stream left join (
+with log as materialized (select head from tenant_logs where tenant_id = $1)
+select log.head, 0 as floor, page.*
+from log left join (
   select 0 as reader, c.*, count(*) over () as fetched, sum(size) over (order by position) - size as bytes_before
   from (
-    select n.* from stream cross join lateral (
+    select n.* from log cross join lateral (
       select ${COLUMNS} from notifications
-      where tenant_id = $1 and position > $2 and position <= stream.head
+      where tenant_id = $1 and position > $2 and position <= log.head
       order by position limit $3) n) c
 ) page on page.bytes_before < $4
 order by page.position`,
@@ -122,8 +122,8 @@ order by page.position`,
 
 /* Of all tenants with streams on a node: the one question to the log that names several. */
 const STATES: Statement = {
-  name: 'stream_states',
-  text: `select tenant_id as "tenantId", head, extract(epoch from clock_timestamp())::float8 * 1000 as now from streams where tenant_id = any($1::text[])`,
+  name: 'log_heads',
+  text: `select tenant_id as "tenantId", head, extract(epoch from clock_timestamp())::float8 * 1000 as now from tenant_logs where tenant_id = any($1::text[])`,
 };
 
 const NOW: Statement = {
@@ -138,7 +138,7 @@ type PageRow = Row & { head: Position; floor: Position; reader: number | null; f
 export class ReadStore {
   constructor(
     private readonly pool: BacklogPool,
-    private readonly engine: EnginePool,
+    private readonly engine: CrossTenantPool,
   ) {}
 
   /** Reads on for many readers at once. `topics` are those of all of them. */
@@ -182,8 +182,8 @@ export class ReadStore {
   }
 
   /** The heads of these tenants, and the time. A tenant without a stream row is missing in the answer. */
-  async states(tenantIds: readonly TenantId[]): Promise<StreamState[]> {
-    return await this.engine.rows<StreamState & Record<string, unknown>>(STATES, [tenantIds]);
+  async heads(tenantIds: readonly TenantId[]): Promise<LogHead[]> {
+    return await this.engine.rows<LogHead & Record<string, unknown>>(STATES, [tenantIds]);
   }
 
   /** The database's clock, ms since 1970. */

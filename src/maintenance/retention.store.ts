@@ -34,7 +34,7 @@ const DUE: Statement = {
   name: 'floors_due',
   text: `
 select s.tenant_id as "tenantId", gone.position as floor, s.floor as before, s.removed_bytes as removed, gone.bytes, gone.more
-from (select tenant_id, floor, removed_bytes from streams where tenant_id > $1 order by tenant_id limit $2) s
+from (select tenant_id, floor, removed_bytes from tenant_logs where tenant_id > $1 order by tenant_id limit $2) s
 left join tenants t on t.tenant_id = s.tenant_id
 cross join lateral (
   select max(position) as position, coalesce(sum(size), 0)::bigint as bytes, count(*) = ${SUMMED_AT_ONCE} as more
@@ -53,11 +53,11 @@ order by s.tenant_id`,
  * and never waits for one while it holds others; those that were busy are raised one by one.
  */
 const raise = (busy: 'skip locked' | '') => `
-update streams s set floor = due.floor, removed_bytes = s.removed_bytes + due.bytes
+update tenant_logs s set floor = due.floor, removed_bytes = s.removed_bytes + due.bytes
 from (
   select s.tenant_id, d.floor, d.bytes
   from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) as d (tenant_id, floor, before, removed, bytes)
-  join streams s on s.tenant_id = d.tenant_id and s.floor = d.before and s.removed_bytes = d.removed
+  join tenant_logs s on s.tenant_id = d.tenant_id and s.floor = d.before and s.removed_bytes = d.removed
   order by s.tenant_id
   for update of s ${busy}
 ) due
@@ -77,7 +77,7 @@ from tenants`,
 const KEEPER: Statement = {
   name: 'partition_keeper',
   text: `
-select s.tenant_id as "tenantId" from streams s
+select s.tenant_id as "tenantId" from tenant_logs s
 cross join lateral (
   select from notifications n
   where n.tenant_id = s.tenant_id and n.position >= greatest($1, s.floor + 1) and n.position < $2 limit 1

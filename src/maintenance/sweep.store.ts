@@ -28,7 +28,7 @@ select count(*)::int as gone from gone`,
 
 /* A revocation outlives the last of its tokens by far more than the clock difference that is forgiven. */
 const ended = (
-  table: 'erasures' | 'revocations' | 'stream_orders' | 'stream_tickets',
+  table: 'erasures' | 'revocations' | 'stream_commands' | 'stream_tickets',
   grace: string,
 ): Statement => ({
   name: `sweep_${table}`,
@@ -41,7 +41,7 @@ with gone as (
 select count(*)::int as gone from gone`,
 });
 const REVOCATIONS = ended('revocations', '1 hour');
-const STREAM_ORDERS = ended('stream_orders', '0');
+const STREAM_COMMANDS = ended('stream_commands', '0');
 const STREAM_TICKETS = ended('stream_tickets', '0');
 const ERASURES = ended('erasures', '0');
 
@@ -53,7 +53,7 @@ const DEVICES: Statement = {
   name: 'sweep_devices',
   text: `
 with page as materialized (
-  select tenant_id, floor from streams where tenant_id > $1 order by tenant_id limit $2
+  select tenant_id, floor from tenant_logs where tenant_id > $1 order by tenant_id limit $2
 ), idle as materialized (
   select d.* from page cross join lateral (
     select tenant_id, user_id, device_id from devices
@@ -76,7 +76,7 @@ const CONNECTIONS: Statement = {
   text: `
 with page as materialized (
   select s.tenant_id, now() - make_interval(days => coalesce(t.kept_days, $3)) as cutoff
-  from (select tenant_id from streams where tenant_id > $1 order by tenant_id limit $2) s
+  from (select tenant_id from tenant_logs where tenant_id > $1 order by tenant_id limit $2) s
   left join tenants t on t.tenant_id = s.tenant_id
 ), ended as materialized (
   select c.* from page cross join lateral (
@@ -141,7 +141,7 @@ export class SweepStore {
   }
 
   async streamOrders(limit: number): Promise<number> {
-    return await this.#count(STREAM_ORDERS, [limit]);
+    return await this.#count(STREAM_COMMANDS, [limit]);
   }
 
   async streamTickets(limit: number): Promise<number> {

@@ -4,7 +4,14 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
 import type { PoolOptions } from './pool.ts';
-import { AppendPool, BacklogPool, ChangesPool, ClientPool, EnginePool, HistoryPool } from './pools.ts';
+import {
+  AppendPool,
+  BacklogPool,
+  ChangeFeedPool,
+  ClientPool,
+  CrossTenantPool,
+  HistoryPool,
+} from './pools.ts';
 import { engineUrl, serviceUrl } from '../core/settings.ts';
 
 /** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
@@ -71,17 +78,19 @@ const CHANGES_TIMEOUT_MS = 2_000;
         }),
     },
     {
-      provide: EnginePool,
+      provide: CrossTenantPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new EnginePool(poolOptions(config, engineUrl(config), 'engine', config.DATABASE_ENGINE_CONNECTIONS)),
+        new CrossTenantPool(
+          poolOptions(config, engineUrl(config), 'engine', config.DATABASE_ENGINE_CONNECTIONS),
+        ),
     },
     {
-      provide: ChangesPool,
+      provide: ChangeFeedPool,
       inject: [CONFIG],
       useFactory: (config: Config) => {
         const options = poolOptions(config, engineUrl(config), 'changes', CHANGES_CONNECTIONS);
-        return new ChangesPool({
+        return new ChangeFeedPool({
           ...options,
           connectTimeoutMs: Math.min(options.connectTimeoutMs, CHANGES_TIMEOUT_MS),
           statementTimeoutMs: Math.min(options.statementTimeoutMs, CHANGES_TIMEOUT_MS),
@@ -89,7 +98,7 @@ const CHANGES_TIMEOUT_MS = 2_000;
       },
     },
   ],
-  exports: [AppendPool, BacklogPool, ChangesPool, ClientPool, EnginePool, HistoryPool, DatabaseClock],
+  exports: [AppendPool, BacklogPool, ChangeFeedPool, ClientPool, CrossTenantPool, HistoryPool, DatabaseClock],
 })
 export class DatabaseModule implements OnApplicationShutdown {
   constructor(
@@ -97,8 +106,8 @@ export class DatabaseModule implements OnApplicationShutdown {
     @Inject(ClientPool) private readonly clients: ClientPool,
     @Inject(BacklogPool) private readonly backlog: BacklogPool,
     @Inject(HistoryPool) private readonly history: HistoryPool,
-    @Inject(EnginePool) private readonly engine: EnginePool,
-    @Inject(ChangesPool) private readonly changes: ChangesPool,
+    @Inject(CrossTenantPool) private readonly engine: CrossTenantPool,
+    @Inject(ChangeFeedPool) private readonly changes: ChangeFeedPool,
   ) {}
 
   /** The last of the hooks: whoever has something to flush did so in an earlier one. */

@@ -15,6 +15,6 @@ export class HistoryPool extends TenantPool {}
 /* Of the engine's login: across tenants. */
 
 /** What a node does for all its streams at once: the ledger, the heads of their logs, its own signs of life. Also the registries of the installation. */
-export class EnginePool extends Pool {}
+export class CrossTenantPool extends Pool {}
 /** What other nodes changed. Nothing else uses it: a revocation must not wait behind publishes. */
-export class ChangesPool extends Pool {}
+export class ChangeFeedPool extends Pool {}

@@ -12,7 +12,8 @@ type Rights = Readonly<Record<string, string>>;
 /** Of one tenant at a time: the policy `of_tenant` sees to that. */
 const SERVICE: Rights = {
   tenants: 'select, insert, update',
-  streams: 'select, insert, update (head, abandoned, spent, spent_at, appended_bytes, removed_bytes), delete',
+  tenant_logs:
+    'select, insert, update (head, abandoned, spent, spent_at, appended_bytes, removed_bytes), delete',
   notifications: 'select, insert, delete',
   idempotency_keys: 'select, insert, update (ids), delete',
   devices: 'select, insert, update, delete',
@@ -22,7 +23,7 @@ const SERVICE: Rights = {
   acks: 'select, insert, delete',
   revocations: 'select, insert, delete',
   erasures: 'select, insert, update, delete',
-  stream_orders: 'select, insert, delete',
+  stream_commands: 'select, insert, delete',
   stream_tickets: 'select, insert, update (expires_at), delete',
   audit_log: 'select, insert',
   nodes: 'select',
@@ -31,7 +32,7 @@ const SERVICE: Rights = {
 /** Of every tenant, hence no payload and nothing that opens a door. */
 const ENGINE: Rights = {
   tenants: 'select',
-  streams: 'select (tenant_id, head, floor, removed_bytes), update (head, floor, removed_bytes)',
+  tenant_logs: 'select (tenant_id, head, floor, removed_bytes), update (head, floor, removed_bytes)',
   notifications: 'select (tenant_id, position, size)',
   idempotency_keys: 'select (ctid, created_at), update (created_at), delete',
   devices:
@@ -40,7 +41,7 @@ const ENGINE: Rights = {
   connection_counts: 'select, insert, update (connections), delete',
   sends: 'insert',
   revocations: 'select, update (expires_at), delete',
-  stream_orders: 'select, update (expires_at), delete',
+  stream_commands: 'select, update (expires_at), delete',
   stream_tickets: 'select (ctid, expires_at), update (expires_at), delete',
   erasures: 'select, update (expires_at), delete',
   audit_log: 'insert',

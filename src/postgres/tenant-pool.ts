@@ -9,7 +9,7 @@ import {
   type PoolOptions,
 } from './pool.ts';
 import { ask, sqlOfLimits, type Statement } from './prefaced-query.ts';
-import { Turns } from '../concurrency/turns.ts';
+import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
 
 /** Runs a statement of one tenant, which is its `$1`: the values begin at `$2`. */
 export type RunOfTenant = <Row extends pg.QueryResultRow>(
@@ -39,7 +39,7 @@ export class TenantPool {
   readonly #pool: pg.Pool;
   readonly #prepared: boolean;
   /** Half of the connections for one tenant, so that there is one for another, whatever the first asks for. */
-  readonly #turns: Turns<TenantId>;
+  readonly #turns: KeyedSemaphore<TenantId>;
   readonly #limits: string;
   readonly #nameTenant: Statement;
   #failure: Failure | undefined;
@@ -52,7 +52,7 @@ export class TenantPool {
       text: `select set_config('${TENANT_SETTING}', $1, true), ${this.#limits}`,
     };
     this.#pool = connectionsTo(options);
-    this.#turns = new Turns(Math.ceil(options.connections / 2), options.connectTimeoutMs);
+    this.#turns = new KeyedSemaphore(Math.ceil(options.connections / 2), options.connectTimeoutMs);
   }
 
   /** Runs one statement and returns its rows. Throws the driver's error, or NoTurn; see `isConnectionLoss`, `isUnavailable`. */
@@ -63,7 +63,7 @@ export class TenantPool {
   ): Promise<Row[]> {
     const preface = { statement: this.#nameTenant, values: [tenantId] };
     try {
-      const rows = await this.#turns.take(tenantId, () =>
+      const rows = await this.#turns.run(tenantId, () =>
         onConnection(this.#pool, (client) =>
           ask<Row>(client, preface, statement, [tenantId, ...values], this.#prepared),
         ),
@@ -100,7 +100,7 @@ export class TenantPool {
         const { rows } = await client.query<Row>(statement.text, [tenantId, ...(values ?? [])]);
         return rows;
       };
-    return await this.#turns.take(tenantId, () =>
+    return await this.#turns.run(tenantId, () =>
       inTransaction(this.#pool, begin, (client) => work(runOn(client))),
     );
   }

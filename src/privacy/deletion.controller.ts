@@ -1,16 +1,16 @@
 import { Controller, Delete, Header, Param, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { pathId } from '../admin/path-id.ts';
+import { parseId } from '../admin/path-id.ts';
 import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import type { Principal } from '../http/principal.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
 import { refuseQuery } from '../http/json-body.ts';
-import { ErasureOrders } from './erasure-orders.ts';
+import { ErasureRequests } from './erasure-requests.ts';
 
 /** The end of a tenant. Like everything in /v1/tenants it is about the tenant in the path. */
 @Controller('v1/tenants')
 export class DeletionController {
-  constructor(private readonly orders: ErasureOrders) {}
+  constructor(private readonly orders: ErasureRequests) {}
 
   /** 204 when nothing is left of it; 202 when that takes longer than a caller may be kept waiting. */
   @Delete(':id')
@@ -23,7 +23,7 @@ export class DeletionController {
     @Res() reply: FastifyReply,
   ): Promise<void> {
     refuseQuery(request.query);
-    const tenantId = pathId(tenantIdSchema, id, 'tenant');
+    const tenantId = parseId(tenantIdSchema, id, 'tenant');
     const erasure = await this.orders.ofTenant(principal, request, tenantId);
     const outcome = erasure === undefined ? undefined : await this.orders.outcome(tenantId, erasure);
     if (outcome === undefined || outcome.status === 'done') await reply.status(204).send();

@@ -3,10 +3,10 @@ import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import { asPosition } from '../core/position.ts';
-import { Forgetting } from '../delivery/forgetting.ts';
+import { NodePurge } from '../delivery/node-purge.ts';
 import { whoOf, type Erasure } from './erasure.ts';
-import { Erasures } from './erasures.ts';
-import { ErasuresStore } from './erasures.store.ts';
+import { ErasureRegistry } from './erasure-registry.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
 
 /** What could not be said of an erasure is said again so soon, in ms. */
 const AGAIN_MS = 1_000;
@@ -28,9 +28,9 @@ export class ErasureListener implements OnModuleInit, OnModuleDestroy {
   #timer: NodeJS.Timeout | undefined;
 
   constructor(
-    private readonly erasures: Erasures,
-    private readonly store: ErasuresStore,
-    private readonly forgetting: Forgetting,
+    private readonly erasures: ErasureRegistry,
+    private readonly store: ErasureRegistryStore,
+    private readonly forgetting: NodePurge,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -65,7 +65,7 @@ export class ErasureListener implements OnModuleInit, OnModuleDestroy {
   async #forget(erasure: Erasure): Promise<void> {
     const { tenantId, position } = erasure;
     const who = whoOf(erasure);
-    await this.forgetting.forget({ tenantId, who, openedUntil: Infinity, upTo: position ?? EVERYTHING });
+    await this.forgetting.purge({ tenantId, who, openedUntil: Infinity, upTo: position ?? EVERYTHING });
     await this.store.heard(erasure, this.config.NODE_NAME);
   }
 
@@ -73,6 +73,6 @@ export class ErasureListener implements OnModuleInit, OnModuleDestroy {
   async #forgetAgain(erasure: Erasure): Promise<void> {
     const { tenantId, erasedAt, position } = erasure;
     if (erasedAt === null || position === null) return;
-    await this.forgetting.forget({ tenantId, who: whoOf(erasure), openedUntil: erasedAt, upTo: position });
+    await this.forgetting.purge({ tenantId, who: whoOf(erasure), openedUntil: erasedAt, upTo: position });
   }
 }

@@ -3,7 +3,7 @@ import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
-import { keyOf, lowestOf, placesOfUser, type Key, type Place } from './places.ts';
+import { keyOf, lowestOf, personalDataOfUser, type Key, type PersonalData } from './inventory.ts';
 
 /** Rows of one page. */
 const ROWS = 1_000;
@@ -16,7 +16,7 @@ interface Kind<Row> {
   readonly line: (row: Row) => object | undefined;
 }
 
-function kind<Row>(name: string, place: Place, columns: string, line: Kind<Row>['line']): Kind<Row> {
+function kind<Row>(name: string, place: PersonalData, columns: string, line: Kind<Row>['line']): Kind<Row> {
   const { columns: key, after } = keyOf(place, '$3::text[]');
   return {
     lowest: lowestOf(place),
@@ -32,7 +32,7 @@ order by ${key} limit $4`,
   };
 }
 
-const { devices, sent, acknowledgements, tickets, orders } = placesOfUser({ user: '$2', upTo: '' });
+const { devices, sent, acknowledgements, tickets, orders } = personalDataOfUser({ user: '$2', upTo: '' });
 
 interface Device {
   device_id: string;

@@ -1,32 +1,32 @@
 import { Module } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
 import { AuditModule } from '../audit/audit.module.ts';
-import { ChangesModule } from '../cluster/changes.module.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { HistoryModule } from '../history/history.module.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { DeletionController } from './deletion.controller.ts';
-import { Eraser } from './eraser.ts';
+import { ErasureWorker } from './erasure-worker.ts';
 import { ErasureListener } from './erasure-listener.ts';
-import { ErasureOrders } from './erasure-orders.ts';
-import { Erasures } from './erasures.ts';
-import { ErasuresStore } from './erasures.store.ts';
-import { ErasingStore } from './erasing.store.ts';
+import { ErasureRequests } from './erasure-requests.ts';
+import { ErasureRegistry } from './erasure-registry.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
+import { ErasureWorkerStore } from './erasure-worker.store.ts';
 import { ExportStore } from './export.store.ts';
 import { Exports } from './exports.ts';
 import { UserDataController } from './user-data.controller.ts';
 
 /** What a user, or a tenant, has here: shown, and taken away. */
 @Module({
-  imports: [AdminModule, AuditModule, ChangesModule, HistoryModule, StreamModule, TenantsModule],
+  imports: [AdminModule, AuditModule, ChangeFeedModule, HistoryModule, StreamModule, TenantsModule],
   controllers: [UserDataController, DeletionController],
   providers: [
-    Erasures,
-    ErasuresStore,
-    ErasingStore,
+    ErasureRegistry,
+    ErasureRegistryStore,
+    ErasureWorkerStore,
     ErasureListener,
-    ErasureOrders,
-    Eraser,
+    ErasureRequests,
+    ErasureWorker,
     Exports,
     ExportStore,
   ],

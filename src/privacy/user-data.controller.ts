@@ -2,14 +2,14 @@ import { Controller, Delete, Get, Header, Param, Query, Req, Res } from '@nestjs
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { namedUser } from '../admin/named-user.ts';
-import { nothingHere, pathId } from '../admin/path-id.ts';
+import { notFound, parseId } from '../admin/path-id.ts';
 import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../http/principal.ts';
 import { refuseQuery } from '../http/json-body.ts';
 import { beginLines, LINES_TYPE } from '../history/export.ts';
-import { ErasureOrders } from './erasure-orders.ts';
-import { ErasuresStore } from './erasures.store.ts';
+import { ErasureRequests } from './erasure-requests.ts';
+import { ErasureRegistryStore } from './erasure-registry.store.ts';
 import { Exports } from './exports.ts';
 
 /** All that is stored of one user of the caller's tenant. */
@@ -17,8 +17,8 @@ import { Exports } from './exports.ts';
 export class UserDataController {
   constructor(
     private readonly exports: Exports,
-    private readonly orders: ErasureOrders,
-    private readonly erasures: ErasuresStore,
+    private readonly orders: ErasureRequests,
+    private readonly erasures: ErasureRegistryStore,
   ) {}
 
   @Get(['users/:id/data', 'users/data'])
@@ -54,8 +54,8 @@ export class UserDataController {
   @RequireScope('history:read', 'operations:write')
   async find(@CurrentPrincipal() { tenantId }: Principal, @Param('id') id: string, @Query() query: unknown) {
     refuseQuery(query);
-    const erasure = await this.erasures.find(tenantId, pathId(z.uuid(), id, 'erasure'));
-    if (erasure === undefined) throw nothingHere('erasure');
+    const erasure = await this.erasures.find(tenantId, parseId(z.uuid(), id, 'erasure'));
+    if (erasure === undefined) throw notFound('erasure');
     return erasure;
   }
 }

@@ -15,7 +15,7 @@ import {
   type Part,
   type Slice,
 } from '../http/raw-json.ts';
-import { Slice as Turn } from '../concurrency/slice.ts';
+import { TimeSlicer as Turn } from '../concurrency/time-slicer.ts';
 import { batchSchema, publishSchema, type PublishRequest } from './publish.schema.ts';
 
 export type PublishRoute = 'single' | 'batch';
@@ -27,10 +27,10 @@ export interface ReadPublication {
   readonly users: readonly UserId[] | undefined;
   readonly refusal: Problem | undefined;
   /** What is addressed to more than a user, by the JSON pointer to its `to`. */
-  readonly wide: readonly WideRecipient[];
+  readonly wide: readonly BroadcastRecipient[];
 }
 
-export interface WideRecipient {
+export interface BroadcastRecipient {
   readonly pointer: string;
   /** Undefined: everyone. */
   readonly topic: Topic | undefined;
@@ -276,7 +276,7 @@ function recipientsOf({ user, users, topic }: PublishRequest['to']): Recipient[]
   return [{ everyone: true }];
 }
 
-function wideRecipients({ path, request: { to } }: CheckedRequest): WideRecipient[] {
+function wideRecipients({ path, request: { to } }: CheckedRequest): BroadcastRecipient[] {
   if (to.topic === undefined && to.everyone === undefined) return [];
   return [{ pointer: pointerTo([...path, 'to']), topic: to.topic }];
 }

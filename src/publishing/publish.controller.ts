@@ -9,10 +9,10 @@ import { Draining } from '../core/draining.ts';
 import { asJsonBody, refuseQuery } from '../http/json-body.ts';
 import { parseTraceparent } from '../telemetry/traceparent.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { Accounts } from '../log/accounts.ts';
+import { Quotas } from '../log/quota.ts';
 import type { IdempotencyKey } from '../log/append.store.ts';
 import { Ingest } from '../log/ingest.ts';
-import { KnownKeys } from '../log/known-keys.ts';
+import { IdempotencyRecords } from '../log/idempotency.ts';
 import type { Stored } from '../core/notification.ts';
 import { asPosition, createdAt } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
@@ -21,15 +21,15 @@ import { Tenants } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
-import { isOfLimits, Refusals } from './refusals.ts';
+import { isOfLimits, RejectionThrottle } from './rejection-throttle.ts';
 
 @Controller('v1/notifications')
 export class PublishController {
   constructor(
     private readonly ingest: Ingest,
-    private readonly keys: KnownKeys,
-    private readonly accounts: Accounts,
-    private readonly refusals: Refusals,
+    private readonly keys: IdempotencyRecords,
+    private readonly accounts: Quotas,
+    private readonly refusals: RejectionThrottle,
     private readonly draining: Draining,
     private readonly clock: DatabaseClock,
     private readonly metrics: Metrics,

@@ -1,7 +1,7 @@
 import { scopeMissing } from '../auth/bearer.ts';
 import type { Principal } from '../http/principal.ts';
 import { Problem } from '../core/errors.ts';
-import type { WideRecipient } from './publication.ts';
+import type { BroadcastRecipient } from './publication.ts';
 
 /**
  * Whether a publisher may address what it addresses: everyone by a scope of its own, and of topics those of its token, if
@@ -9,7 +9,7 @@ import type { WideRecipient } from './publication.ts';
  *
  * @throws Problem `scope_missing` or `topic_forbidden` (403), with a pointer to each recipient
  */
-export function checkRights({ scopes, publishesTo }: Principal, wide: readonly WideRecipient[]): void {
+export function checkRights({ scopes, publishesTo }: Principal, wide: readonly BroadcastRecipient[]): void {
   if (!scopes.has('notifications:broadcast')) {
     const everyone = wide.filter(({ topic }) => topic === undefined);
     if (everyone.length > 0) {

@@ -1,4 +1,4 @@
-import type { Standing } from '../log/accounts.ts';
+import type { QuotaState } from '../log/quota.ts';
 
 /** The name of the policy. Its unit is the notification: a request costs as many as it makes. */
 const POLICY = '"notifications"';
@@ -11,7 +11,7 @@ const POLICY = '"notifications"';
  * @param retryAfter of the same answer, in seconds: it may not lie before the end of that window (§6)
  */
 export function rateLimitFields(
-  { limits: { notificationsPerSecond: rate, burst }, left, wait }: Standing,
+  { limits: { notificationsPerSecond: rate, burst }, left, wait }: QuotaState,
   retryAfter = Infinity,
 ): { 'ratelimit-policy': string; ratelimit: string } {
   const remaining = Math.max(0, Math.floor(left));

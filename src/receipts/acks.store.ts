@@ -5,7 +5,7 @@ import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { withinPartitions } from './covering.ts';
-import { LEVEL_WIDTHS } from './intervals.ts';
+import { CLASS_WIDTHS } from './intervals.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {
@@ -31,10 +31,10 @@ const ACKNOWLEDGE: Statement = {
 with ack as materialized (
   select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, up_to, stored_to
   from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], up_to bigint, stored_to bigint)
-), stream as materialized (
+), log as materialized (
   select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor,
     coalesce(max(beginning), 0) as beginning
-  from streams where tenant_id = $1
+  from tenant_logs where tenant_id = $1
 ), known as materialized (
   select device.user_id, device.device_id, device.cursor
   from (select distinct user_id, device_id from ack order by user_id, device_id) a
@@ -50,7 +50,7 @@ with ack as materialized (
     )) as before
   from ack a
   join known k on k.user_id = a.user_id and k.device_id = a.device_id
-  cross join stream s
+  cross join log s
   where a.up_to <= s.head
 ), moved as (
   insert into devices (tenant_id, user_id, device_id, cursor)
@@ -58,13 +58,13 @@ with ack as materialized (
   group by user_id, device_id order by user_id, device_id
   on conflict (tenant_id, user_id, device_id) do update set cursor = excluded.cursor
 ), confirmed as (
-  insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume, topics)
+  insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume, topics)
   select $1, user_id, device_id, first, stored_to, width_bucket(stored_to - first - 1, $3::bigint[]), false, topics
   from (select *, greatest(before, beginning) as first from step) s where stored_to > first and stored_to > floor
 )
 select a.n, case when a.up_to > s.head then 'ahead' when k.user_id is null then 'device_unknown' else 'confirmed' end as result
 from ack a
-cross join stream s
+cross join log s
 left join known k on k.user_id = a.user_id and k.device_id = a.device_id
 order by a.n`,
 };
@@ -91,7 +91,7 @@ export class AcksStore {
       }));
       return this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [
         JSON.stringify(wishes),
-        LEVEL_WIDTHS,
+        CLASS_WIDTHS,
       ]);
     });
     return rows.map(({ result }) => result);

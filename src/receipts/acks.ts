@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
 import { Problem } from '../core/errors.ts';
-import { GatherByKey } from '../concurrency/gather.ts';
+import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { AcksStore, type Ack, type AckResult } from './acks.store.ts';
@@ -14,7 +14,7 @@ const MOST_WAITING = 10_000;
 /** Stores acknowledgements: per tenant, while one statement is under way the next collects. */
 @Injectable()
 export class Acknowledgements {
-  readonly #tenants = new GatherByKey<TenantId, Ack, AckResult>(
+  readonly #tenants = new KeyedBatcher<TenantId, Ack, AckResult>(
     (tenantId, acks) => this.#store(tenantId, acks),
     { atOnce: AT_ONCE },
   );
@@ -34,7 +34,7 @@ export class Acknowledgements {
         retryAfter: 1,
       });
     }
-    return await this.#tenants.ask(tenantId, ack);
+    return await this.#tenants.request(tenantId, ack);
   }
 
   async #store(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {

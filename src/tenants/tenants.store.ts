@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
-import { NOT_IN_SNAPSHOT } from '../cluster/changes.store.ts';
+import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ChangesPool, EnginePool, HistoryPool } from '../postgres/pools.ts';
+import { ChangeFeedPool, CrossTenantPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { readLimits, type OwnLimits } from '../core/limits.ts';
@@ -57,8 +57,8 @@ with tenant as (
     transaction = pg_current_xact_id()
     where tenants.status = 'deleted'
   returning *
-), stream as (
-  insert into streams (tenant_id, head, floor, beginning)
+), log as (
+  insert into tenant_logs (tenant_id, head, floor, beginning)
   select tenant_id, last_head, last_head, position_at(now()) from tenant on conflict do nothing
 )
 select ${COLUMNS} from tenant`,
@@ -124,8 +124,8 @@ type StateRow = Raw<TenantState> & Record<string, unknown>;
 @Injectable()
 export class TenantsStore {
   constructor(
-    private readonly changes: ChangesPool,
-    private readonly engine: EnginePool,
+    private readonly changes: ChangeFeedPool,
+    private readonly engine: CrossTenantPool,
     private readonly history: HistoryPool,
   ) {}
 
@@ -154,14 +154,14 @@ export class TenantsStore {
   }
 
   /** The first step of its end. Of a tenant that `lock` has found. */
-  async doom(run: RunOfTenant, tenantId: TenantId): Promise<Tenant> {
+  async markDeleting(run: RunOfTenant, tenantId: TenantId): Promise<Tenant> {
     const [row] = await run<TenantRow>(tenantId, DOOM);
     if (row === undefined) throw new Error('a locked tenant does not vanish');
     return withLimits(row);
   }
 
   /** The last step, when nothing of it is left. */
-  async bury(run: RunOfTenant, tenantId: TenantId): Promise<void> {
+  async markDeleted(run: RunOfTenant, tenantId: TenantId): Promise<void> {
     await run(tenantId, BURY);
   }
 

@@ -1,14 +1,14 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Inject, Injectable } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { Changes, type ChangeSource } from '../cluster/changes.ts';
+import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../core/limits.ts';
 import { TenantsStore, type TenantState } from './tenants.store.ts';
 
 /** `unknown`: it was deleted; or nobody registered it, which counts with TENANT_PROVISIONING=explicit only. */
-export type Standing = 'active' | 'suspended' | 'unknown';
+export type TenantStanding = 'active' | 'suspended' | 'unknown';
 
 /**
  * What a request has to know of its tenant, in memory. Only what is out of the ordinary is kept: a tenant that is not
@@ -28,7 +28,7 @@ export class Tenants implements ChangeSource {
   readonly #uses = new Map<string, number>();
 
   constructor(
-    changes: Changes,
+    changes: ChangeFeed,
     private readonly store: TenantsStore,
     @Inject(CONFIG) config: Pick<Config, 'CORS_ORIGINS' | 'TENANT_PROVISIONING'> & DefaultLimits,
   ) {
@@ -62,7 +62,7 @@ export class Tenants implements ChangeSource {
     }
   }
 
-  standing(tenantId: TenantId): Standing {
+  standing(tenantId: TenantId): TenantStanding {
     const status = this.#kept.get(tenantId)?.status ?? (this.#explicit ? 'unknown' : 'active');
     // A deleted tenant does not come back to life by a token that is still good.
     return status === 'deleting' || status === 'deleted' ? 'unknown' : status;

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { LEVEL_WIDTHS } from '../../src/receipts/intervals.ts';
+import { CLASS_WIDTHS } from '../../src/receipts/intervals.ts';
 import {
   partitionName,
   PARTITIONED,
@@ -127,11 +127,11 @@ with device as (
   select $1, connection_id, user_id, device_id, 'bench', topics, ${sqlTimeOf('upto')}, ${sqlTimeOf('upto')} + interval '10 minutes', upto, 'client'
   from visit
 ), sent as (
-  insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+  insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
   select $1, user_id, device_id, connection_id, after, upto, width_bucket(upto - after - 1, $7::bigint[]), ${sqlTimeOf('upto')}, true
   from visit
 )
-insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, at, by_resume, topics)
+insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, at, by_resume, topics)
 select $1, user_id, device_id, after, upto, width_bucket(upto - after - 1, $7::bigint[]), ${sqlTimeOf('upto')}, false, topics
 from visit where confirms`;
 
@@ -151,7 +151,7 @@ export async function fill(databaseUrl: string, log: Log, report: (line: string)
   try {
     await makePartitions(client, floor, head);
     await client.query(
-      `insert into streams (tenant_id, head, floor, appended_bytes) values ($1, $2, $3, $4::bigint)`,
+      `insert into tenant_logs (tenant_id, head, floor, appended_bytes) values ($1, $2, $3, $4::bigint)`,
       [tenant, head, floor, rows * BYTES],
     );
     await inSteps(1, rows, ROWS_AT_ONCE, async (from, to) => {
@@ -160,11 +160,11 @@ export async function fill(databaseUrl: string, log: Log, report: (line: string)
     });
     const width = Math.floor((head - floor) / VISITS);
     await inSteps(0, users - 1, USERS_AT_ONCE, async (from, to) => {
-      await client.query(VISITS_OF_USERS, [tenant, floor, width, from, to, topics, LEVEL_WIDTHS]);
+      await client.query(VISITS_OF_USERS, [tenant, floor, width, from, to, topics, CLASS_WIDTHS]);
       report(`the ledger of ${to + 1} of ${users} users`);
     });
     await client.query(COMERS_DEVICES, [tenant, log.beforeLate, floor]);
-    await client.query(`vacuum (analyze) notifications, sends, acks, connections, devices, streams`);
+    await client.query(`vacuum (analyze) notifications, sends, acks, connections, devices, tenant_logs`);
     await client.query('checkpoint');
     report('vacuumed and on disk');
   } finally {

@@ -292,7 +292,7 @@ describe('a stream that does not begin takes no place', () => {
   test('and one that ended with the log gives its own back', async () => {
     const tenant = await tenantWith(2);
     const before = await openMany(nodes.here, tenant, 2);
-    await nodes.here.database.query('delete from streams where tenant_id = $1', [tenant]);
+    await nodes.here.database.query('delete from tenant_logs where tenant_id = $1', [tenant]);
     for (const stream of before) await expectBye(stream, 'unavailable');
     await fill(tenant, 2);
   });

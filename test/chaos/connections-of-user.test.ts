@@ -4,8 +4,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@j
 import pg from 'pg';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
-import { Replacements } from '../../src/delivery/replacements.ts';
-import { StreamOrdersStore } from '../../src/delivery/stream-orders.store.ts';
+import { Eviction } from '../../src/delivery/eviction.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
 import { setTenant } from '../support/acts.ts';
 import { post } from '../support/api.ts';
 import type { Service } from '../support/app.ts';
@@ -53,9 +53,9 @@ const openIds = async (tenant: string, user = 'alice'): Promise<string[]> =>
   ).map(({ id }) => id);
 
 /** Orders by which all nodes count the streams of a user: not needed where one node has all of them. */
-const recounts = async (tenant: string) =>
+const reconciliations = async (tenant: string) =>
   await nodes.here.database.query(
-    `select order_id from stream_orders where tenant_id = $1 and kind = 'recount'`,
+    `select order_id from stream_commands where tenant_id = $1 and kind = 'reconcile'`,
     [tenant],
   );
 
@@ -90,11 +90,11 @@ async function untilLookedAt(
 /** As if orders to count again had been given later than they were. */
 function givenLater(services: readonly Service[]): () => void {
   const spies = services.map(({ app }) => {
-    const replacements = app.get(Replacements);
-    const recount = replacements.recount.bind(replacements);
+    const eviction = app.get(Eviction);
+    const reconcile = eviction.reconcile.bind(eviction);
     return jest
-      .spyOn(replacements, 'recount')
-      .mockImplementation((order) => recount({ ...order, at: order.at + MORE_MS }));
+      .spyOn(eviction, 'reconcile')
+      .mockImplementation((order) => reconcile({ ...order, at: order.at + MORE_MS }));
   });
   return () => spies.forEach((spy) => spy.mockRestore());
 }
@@ -106,7 +106,7 @@ describe('a user over the limit', () => {
     const [oldest, older] = [await nodes.open(nodes.here, token), await nodes.open(nodes.here, token)];
     const newest = await nodes.open(nodes.here, token);
     const retryAfterMs = await expectBye(oldest, 'replaced');
-    expect(await recounts(tenant)).toEqual([]);
+    expect(await reconciliations(tenant)).toEqual([]);
     expect(retryAfterMs).toBeGreaterThanOrEqual(30_000);
     await nodes.expectAlive(tenant, [older, newest]);
   });
@@ -232,7 +232,7 @@ describe('what has ended does not count', () => {
       const again = await slow.open(slow.here, token);
       await eventually(async () =>
         expect(
-          await database.query(`select from stream_orders where tenant_id = $1 and kind = 'recount'`, [
+          await database.query(`select from stream_commands where tenant_id = $1 and kind = 'reconcile'`, [
             tenant,
           ]),
         ).not.toEqual([]),
@@ -307,8 +307,8 @@ test('an order to count a user again ends nothing that is not too many, however 
   await eventually(async () => expect(await openIds(tenant)).toHaveLength(2));
   for (let n = 0; n < 3; n += 1)
     await nodes.here.app
-      .get(StreamOrdersStore)
-      .recount(tenantIdSchema.parse(tenant), [userIdSchema.parse('alice')]);
+      .get(StreamCommandsStore)
+      .reconcile(tenantIdSchema.parse(tenant), [userIdSchema.parse('alice')]);
   await untilLookedAt(tenant, 2);
   await nodes.expectAlive(tenant, streams);
 });

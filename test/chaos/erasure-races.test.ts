@@ -174,13 +174,13 @@ describe('with two nodes, nothing is left of a user', () => {
     const tenant = 'renewal';
     const stream = await openLive(there.url, tenant);
     const { connectionId } = stream.named('sync')[0] ?? {};
-    const release = await holding(here.database, 'lock table stream_orders in exclusive mode');
+    const release = await holding(here.database, 'lock table stream_commands in exclusive mode');
     const renewal = {
       connectionId,
       token: userToken({ tenant, user: USER, device: 'phone', topics: ['new'] }),
     };
     const renewed = post(`${there.url}/v1/stream/renewals`, token(tenant), renewal);
-    await untilHeld(here.database, 'insert into stream_orders');
+    await untilHeld(here.database, 'insert into stream_commands');
     const erasing = eraseWhole(here.url, tenant, USER);
     await untilWaiting(here.database, tenant, 2);
     await release();
@@ -202,7 +202,7 @@ describe('with two nodes, nothing is left of a user', () => {
     await send(here.url, tenant);
     const release = await holding(
       here.database,
-      `select from streams where tenant_id = '${tenant}' for update`,
+      `select from tenant_logs where tenant_id = '${tenant}' for update`,
     );
     const requests = Array.from({ length: 200 }, () => send(slow.url, tenant));
     await eventually(

@@ -107,7 +107,7 @@ const untilActivity = (like: string, sessions = 1) =>
 async function holdAppends(): Promise<() => Promise<void>> {
   const holder = new pg.Client({ connectionString: database.url });
   await holder.connect();
-  await holder.query('begin; select from streams for update');
+  await holder.query('begin; select from tenant_logs for update');
   return async () => {
     await holder.query('commit');
     await holder.end();

@@ -196,7 +196,7 @@ test('positions of any day since 2020, acknowledged or resumed at, make no table
   expect(await tables()).toEqual(before);
   // Nor is anything confirmed that lies before the tenant's log begins, not even today.
   const [{ beginning } = { beginning: 0 }] = await service.database.query<{ beginning: number }>(
-    `select beginning from streams where tenant_id = 'acme'`,
+    `select beginning from tenant_logs where tenant_id = 'acme'`,
   );
   expect(beginning).toBeGreaterThan(positionOfTime(Date.UTC(2026, 0)));
   expect((await acknowledge(token(), { upTo: String(beginning) })).status).toBe(204);

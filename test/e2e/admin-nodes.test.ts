@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { adminOf, call, KeyIssuer, readerOf } from '../support/admin.ts';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
 
@@ -24,7 +24,7 @@ afterAll(async () => {
 
 const admin = adminOf('ops');
 /** The other node looks, and no more than once. */
-const look = () => other.app.get(Changes).now();
+const look = () => other.app.get(ChangeFeed).now();
 const statusOn = async (node: Service, token: string) =>
   (await call('GET', `${node.url}/v1/audit`, token)).status;
 

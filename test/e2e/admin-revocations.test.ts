@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { Revocations } from '../../src/auth/revocations.ts';
 import { call, operatorOf, readerOf, type Page, type ProblemBody } from '../support/admin.ts';
@@ -108,7 +108,7 @@ describe('a revocation', () => {
     const id = tenantIdSchema.parse(tenant);
     // Reading so many may fail for the time that it takes, and is done again.
     await eventually(async () => {
-      await service.app.get(Changes).now();
+      await service.app.get(ChangeFeed).now();
       expect(service.app.get(Revocations).hasRoom(id, 'token', 'one-more')).toBe(false);
     });
     const refused = await revoke<ProblemBody>(operator, { token: { jti: 'one-more' } });

@@ -87,7 +87,7 @@ async function holdAppends(meanwhile = 'select'): Promise<() => Promise<void>> {
   const holder = new pg.Client({ connectionString: database.url });
   holders.push(holder);
   await holder.connect();
-  await holder.query(`begin; select 1 from streams where tenant_id = 'acme' for update`);
+  await holder.query(`begin; select 1 from tenant_logs where tenant_id = 'acme' for update`);
   return async () => {
     await holder.query(`${meanwhile}; commit`);
   };
@@ -301,7 +301,7 @@ test('an append that waits for the lock while it is abandoned stores nothing', a
     idempotency: { publisher: 'billing', key: 'abandoned', fingerprint: Buffer.alloc(32) },
   };
   const before = await log();
-  const release = await holdAppends(`update streams set abandoned = array['${append}'::uuid]`);
+  const release = await holdAppends(`update tenant_logs set abandoned = array['${append}'::uuid]`);
   const appended = service.app
     .get(AppendStore)
     .append(tenantIdSchema.parse('acme'), [publication], append, 1);

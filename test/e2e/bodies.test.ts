@@ -140,7 +140,7 @@ describe('of bodies that a node holds', () => {
     await publish(service.url, token, small);
     const release = await holding(
       service.database,
-      `select from streams where tenant_id = 'at-work' for update`,
+      `select from tenant_logs where tenant_id = 'at-work' for update`,
     );
     begun.length = 0;
     const body = JSON.stringify(small).padEnd(LARGEST);

@@ -41,7 +41,9 @@ describe('publishing', () => {
     const holder = new pg.Client({ connectionString: service.database.url });
     await holder.connect();
     try {
-      await holder.query('begin; lock table stream_tickets, stream_orders, devices in access exclusive mode');
+      await holder.query(
+        'begin; lock table stream_tickets, stream_commands, devices in access exclusive mode',
+      );
       const asked = [
         ...Array.from({ length: 20 }, () => post(`${service.url}/v1/stream/tickets`, alice, {})),
         ...Array.from({ length: 20 }, () => post(`${service.url}/v1/acks`, alice, { upTo: position })),

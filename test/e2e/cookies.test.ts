@@ -1,6 +1,6 @@
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
@@ -22,7 +22,7 @@ beforeAll(async () => {
       origin,
     ]);
   }
-  await service.app.get(Changes).now();
+  await service.app.get(ChangeFeed).now();
 });
 afterAll(async () => {
   await service.close();

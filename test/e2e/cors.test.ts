@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
@@ -29,7 +29,7 @@ async function allow(tenant: string, origins: string[]): Promise<void> {
      on conflict (tenant_id) do update set cors_origins = excluded.cors_origins, transaction = pg_current_xact_id()`,
     [tenant, origins],
   );
-  await service.app.get(Changes).now();
+  await service.app.get(ChangeFeed).now();
 }
 
 async function call(path: string, origin: string | undefined, init: RequestInit = {}) {

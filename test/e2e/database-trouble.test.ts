@@ -113,7 +113,7 @@ test('a lock that is held for long is told as such, to the tenant whose row it i
   expect((await send(tenant)).status).toBe(201);
   await holder.connect();
   await holder.query('begin');
-  await holder.query('select from streams where tenant_id = $1 for update', [tenant]);
+  await holder.query('select from tenant_logs where tenant_id = $1 for update', [tenant]);
 
   const untilLocked = async (done: () => boolean) =>
     await eventually(async () => {

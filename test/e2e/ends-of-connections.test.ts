@@ -178,11 +178,11 @@ test.each([
 
 test('a connection whose request is served keeps its place, however many come', async () => {
   const small = await startService({ MAX_CONNECTIONS: '1' }, { deadlines: { ...PATIENT, patience: 0 } });
-  const release = await holding(small.database, 'lock table streams in access exclusive mode');
+  const release = await holding(small.database, 'lock table tenant_logs in access exclusive mode');
   const busy = await RawConnection.open(small.url);
   const body = { to: { user: 'alice' }, type: 't', data: 1 };
   busy.send(requestText('/v1/notifications', { token: serviceToken(), body }));
-  await untilHeld(small.database, 'streams');
+  await untilHeld(small.database, 'tenant_logs');
   const crowd: RawConnection[] = [];
   for (let n = 0; n < 1_100; n += 1) crowd.push(await RawConnection.open(small.url));
   await crowd[0]?.closed;

@@ -190,7 +190,7 @@ describe('twins at the same time', () => {
     // Whoever holds the stream's row holds up the append.
     const release = await holding(
       service.database,
-      `select from streams where tenant_id = '${tenant}' for update`,
+      `select from tenant_logs where tenant_id = '${tenant}' for update`,
     );
     for (const life of lives()) {
       const key = freshKey();

@@ -140,7 +140,7 @@ describe('a connection whose first answer takes its time', () => {
     const client = new pg.Client({ connectionString: service.database.url });
     await client.connect();
     await client.query('begin');
-    await client.query('select 1 from streams where tenant_id = $1 for update', [tenant]);
+    await client.query('select 1 from tenant_logs where tenant_id = $1 for update', [tenant]);
     return async () => {
       await client.query('rollback');
       await client.end();

@@ -204,7 +204,7 @@ describe('nothing holds it up', () => {
   test('no publish that waits for the database: the streams hear bye meanwhile', async () => {
     const stream = await open('u');
     await publish(service.url, serviceToken(), notification);
-    const letGo = await hold('select from streams for update');
+    const letGo = await hold('select from tenant_logs for update');
     const waiting = post(`${service.url}/v1/notifications`, serviceToken(), notification).catch(
       () => undefined,
     );

@@ -124,7 +124,7 @@ test('no 201 leaves before the commit', async () => {
   client.on('error', () => undefined);
   await client.connect();
   await client.query('begin');
-  await client.query(`select from streams where tenant_id = 'acme' for update`);
+  await client.query(`select from tenant_logs where tenant_id = 'acme' for update`);
   let answered = false;
   const answer = post<StoredAnswer>(url, serviceToken(), notification).finally(() => {
     answered = true;

@@ -19,7 +19,7 @@ afterAll(async () => {
 
 /** What retention does: first the floor, then the rows. */
 async function takeAway(tenant: string, upTo: string): Promise<void> {
-  await service.database.query('update streams set floor = $2 where tenant_id = $1', [tenant, upTo]);
+  await service.database.query('update tenant_logs set floor = $2 where tenant_id = $1', [tenant, upTo]);
   await service.database.query('delete from notifications where tenant_id = $1 and position <= $2', [
     tenant,
     upTo,

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Slice } from '../../src/concurrency/slice.ts';
+import { TimeSlicer } from '../../src/concurrency/time-slicer.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { serviceToken } from '../support/tokens.ts';
@@ -273,7 +273,7 @@ describe('around the body', () => {
 
 test('a body full of faults is answered with the first of them, and others are served meanwhile', async () => {
   // Whenever it has taken its few milliseconds, it lets others go first.
-  const turns = jest.spyOn(Slice.prototype, 'next');
+  const turns = jest.spyOn(TimeSlicer.prototype, 'next');
   const answer = await send(JSON.stringify({ ...good, to: { users: Array(1_500_000).fill('') } }));
   expect(turns.mock.calls.length).toBeGreaterThan(0);
   turns.mockRestore();

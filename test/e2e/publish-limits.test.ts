@@ -1,8 +1,8 @@
 import { connect } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
-import { Refusals } from '../../src/publishing/refusals.ts';
+import { RejectionThrottle } from '../../src/publishing/rejection-throttle.ts';
 import { adminOf, call, type ProblemBody } from '../support/admin.ts';
 import { post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
@@ -51,7 +51,7 @@ const limit = (tenant: string, limits: Record<string, number | null>) =>
   call('PATCH', `${one.url}/v1/tenants/${tenant}`, admin, { limits });
 
 /** What another node is told counts on this one, too: it looks every CHANGES_POLL_MS, and now. */
-const look = (node: Service) => node.app.get(Changes).now();
+const look = (node: Service) => node.app.get(ChangeFeed).now();
 
 /** Leaves the tenant one a second, of which it has spent those of a quarter of an hour or so on the node `one`. */
 const exhaust = (tenant: string) => limit(tenant, { notificationsPerSecond: 1, burst: 1 });
@@ -163,7 +163,7 @@ describe('the account of a tenant', () => {
     ],
   ])('makes those who are refused %s wait for one another', async (_, status, makeTenant, how) => {
     const flood = await makeTenant();
-    const turns = jest.spyOn(one.app.get(Refusals), 'turn');
+    const turns = jest.spyOn(one.app.get(RejectionThrottle), 'turn');
     const refuse200 = () => Promise.all(Array.from({ length: 200 }, () => attempt(one, flood, how)));
     // The connections are made in the first round: in the second all come at once.
     await refuse200();
@@ -175,7 +175,7 @@ describe('the account of a tenant', () => {
   });
 
   test('makes nobody wait for those of another tenant who are refused', async () => {
-    const refusals = one.app.get(Refusals);
+    const refusals = one.app.get(RejectionThrottle);
     const now = performance.now();
     const clock = jest.spyOn(performance, 'now').mockReturnValue(now);
     const order: string[] = [];
@@ -426,7 +426,7 @@ describe('what a tenant keeps', () => {
       const [row] = await one.database.query<{ kept: number; counted: number }>(
         `select appended_bytes - removed_bytes as kept,
            (select sum(size) from notifications n where n.tenant_id = s.tenant_id)::int as counted
-         from streams s where tenant_id = $1`,
+         from tenant_logs s where tenant_id = $1`,
         [tenant],
       );
       return row;

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { order, revokeToken, revokeUser } from '../support/acts.ts';
 import { get, post, publish, type Answer, type StoredAnswer } from '../support/api.ts';
@@ -86,7 +86,7 @@ async function settle(tenant: string, stream: StreamClient): Promise<void> {
 }
 
 const ordersOf = async (tenant: string) =>
-  (await here.database.query('select from stream_orders where tenant_id = $1', [tenant])).length;
+  (await here.database.query('select from stream_commands where tenant_id = $1', [tenant])).length;
 
 describe('by the clock,', () => {
   const HOUR_MS = 3_600_000;
@@ -173,7 +173,7 @@ describe('a renewal counts', () => {
     await recorded(stream);
     await renewed(here, token, stream, userToken({ tenant, topics: ['looked'] }));
     // It looks every CHANGES_POLL_MS, and now.
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     const { id } = await send(tenant, { topic: 'looked' });
     await settle(tenant, stream);
     expect(ids(stream)).toContain(id);
@@ -202,7 +202,7 @@ describe('a renewal counts', () => {
     await recorded(stream);
     for (let i = 0; i < 5; i += 1) {
       await renewed(i % 2 === 0 ? here : there, token, stream, userToken({ tenant, topics: [`topic-${i}`] }));
-      await here.app.get(Changes).now();
+      await here.app.get(ChangeFeed).now();
       const { id } = await send(tenant, { topic: `topic-${i}` });
       if (i > 0) await send(tenant, { topic: `topic-${i - 1}` });
       await settle(tenant, stream);
@@ -221,7 +221,7 @@ describe('a renewal counts', () => {
     await slow.connect();
     await slow.query('begin');
     await slow.query(
-      `insert into stream_orders (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
+      `insert into stream_commands (tenant_id, order_id, kind, user_id, connection_id, renewed, expires_at)
        values ($1, gen_random_uuid(), 'renew', 'alice', $2, $3, now() + interval '1 day')`,
       [
         tenant,
@@ -232,7 +232,7 @@ describe('a renewal counts', () => {
     await renewed(here, token, stream, userToken({ tenant, topics: ['new'] }));
     await slow.query('commit');
     await slow.end();
-    await here.app.get(Changes).now();
+    await here.app.get(ChangeFeed).now();
     await send(tenant, { topic: 'old' }, 'old');
     await send(tenant, { topic: 'new' }, 'new');
     await settle(tenant, stream);
@@ -251,7 +251,7 @@ describe('a renewal is answered 202', () => {
       const token = userToken({ tenant });
       const stream = await openLive(fragile, token);
       const next = userToken({ tenant, topics: ['news'] });
-      const lost = proxy.lose(loss, 'stream_order_insert');
+      const lost = proxy.lose(loss, 'stream_command_insert');
       expect(await renew(fragile, token, connectionOf(stream), next)).toMatchObject({
         status: 503,
         body: { code: 'database_unavailable' },
@@ -387,7 +387,7 @@ describe('once renewed, a stream lives by its new token', () => {
     const tenant = 'overtaken';
     const stream = await openLive(there, userToken({ tenant }));
     await revokeToken(here, tenant, 'overtaken-1');
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     // As a node stores it that has not heard of the revocation.
     await order(here, tenant, {
       kind: 'renew',

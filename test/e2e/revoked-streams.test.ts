@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import {
   closeConnection,
   deleteIssuer,
@@ -103,7 +103,7 @@ async function ofNewIssuer(tenants: string[]) {
   cases += 1;
   const iss = `https://idp-${cases}.example/`;
   const id = await registerIssuer(here, { iss, secret: SECRET, audiences: ['tidings'], tenants });
-  await there.app.get(Changes).now();
+  await there.app.get(ChangeFeed).now();
   const at = (ageSeconds: number) => ({ iss, iat: Math.floor(Date.now() / 1_000) - ageSeconds });
   return {
     id,
@@ -219,7 +219,7 @@ describe('callers are refused and their streams end, at once on the node that wa
     expect(await ask(here, operator)).toMatchObject(answer);
     expect(await ask(here, user)).toMatchObject(answer);
     // It looks every CHANGES_POLL_MS, and now.
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     expect(await ask(there, operator)).toMatchObject(answer);
     expect(await ask(there, user)).toMatchObject(answer);
     await Promise.all(ending.map(expectRevoked));
@@ -315,7 +315,7 @@ test('a revoked token is refused to the last second in which it would have been 
        values ($1, gen_random_uuid(), 'token', 'revoked', to_timestamp($2))`,
       [tenant, exp],
     );
-    await here.app.get(Changes).now();
+    await here.app.get(ChangeFeed).now();
     const anew = await startService({ ...ISSUERS, NODE_NAME: 'anew' }, { database: here.database });
     for (const service of [here, anew]) {
       expect(await ask(service, token('revoked'))).toMatchObject({
@@ -344,7 +344,7 @@ describe('to disconnect a user', () => {
     const elsewhere = await openLive(there, userToken({ tenant: 'disconnected2' }));
     await disconnect(here, tenant, 'alice');
     // It looks every CHANGES_POLL_MS, and now.
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     await publish(there.url, serviceToken({ tenant }), {
       to: { user: 'alice' },
       type: 't',
@@ -363,7 +363,7 @@ describe('to disconnect a user', () => {
     await disconnect(here, tenant, 'alice');
     const after = [await openLive(here, token), await openLive(there, token)];
     await Promise.all(before.map(expectRevoked));
-    await there.app.get(Changes).now();
+    await there.app.get(ChangeFeed).now();
     await expectAlive(tenant, after);
   });
 
@@ -408,16 +408,16 @@ test('an order that a node hears late, since it could not ask, ends what was ope
   const hearing = new AbortController();
   // All else that it asks of the database is answered.
   const losing = (async () => {
-    while (!hearing.signal.aborted) await proxy.lose('statement', 'changes_horizon');
+    while (!hearing.signal.aborted) await proxy.lose('statement', 'change_feed_snapshot');
   })();
-  await deaf.app.get(Changes).now();
+  await deaf.app.get(ChangeFeed).now();
   await disconnect(here, tenant, 'alice');
   const younger = await openLive(deaf, token);
-  await deaf.app.get(Changes).now();
+  await deaf.app.get(ChangeFeed).now();
   await expectAlive(tenant, [old, younger]);
   hearing.abort();
   await losing;
-  await deaf.app.get(Changes).now();
+  await deaf.app.get(ChangeFeed).now();
   await expectRevoked(old);
   await expectAlive(tenant, [younger]);
   await younger.cut();

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { PLACES_OF_TENANT } from '../../src/privacy/places.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { DATA_OF_TENANT } from '../../src/privacy/inventory.ts';
 import { revokeUser } from '../support/acts.ts';
 import { adminOf, call, operatorOf, readerOf, type Page } from '../support/admin.ts';
 import { get, post, publish } from '../support/api.ts';
@@ -85,9 +85,9 @@ async function furnish(service: Service, tenant: string): Promise<void> {
 test('every table with rows of tenants is among those that are emptied', async () => {
   const database = await createDatabase();
   const tables = await tablesOfTenants(database);
-  const kept = ['audit_log', 'streams', 'tenants'];
+  const kept = ['audit_log', 'tenant_logs', 'tenants'];
   expect(
-    Object.values<{ table: string }>(PLACES_OF_TENANT)
+    Object.values<{ table: string }>(DATA_OF_TENANT)
       .map(({ table }) => table)
       .concat(kept)
       .toSorted(),
@@ -200,7 +200,7 @@ describe('a tenant that is deleted', () => {
     );
     expect(end?.last_head).toBeGreaterThan(0);
     expect(await create(there.url, 'acme')).toMatchObject({ status: 201, body: { status: 'active' } });
-    await here.app.get(Changes).now();
+    await here.app.get(ChangeFeed).now();
     const anew = await publish(here.url, serviceToken({ tenant: 'acme' }), item('alice'));
     expect(Number(anew.position)).toBeGreaterThan(Number(end?.last_head));
 
@@ -239,7 +239,7 @@ describe('a tenant that is deleted', () => {
     await publish(there.url, publisher, item('alice'));
     const release = await holding(
       here.database,
-      `select from streams where tenant_id = '${tenant}' for update`,
+      `select from tenant_logs where tenant_id = '${tenant}' for update`,
     );
     const first = post(`${there.url}/v1/notifications`, publisher, item('alice'));
     await untilHeld(here.database, 'with stream as');

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { TicketSeal } from '../../src/auth/ticket-seal.ts';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
@@ -266,7 +266,7 @@ describe('a ticket whose token', () => {
       `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at)
        values ('acme', gen_random_uuid(), 'token', 'session-1', now() + interval '1 hour')`,
     );
-    await service.app.get(Changes).now();
+    await service.app.get(ChangeFeed).now();
     expect(await refusal(open(ticket))).toMatchObject({ status: 401, code: 'token_invalid' });
   });
 
@@ -276,14 +276,14 @@ describe('a ticket whose token', () => {
       `insert into revocations (tenant_id, revocation_id, kind, subject, issued_before, expires_at)
        values ('acme', gen_random_uuid(), 'user', 'jane', now() + interval '2 seconds', now() + interval '1 hour')`,
     );
-    await service.app.get(Changes).now();
+    await service.app.get(ChangeFeed).now();
     expect(await refusal(open(ticket))).toMatchObject({ status: 401, code: 'token_invalid' });
   });
 
   test('is of a tenant that was suspended since is refused', async () => {
     const ticket = await ticketFor(userToken({ tenant: 'closed' }));
     await service.database.query(`insert into tenants (tenant_id, status) values ('closed', 'suspended')`);
-    await service.app.get(Changes).now();
+    await service.app.get(ChangeFeed).now();
     expect(await refusal(open(ticket))).toMatchObject({ status: 403, code: 'tenant_suspended' });
   });
 });

@@ -150,9 +150,9 @@ describe('the export of a user', () => {
       notification: `notifications (tenant_id, user_id, position, id, type, data, size, publisher)
         select $1, $2, ${base} + n, gen_random_uuid(), 't', n::text, 4, 'p'`,
       device: `devices (tenant_id, user_id, device_id, cursor) select $1, $2, 'd' || n, n`,
-      sent: `sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+      sent: `sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
         select $1, $2, 'd' || n % 7, gen_random_uuid(), ${base} + n - 1, ${base} + n, n % 5, now(), false`,
-      acknowledgement: `acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume)
+      acknowledgement: `acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume)
         select $1, $2, 'd' || n % 7, ${base} + n - 1, ${base} + n, 0, false`,
       connection: `connections (tenant_id, user_id, connection_id, device_id, node, since, until, position)
         select $1, $2, gen_random_uuid(), 'd', 'n', now() - n / 10 * interval '1 s', now(), n`,

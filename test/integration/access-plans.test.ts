@@ -1,13 +1,13 @@
 import { expect, test } from '@jest/globals';
 import { AuditStore } from '../../src/audit/audit.store.ts';
 import { TicketsStore } from '../../src/auth/tickets.store.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { IssuersStore } from '../../src/auth/issuers.store.ts';
 import { RevocationsStore } from '../../src/auth/revocations.store.ts';
 import { OpenConnectionsStore } from '../../src/delivery/open-connections.store.ts';
 import { StreamLimitsStore } from '../../src/delivery/stream-limits.store.ts';
-import { StreamOrdersStore } from '../../src/delivery/stream-orders.store.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { LedgerBench, userId } from '../support/ledger.ts';
 import { scannedWhole } from '../support/plans.ts';
@@ -20,7 +20,7 @@ const ROWS = [
   `insert into issuers (issuer_id, iss, definition) select gen_random_uuid(), n::text, '{}' from generate_series(1, 10000) n`,
   `insert into revocations (tenant_id, revocation_id, kind, subject, created_at, expires_at)
    select 't-' || n % 100, gen_random_uuid(), 'token', n::text, now() - n * interval '1 s', now() + interval '1 d' from generate_series(1, 10000) n`,
-  `insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+  `insert into stream_commands (tenant_id, order_id, kind, user_id, expires_at)
    select 't-' || n % 100, gen_random_uuid(), 'disconnect', n::text, now() + interval '1 d' from generate_series(1, 10000) n`,
   `insert into stream_tickets (tenant_id, hash, principal, expires_at)
    select 't-' || n % 100, sha256(n::text::bytea), '{}', now() + interval '1 d' from generate_series(1, 10000) n`,
@@ -73,14 +73,14 @@ test('a look at what changed reads by the transaction, however much there is', a
   try {
     for (const sql of ROWS) await bench.database.query(sql);
     const { tenant: pool, engine, ran } = bench.node().pools;
-    const [, next] = (await new ChangesStore(engine).horizon()).horizon.split(':', 2);
+    const [, next] = (await new ChangeFeedStore(engine).snapshot()).snapshot.split(':', 2);
     // What other databases of the server have under way would have a look read all that was written meanwhile.
-    const horizon = `${next}:${next}:`;
+    const snapshot = `${next}:${next}:`;
     ran.length = 0;
-    await new IssuersStore(engine, engine).changedSince(horizon);
-    await new RevocationsStore(engine, pool).since(horizon);
-    await new StreamOrdersStore(pool, engine).since(horizon);
-    await new TenantsStore(engine, engine, pool).changed(horizon);
+    await new IssuersStore(engine, engine).changedSince(snapshot);
+    await new RevocationsStore(engine, pool).since(snapshot);
+    await new StreamCommandsStore(pool, engine).since(snapshot);
+    await new TenantsStore(engine, engine, pool).changed(snapshot);
     expect(ran).toHaveLength(4);
     for (const { statement, values } of ran) {
       const plan = await bench.database.query<{ 'QUERY PLAN': string }>(`explain ${statement.text}`, values);

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Problem } from '../../src/core/errors.ts';
 import { Acknowledgements } from '../../src/receipts/acks.ts';
-import { LEVEL_WIDTHS, levelOf } from '../../src/receipts/intervals.ts';
+import { CLASS_WIDTHS, widthClassOf } from '../../src/receipts/intervals.ts';
 import { asPosition, positionOfTime, POSITIONS_PER_MS, START } from '../../src/core/position.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import { ack, arrival, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
@@ -24,7 +24,7 @@ async function tenantWith(
   stream: { head?: number; floor?: number } = {},
 ) {
   const tenant = await bench.tenant(stream);
-  await node.arrivals.arrive(
+  await node.arrivals.register(
     tenant,
     devices.map((device) => arrival({ device })),
   );
@@ -40,10 +40,12 @@ describe('an acknowledgement', () => {
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
     expect(
       await bench.database.query(
-        'select from_position, to_position, by_resume, topics, level from acks where tenant_id = $1',
+        'select from_position, to_position, by_resume, topics, width_class from acks where tenant_id = $1',
         [tenant],
       ),
-    ).toEqual([{ from_position: 0, to_position: 30, by_resume: false, topics: ['news', '{"x"}'], level: 0 }]);
+    ).toEqual([
+      { from_position: 0, to_position: 30, by_resume: false, topics: ['news', '{"x"}'], width_class: 0 },
+    ]);
   });
 
   test('leaves when the device connected, and with which topics, as it was', async () => {
@@ -93,7 +95,7 @@ describe('an acknowledgement', () => {
 
   test('in a tenant that has no log yet is ahead of it', async () => {
     const tenant = await bench.tenant();
-    await bench.database.query('delete from streams where tenant_id = $1', [tenant]);
+    await bench.database.query('delete from tenant_logs where tenant_id = $1', [tenant]);
     expect(await node.acks.acknowledge(tenant, [ack(1), ack(0)])).toEqual(['ahead', 'device_unknown']);
   });
 
@@ -107,7 +109,7 @@ describe('an acknowledgement', () => {
 
   test('reaches one device of one user of one tenant', async () => {
     const [tenant, other] = [await tenantWith(['phone', 'tablet']), await tenantWith()];
-    await node.arrivals.arrive(tenant, [arrival({ user: 'bob' })]);
+    await node.arrivals.register(tenant, [arrival({ user: 'bob' })]);
     await node.acks.acknowledge(tenant, [ack(30)]);
     expect(await bench.cursor(tenant, 'alice', 'tablet')).toBe(0);
     expect(await bench.cursor(tenant, 'bob', 'phone')).toBe(0);
@@ -160,7 +162,7 @@ describe('many acknowledgements at once', () => {
     const other = bench.node();
     const tenant = await bench.tenant();
     const users = Array.from({ length: 300 }, (_, n) => `u-${n}`);
-    await node.arrivals.arrive(
+    await node.arrivals.register(
       tenant,
       users.map((user) => arrival({ user })),
     );
@@ -169,7 +171,7 @@ describe('many acknowledgements at once', () => {
       const [left, right, arrived] = await Promise.all([
         node.acks.acknowledge(tenant, acks),
         other.acks.acknowledge(tenant, acks.toReversed()),
-        node.arrivals.arrive(
+        node.arrivals.register(
           tenant,
           users
             .toSorted()
@@ -196,8 +198,8 @@ describe('many acknowledgements at once', () => {
   });
 });
 
-test('the level of every stored interval is the one that readers compute', async () => {
-  const edges = LEVEL_WIDTHS.flatMap((width) => [width - 1, width, width + 1]).filter(
+test('the width class of every stored interval is the one that readers compute', async () => {
+  const edges = CLASS_WIDTHS.flatMap((width) => [width - 1, width, width + 1]).filter(
     (width) => width < 2 ** 45,
   );
   let cursor = 0;
@@ -205,13 +207,14 @@ test('the level of every stored interval is the one that readers compute', async
   for (const { upTo } of acks) await node.partitions.ensureCovering(upTo);
   const tenant = await tenantWith(['phone'], { head: cursor });
   await node.acks.acknowledge(tenant, acks);
-  const rows = await bench.database.query<{ from_position: number; to_position: number; level: number }>(
-    'select * from acks where tenant_id = $1',
-    [tenant],
-  );
+  const rows = await bench.database.query<{
+    from_position: number;
+    to_position: number;
+    width_class: number;
+  }>('select * from acks where tenant_id = $1', [tenant]);
   expect(rows).toHaveLength(edges.length);
-  for (const { from_position, to_position, level } of rows) {
-    expect(level).toBe(levelOf(asPosition(from_position), asPosition(to_position)));
+  for (const { from_position, to_position, width_class } of rows) {
+    expect(width_class).toBe(widthClassOf(asPosition(from_position), asPosition(to_position)));
   }
 });
 
@@ -229,7 +232,7 @@ describe('where no partition is', () => {
     await partitions.ensureAhead();
     await partitions.ensureCovering(asPosition(1_900 * day));
     const before = await partitionsOf(own);
-    await arrivals.arrive(
+    await arrivals.register(
       tenant,
       ['phone', 'tablet', 'watch'].map((device) => arrival({ device })),
     );
@@ -242,7 +245,7 @@ describe('where no partition is', () => {
         ack(2_000 * day),
       ]),
     ).toEqual(['confirmed', 'confirmed', 'confirmed', 'confirmed']);
-    const resumed = await arrivals.arrive(tenant, [
+    const resumed = await arrivals.register(tenant, [
       arrival({ device: 'tablet', resume: 1_980 * day }),
       arrival({ device: 'watch', resume: 1_899 * day }),
     ]);
@@ -269,7 +272,7 @@ describe('where no partition is', () => {
     const { arrivals, acks } = own.node();
     const now = positionOfTime(Date.now());
     const tenant = await own.tenant({ head: now });
-    await arrivals.arrive(tenant, [arrival()]);
+    await arrivals.register(tenant, [arrival()]);
     expect(await acks.acknowledge(tenant, [ack(now)])).toEqual(['confirmed']);
     expect(await own.confirmed(tenant, 'alice', 'phone')).toEqual([[0, now]]);
     await own.close();

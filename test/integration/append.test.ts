@@ -1,14 +1,14 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
-import { Accounts } from '../../src/log/accounts.ts';
-import { AccountsStore } from '../../src/log/accounts.store.ts';
+import { Quotas } from '../../src/log/quota.ts';
+import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { Ingest } from '../../src/log/ingest.ts';
-import { KnownKeys } from '../../src/log/known-keys.ts';
+import { IdempotencyRecords } from '../../src/log/idempotency.ts';
 import type { Batch, Draft } from '../../src/core/notification.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
@@ -44,12 +44,19 @@ function node(settings: Record<string, string> = {}) {
   pools.push(opened);
   const config: Config = readConfig(settings);
   const store = new AppendStore(opened.tenant);
-  const changes = new Changes(new ChangesStore(opened.engine), config);
-  const accounts = new Accounts(
-    new AccountsStore(opened.tenant),
+  const changes = new ChangeFeed(new ChangeFeedStore(opened.engine), config);
+  const accounts = new Quotas(
+    new UsageStore(opened.tenant),
     new Tenants(changes, new TenantsStore(opened.engine, opened.engine, opened.tenant), config),
   );
-  const ingest = new Ingest(store, accounts, new KnownKeys(store), partitions, new Metrics(), config);
+  const ingest = new Ingest(
+    store,
+    accounts,
+    new IdempotencyRecords(store),
+    partitions,
+    new Metrics(),
+    config,
+  );
   const batches: Batch[] = [];
   ingest.committed.subscribe((batch) => batches.push(batch));
   return { store, ingest, batches };
@@ -104,7 +111,7 @@ test.each(['deleting', 'deleted'])(
     const { ingest, batches } = node();
     await expect(ingest.publish(tenant, publication())).rejects.toMatchObject({ code: 'tenant_unknown' });
     expect(batches).toEqual([]);
-    expect(await database.query('select from streams where tenant_id = $1', [tenant])).toEqual([]);
+    expect(await database.query('select from tenant_logs where tenant_id = $1', [tenant])).toEqual([]);
   },
 );
 
@@ -216,7 +223,7 @@ describe('positions', () => {
     expect(Math.floor(first / 4096)).toBeGreaterThanOrEqual(before ?? Infinity);
     expect(Math.floor(first / 4096)).toBeLessThanOrEqual((await clock()) ?? 0);
     const ahead = first + 4096 * 3_600_000;
-    await database.query('update streams set head = $2 where tenant_id = $1', [tenant, ahead]);
+    await database.query('update tenant_logs set head = $2 where tenant_id = $1', [tenant, ahead]);
     const next = await ingest.publish(tenant, publication([draft(), draft()]));
     expect(next.first).toBe(ahead + 1);
     expect((await positionsOf(tenant)).slice(-2)).toEqual([ahead + 1, ahead + 2]);
@@ -227,7 +234,7 @@ describe('positions', () => {
     const { ingest, store } = node();
     await store.ensureTenant(tenant);
     const beginning = positionOfTime(Date.now() + 3_600_000);
-    await database.query('update streams set beginning = $2 where tenant_id = $1', [tenant, beginning]);
+    await database.query('update tenant_logs set beginning = $2 where tenant_id = $1', [tenant, beginning]);
     expect((await ingest.publish(tenant, publication())).first).toBe(beginning + 1);
   });
 

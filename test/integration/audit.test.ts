@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { AuditEntry } from '../../src/audit/audit.ts';
-import { AuditStore, recordAct, type AuditFilters } from '../../src/audit/audit.store.ts';
+import { AuditStore, recordAction, type AuditFilters } from '../../src/audit/audit.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openPools, type TestPools } from '../support/pools.ts';
@@ -36,7 +36,7 @@ const entry = (more: Partial<AuditEntry> = {}): AuditEntry => ({
 
 const record = (more: Partial<AuditEntry> = {}) => {
   const made = entry(more);
-  return pools.tenant.transaction(made.tenantId, (run) => recordAct(run, made));
+  return pools.tenant.transaction(made.tenantId, (run) => recordAction(run, made));
 };
 
 describe('the audit log', () => {
@@ -68,7 +68,7 @@ describe('the audit log', () => {
 
   test('has nothing of an act that was undone', async () => {
     const undone = pools.tenant.transaction(acme, async (run) => {
-      await recordAct(run, entry());
+      await recordAction(run, entry());
       throw new Error('undone');
     });
     await expect(undone).rejects.toThrow('undone');

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import type { AckResult } from '../../src/receipts/acks.store.ts';
-import type { Arrival, Arrived } from '../../src/receipts/arrivals.store.ts';
+import type { DeviceRegistration, Registered } from '../../src/receipts/devices.store.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { ack, arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
 
@@ -32,7 +32,11 @@ interface Device {
 type Step =
   | {
       kind: 'arrive';
-      arrivals: (Device & { resume: number | undefined; malformed: boolean; from: Arrival['from'] })[];
+      arrivals: (Device & {
+        resume: number | undefined;
+        malformed: boolean;
+        from: DeviceRegistration['from'];
+      })[];
     }
   | { kind: 'acknowledge'; acks: (Device & { upTo: number })[] }
   | { kind: 'auto'; moves: (Device & { position: number })[] }
@@ -135,9 +139,9 @@ async function run(
   node: LedgerNode,
   tenant: TenantId,
   step: Step,
-): Promise<{ arrived?: Arrived[]; results?: AckResult[] }> {
+): Promise<{ arrived?: Registered[]; results?: AckResult[] }> {
   if (step.kind === 'arrive')
-    return { arrived: letIn(await node.arrivals.arrive(tenant, step.arrivals.map(arrival))) };
+    return { arrived: letIn(await node.arrivals.register(tenant, step.arrivals.map(arrival))) };
   if (step.kind === 'acknowledge')
     return {
       results: await node.acks.acknowledge(

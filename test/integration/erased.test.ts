@@ -5,7 +5,7 @@ import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { RevocationsStore } from '../../src/auth/revocations.store.ts';
-import { StreamOrdersStore } from '../../src/delivery/stream-orders.store.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
 import { arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
 
 /*
@@ -131,7 +131,7 @@ describe('while a user is being erased', () => {
     async (user) => {
       const tenant = await bench.tenant();
       await erasure(tenant, user, 'closing');
-      const arrived = await node.arrivals.arrive(
+      const arrived = await node.arrivals.register(
         tenant,
         users.map((each) => arrival({ user: each, resume: 50 })),
       );
@@ -151,7 +151,7 @@ describe('while a user is being erased', () => {
   test('afterwards they do', async () => {
     const tenant = await bench.tenant();
     await erasure(tenant, 'alice', 'done');
-    const [arrived] = await node.arrivals.arrive(tenant, [arrival({ resume: 50 })]);
+    const [arrived] = await node.arrivals.register(tenant, [arrival({ resume: 50 })]);
     expect(arrived).toMatchObject({ outcome: 'exact', start: 50 });
   });
 
@@ -174,7 +174,7 @@ describe('while a user is being erased', () => {
     expect(await keep(tenant, 'alice', 'bob', 'alice')).toEqual([undefined, bobs, undefined]);
     expect(await keep(other, 'alice')).toEqual([expect.any(Date)]);
 
-    const orders = new StreamOrdersStore(node.pools.tenant, node.pools.engine);
+    const orders = new StreamCommandsStore(node.pools.tenant, node.pools.engine);
     const renewed = { topics: [], expiresAt: 1, issuer: 'i', tokenId: undefined, issuedAt: undefined };
     const renew = (tenantId: TenantId, name: string) =>
       orders.renew(tenantId, { kind: 'renew', connectionId: randomUUID(), user: userId(name), renewed });

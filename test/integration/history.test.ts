@@ -8,7 +8,7 @@ import {
   userIdSchema,
   type TenantId,
 } from '../../src/core/identifiers.ts';
-import { levelOf } from '../../src/receipts/intervals.ts';
+import { widthClassOf } from '../../src/receipts/intervals.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { asPosition, positionOfTime, type Position } from '../../src/core/position.ts';
@@ -68,7 +68,7 @@ afterAll(async () => {
 beforeEach(async () => {
   tenants += 1;
   tenant = tenantIdSchema.parse(`tenant-${tenants}`);
-  await database.query('insert into streams (tenant_id, head, floor) values ($1, $2, 0)', [
+  await database.query('insert into tenant_logs (tenant_id, head, floor) values ($1, $2, 0)', [
     tenant,
     positionOfTime(Date.now()),
   ]);
@@ -151,9 +151,19 @@ async function sent(
   const begin = asPosition(place(from) - 1);
   await device({ user, device: name });
   await database.query(
-    `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+    `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-    [tenant, user, name, connectionId, begin, place(to), levelOf(begin, place(to)), at(seconds), replayed],
+    [
+      tenant,
+      user,
+      name,
+      connectionId,
+      begin,
+      place(to),
+      widthClassOf(begin, place(to)),
+      at(seconds),
+      replayed,
+    ],
   );
 }
 
@@ -165,7 +175,7 @@ async function sentToMany(seconds: number, count: number, topics: readonly strin
        select $1, gen_random_uuid(), 'u-' || n, 'phone', 'node-1', $5, now(), $2 from generate_series(1, $4::int) n
        returning connection_id, user_id
      )
-     insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+     insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
      select $1, user_id, 'phone', connection_id, $2, $3, 0, now(), false from stream`,
     [tenant, place(seconds) - 1, place(seconds), count, topics],
   );
@@ -179,7 +189,7 @@ async function acked(
 ): Promise<void> {
   await device({ user, device: name });
   await database.query(
-    `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, at, by_resume, topics)
+    `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, at, by_resume, topics)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
     [
       tenant,
@@ -187,7 +197,7 @@ async function acked(
       name,
       place(from),
       place(to),
-      levelOf(place(from), place(to)),
+      widthClassOf(place(from), place(to)),
       at(seconds),
       byResume,
       topics,
@@ -196,7 +206,7 @@ async function acked(
 }
 
 const setFloor = async (seconds: number) => {
-  await database.query('update streams set floor = $2 where tenant_id = $1', [tenant, place(seconds)]);
+  await database.query('update tenant_logs set floor = $2 where tenant_id = $1', [tenant, place(seconds)]);
 };
 
 async function find(id: string): Promise<HistoryItem> {
@@ -374,7 +384,7 @@ describe('the times of a device', () => {
     ] as const)
       await sent(from, to);
     // As wide as those that are looked for at once.
-    await database.query(`update sends set level = 14 where tenant_id = $1`, [tenant]);
+    await database.query(`update sends set width_class = 14 where tenant_id = $1`, [tenant]);
     expect(devicesOf(await find(id))).toEqual([]);
   });
 });
@@ -604,7 +614,7 @@ describe('the list', () => {
   test('shows nothing of another tenant', async () => {
     const id = await notification(1);
     const other = tenantIdSchema.parse(`${tenant}-other`);
-    await database.query('insert into streams (tenant_id, head) values ($1, $2)', [other, place(100)]);
+    await database.query('insert into tenant_logs (tenant_id, head) values ($1, $2)', [other, place(100)]);
     expect((await history.page(other, {}, undefined, 50)).items).toEqual([]);
     expect(await log.find(other, id)).toBeUndefined();
   });
@@ -789,7 +799,7 @@ describe('connections', () => {
 
 const nodesOf = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
 /** One row each for a tenant or a node of the service. */
-const SMALL = /^(?:streams|nodes)$/;
+const SMALL = /^(?:tenant_logs|nodes)$/;
 
 describe('the statements of history', () => {
   const users = 200;
@@ -818,13 +828,13 @@ describe('the statements of history', () => {
       [tenant, at(-2 * 24 * 3600)],
     );
     await database.query(
-      `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+      `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
        select $1, 'u-' || n % ${users}, 'd-1', gen_random_uuid(), ${spread} - 1, ${spread}, 0, now(), false
        from generate_series(1, ${users * perUser}) n`,
       [tenant, place(-2 * 24 * 3600)],
     );
     await database.query(
-      `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, at, by_resume)
+      `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, at, by_resume)
        select $1, 'u-' || n % ${users}, 'd-1', ${spread} - 3000000, ${spread}, 1, now(), false
        from generate_series(1, ${users * perUser}) n`,
       [tenant, place(-2 * 24 * 3600)],

@@ -1,8 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Logger } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import type { Pool } from '../../src/postgres/pool.ts';
 import { Issuers } from '../../src/auth/issuers.ts';
@@ -91,7 +91,7 @@ async function startNode(
   settings: Record<string, string> = {},
 ): Promise<{ issuers: Issuers; look: () => Promise<void>; changes: () => number }> {
   const config = configOf(settings);
-  const changes = new Changes(new ChangesStore(pool), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(pool), config);
   const issuers = new Issuers(changes, store, config);
   let changed = 0;
   issuers.changed.subscribe(() => changed++);

@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { expect, test } from '@jest/globals';
-import { AccountsStore } from '../../src/log/accounts.store.ts';
+import { UsageStore } from '../../src/log/accounts.store.ts';
 import { AppendStore } from '../../src/log/append.store.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
@@ -18,7 +18,7 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     const days = [2, 1, 0].map((ago) => positionOfTime(now - ago * DAY_MS));
     for (const day of days) await partitions.ensureCovering(day);
     await bench.database.query(
-      `insert into streams (tenant_id, head) select 't-' || n, $1 from generate_series(0, 1999) n`,
+      `insert into tenant_logs (tenant_id, head) select 't-' || n, $1 from generate_series(0, 1999) n`,
       [days[2]],
     );
     await bench.database.query(
@@ -49,12 +49,12 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     const idempotency = { publisher: 'p', key: 'new', fingerprint: Buffer.from('f') };
     await append.append(tenant, [{ publisher: 'p', drafts: [draft], idempotency }], randomUUIDv7(), 100);
     await append.recall(tenant, [idempotency, { publisher: 'p', key: '7' }]);
-    await new AccountsStore(pools.tenant).read(tenant);
+    await new UsageStore(pools.tenant).read(tenant);
     const readers = Array.from({ length: 20 }, (_, n) => ({ user: userId(`u-${n}`), after: asPosition(0) }));
     const limits = { rows: 200, bytes: 65_536 };
     await read.backlog(tenant, readers, [topic('topic-1'), topic('topic-2')], limits, limits);
     await read.allAfter(tenant, asPosition(0), limits);
-    await read.states([tenant]);
+    await read.heads([tenant]);
 
     expect(pools.ran.map(({ statement }) => statement.name)).toEqual([
       'append',
@@ -62,7 +62,7 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
       'read_account',
       'backlog',
       'log_after',
-      'stream_states',
+      'log_heads',
     ]);
     for (const ran of pools.ran) {
       const { name } = ran.statement;

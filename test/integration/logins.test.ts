@@ -115,8 +115,8 @@ describe('a database whose wall has a hole is refused', () => {
     ['a further policy', 'create policy open on devices using (true)', /policy open of the table devices/],
     [
       'a policy of the engine for everybody',
-      'alter policy of_engine on streams to public',
-      /policy of_engine of the table streams/,
+      'alter policy of_engine on tenant_logs to public',
+      /policy of_engine of the table tenant_logs/,
     ],
     [
       'a partition that can be reached',
@@ -230,7 +230,7 @@ describe('the migration', () => {
     await expect(checkLogins(before.urls)).resolves.toBeUndefined();
     const old = new pg.Client({ connectionString: before.urls.service });
     await old.connect();
-    await expect(old.query('select from streams')).rejects.toMatchObject({ code: '42501' });
+    await expect(old.query('select from tenant_logs')).rejects.toMatchObject({ code: '42501' });
     await old.end();
     await before.drop();
   });

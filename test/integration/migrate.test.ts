@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
+import { createDataSource } from '../../src/postgres/data-source.ts';
 import { checkDurability } from '../../src/postgres/durability.ts';
 import { urlsOf } from '../../src/postgres/logins.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
@@ -64,8 +65,7 @@ test('a migration that meets an obstacle says so, and a later one starts where i
 
 test('a migration that does not get its table keeps nobody waiting, says what is in the way, and is done once that is over', async () => {
   const old = await createDatabase();
-  await old.query(`alter table streams drop column beginning; drop function position_at`);
-  await old.query(`delete from migrations where name like 'Beginnings%'`);
+  await undoLast(old.url);
   await old.query(
     `insert into tenants (tenant_id) values ('older'); insert into streams (tenant_id) values ('older')`,
   );
@@ -85,15 +85,22 @@ test('a migration that does not get its table keeps nobody waiting, says what is
     await old.query('update streams set head = head + 1');
     expect(await refused).toMatch(/cannot be changed while others hold it: migrate again/);
     await backup.query('commit');
-    expect(await migrate(old.urls)).toEqual(['Beginnings1700000000011']);
-    expect(await old.query('select tenant_id, beginning from streams')).toEqual([
-      { tenant_id: 'older', beginning: 0 },
+    expect(await migrate(old.urls)).toEqual(['OneWordPerThing1700000000012']);
+    expect(await old.query('select tenant_id, head from tenant_logs')).toEqual([
+      { tenant_id: 'older', head: 1 },
     ]);
   } finally {
     await backup.end();
     await old.drop();
   }
 }, 60_000);
+
+/** Back to what the version before this one had. */
+async function undoLast(url: string): Promise<void> {
+  const source = await createDataSource(url).initialize();
+  await source.undoLastMigration();
+  await source.destroy();
+}
 
 test('a durable database passes without a warning', async () => {
   expect(await checkDurability(database.url)).toEqual([]);

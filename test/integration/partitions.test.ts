@@ -28,9 +28,10 @@ describe('partitions ahead', () => {
   });
 
   test('are also made for a head that lies ahead of the clock, without giving up those of the clock', async () => {
-    await log.database.query(`insert into streams (tenant_id, head) values ('behind', 5), ('early', $1)`, [
-      daysAgo(-40),
-    ]);
+    await log.database.query(
+      `insert into tenant_logs (tenant_id, head) values ('behind', 5), ('early', $1)`,
+      [daysAgo(-40)],
+    );
     await log.node({ PARTITIONS_AHEAD: '1' }).partitions.ensureAhead();
     expect(await log.partitionsOf('notifications')).toEqual(
       [0, 1, 40, 41].map((days) => daily('notifications', days)),
@@ -60,12 +61,12 @@ describe('the partition of a position', () => {
     await log.tenant('acme');
     await log.notification('acme', position);
     await log.database.query(
-      `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed)
+      `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed)
        values ('acme', 'u', 'd', gen_random_uuid(), 0, $1, 16, now(), true)`,
       [position],
     );
     await log.database.query(
-      `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume) values ('acme', 'u', 'd', 0, $1, 16, false)`,
+      `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume) values ('acme', 'u', 'd', 0, $1, 16, false)`,
       [position],
     );
     expect(await log.partitionsOf('acks')).toEqual([daily('acks', -400)]);

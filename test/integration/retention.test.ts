@@ -56,7 +56,7 @@ describe('the floor', () => {
     expect(await log.floor('recent')).toBe(0);
     // Each had one byte of data, which is not kept for its tenant any more.
     expect(
-      await log.database.query('select tenant_id as id, removed_bytes as bytes from streams order by 1'),
+      await log.database.query('select tenant_id as id, removed_bytes as bytes from tenant_logs order by 1'),
     ).toEqual([
       { id: 'default', bytes: 5 },
       { id: 'long', bytes: 1 },
@@ -76,7 +76,7 @@ describe('the floor', () => {
     await log.notification('acme', lost);
     const { store, due } = statements();
     const before = await due();
-    await log.database.query('update streams set removed_bytes = removed_bytes + 1');
+    await log.database.query('update tenant_logs set removed_bytes = removed_bytes + 1');
     expect([before.map(({ bytes }) => bytes), [...(await store.raiseFree(before))]]).toEqual([[1], []]);
     expect(await log.floor('acme')).toBe(0);
     expect([...(await store.raiseFree(await due()))]).toEqual(['acme']);
@@ -102,7 +102,7 @@ describe('the floor', () => {
     expect(await log.node().maintenance.runOnce()).toMatchObject({ floorsRaised: 2, failed: [] });
     expect(await log.floor('acme')).toBe(from + lost);
     expect(
-      await log.database.query('select tenant_id as id, removed_bytes as bytes from streams order by 1'),
+      await log.database.query('select tenant_id as id, removed_bytes as bytes from tenant_logs order by 1'),
     ).toEqual([
       { id: 'acme', bytes: lost },
       { id: 'other', bytes: 1 },
@@ -126,13 +126,13 @@ describe('the floor', () => {
     await partitionsFor(40);
     const position = daysAgo(40);
     await log.database.query(
-      `with t as (insert into streams (tenant_id, head) select 't' || n, $1 from generate_series(1, 1203) n returning tenant_id)
+      `with t as (insert into tenant_logs (tenant_id, head) select 't' || n, $1 from generate_series(1, 1203) n returning tenant_id)
        insert into notifications (tenant_id, position, id, type, data, size, publisher)
        select tenant_id, $1, gen_random_uuid(), 'x', '1', 1, 'p' from t`,
       [position],
     );
     expect(await log.node().maintenance.runOnce()).toMatchObject({ floorsRaised: 1203, failed: [] });
-    expect(await log.database.query('select from streams where floor <> $1', [position])).toEqual([]);
+    expect(await log.database.query('select from tenant_logs where floor <> $1', [position])).toEqual([]);
     expect(await log.partitionsOf('notifications')).not.toContain(named(40));
   });
 
@@ -144,12 +144,12 @@ describe('the floor', () => {
     }
     const publisher = await log.client();
     await publisher.query('begin');
-    await publisher.query(`select from streams where tenant_id = 'b' for update`);
+    await publisher.query(`select from tenant_logs where tenant_id = 'b' for update`);
     const { maintenance } = log.node();
     const round = maintenance.runOnce();
-    await log.waiting('streams s set floor');
+    await log.waiting('tenant_logs s set floor');
     await log.database.query(
-      `set lock_timeout = 100; update streams set head = head + 1 where tenant_id in ('a', 'c')`,
+      `set lock_timeout = 100; update tenant_logs set head = head + 1 where tenant_id in ('a', 'c')`,
     );
     expect(await round).toMatchObject({ floorsRaised: 2, failed: ['floor', 'drop'] });
     expect(await log.partitionsOf('notifications')).toContain(named(40));
@@ -193,7 +193,7 @@ describe('partitions below every retention', () => {
     await log.notification('held', daysAgo(40));
     const holder = await log.client();
     await holder.query('begin');
-    await holder.query(`select from streams where tenant_id = 'held' for update`);
+    await holder.query(`select from tenant_logs where tenant_id = 'held' for update`);
     const { maintenance } = log.node();
     expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 0, failed: ['floor', 'drop'] });
     for (const table of PARTITIONED) expect(await log.partitionsOf(table)).toContain(named(40, table));
@@ -259,7 +259,7 @@ describe('beside traffic', () => {
     const other = await log.client();
     await other.query('select pg_advisory_lock(7469003)');
     await partitionsFor(0, -1, -2, 40);
-    await log.database.query(`insert into streams (tenant_id, head) values ('acme', $1)`, [daysAgo(-1)]);
+    await log.database.query(`insert into tenant_logs (tenant_id, head) values ('acme', $1)`, [daysAgo(-1)]);
     const { maintenance, metrics } = log.node();
     expect(await maintenance.runOnce()).toMatchObject({ worked: false, partitionsDropped: 0, failed: [] });
     expect(await log.partitionsOf('notifications')).toContain(named(40));

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { Revocations } from '../../src/auth/revocations.ts';
@@ -33,7 +33,7 @@ afterAll(async () => {
 /** A node that has looked once, and looks again when it is told to. */
 async function startNode() {
   const config = readConfig({ ...settingsOf(database), JWT_SECRET: TEST_SECRET });
-  const changes = new Changes(new ChangesStore(pools.engine), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(pools.engine), config);
   const revocations = new Revocations(changes, store);
   await changes.now();
   const heard: string[] = [];

@@ -36,15 +36,15 @@ afterAll(async () => {
 
 const ROWS = [
   `insert into tenants (tenant_id) values ($1)`,
-  `insert into streams (tenant_id) values ($1)`,
+  `insert into tenant_logs (tenant_id) values ($1)`,
   `insert into notifications (tenant_id, position, id, type, data, size, publisher) values ($1, 1, gen_random_uuid(), 't', '1', 1, 'p')`,
   `insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids) values ($1, 'p', 'k', '', 1, '{}')`,
   `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, 'u', 'd', 0)`,
   `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position) values ($1, gen_random_uuid(), 'u', 'd', 'n', now(), 0)`,
-  `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, level, at, replayed) values ($1, 'u', 'd', gen_random_uuid(), 0, 1, 0, now(), false)`,
-  `insert into acks (tenant_id, user_id, device_id, from_position, to_position, level, by_resume) values ($1, 'u', 'd', 0, 1, 0, false)`,
+  `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed) values ($1, 'u', 'd', gen_random_uuid(), 0, 1, 0, now(), false)`,
+  `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume) values ($1, 'u', 'd', 0, 1, 0, false)`,
   `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at) values ($1, gen_random_uuid(), 'token', 'j', now())`,
-  `insert into stream_orders (tenant_id, order_id, kind, expires_at) values ($1, gen_random_uuid(), 'disconnect', now())`,
+  `insert into stream_commands (tenant_id, order_id, kind, expires_at) values ($1, gen_random_uuid(), 'disconnect', now())`,
   `insert into stream_tickets (tenant_id, hash, principal, expires_at) values ($1, '', '', now())`,
   `insert into erasures (tenant_id, erasure_id, digest, ordered_by, worker) values ($1, gen_random_uuid(), '', '{}', gen_random_uuid())`,
   `insert into connection_counts (tenant_id, node, connections) values ($1, 'n', 1)`,
@@ -82,9 +82,9 @@ describe("by the service's login", () => {
   });
 
   test.each([
-    [`insert into streams (tenant_id) values ('initech')`, /row-level security/],
+    [`insert into tenant_logs (tenant_id) values ('initech')`, /row-level security/],
     [
-      `insert into stream_orders (tenant_id, order_id, kind, expires_at) values ('globex', gen_random_uuid(), 'disconnect', now())`,
+      `insert into stream_commands (tenant_id, order_id, kind, expires_at) values ('globex', gen_random_uuid(), 'disconnect', now())`,
       /row-level security/,
     ],
     [
@@ -97,14 +97,14 @@ describe("by the service's login", () => {
     [`update audit_log set target = 'x'`, /permission denied/],
     [`select * from issuers`, /permission denied/],
     [`select * from notifications_2020_01_01`, /permission denied/],
-    [`alter table streams disable row level security`, /must be owner/],
-    [`create policy mine on streams using (true)`, /must be owner/],
+    [`alter table tenant_logs disable row level security`, /must be owner/],
+    [`create policy mine on tenant_logs using (true)`, /must be owner/],
     [`set role tidings_engine`, /permission denied/],
     [`set role tidings_owner`, /permission denied/],
     [`select create_partition('acks', 'acks_1', 0, 1)`, /permission denied/],
     [`select drop_partition('acks_2020_01_01')`, /permission denied/],
     [`create table mine (a int)`, /permission denied/],
-    [`set row_security = off; select * from streams`, /row-level security/],
+    [`set row_security = off; select * from tenant_logs`, /row-level security/],
   ])('%s is refused', async (sql, why) => {
     await service.query(`begin; select set_config('tidings.tenant', 'acme', true)`);
     await expect(service.query(sql)).rejects.toThrow(why);
@@ -133,10 +133,10 @@ test("by the owner's login no row is seen either, unless a tenant is named", asy
 });
 
 test('a statement that names no tenant is noticed at the end of a test run', async () => {
-  await service.query('select count(*) from streams');
+  await service.query('select count(*) from tenant_logs');
   const server = new URL(database.url);
   server.pathname = '/postgres';
-  expect(await statementsWithoutTenant(server.href)).toContain('select count(*) from streams');
+  expect(await statementsWithoutTenant(server.href)).toContain('select count(*) from tenant_logs');
 });
 
 describe("by the engine's login", () => {
@@ -171,10 +171,10 @@ describe("by the engine's login", () => {
     [`set role tidings_service`],
     [`set role tidings_owner`],
     [`drop table acks_2020_01_01`],
-    [`select drop_partition('streams')`],
-    [`select create_partition('acks', 'streams', 0, 1)`],
+    [`select drop_partition('tenant_logs')`],
+    [`select create_partition('acks', 'tenant_logs', 0, 1)`],
     [`select create_partition('acks', 'sends_1', 0, 1)`],
-    [`select create_partition('streams', 'streams_1', 0, 1)`],
+    [`select create_partition('tenant_logs', 'tenant_logs_1', 0, 1)`],
   ])('%s is refused', async (sql) => {
     await expect(engine.query(sql)).rejects.toThrow(/permission denied|must be owner|partition/);
   });
@@ -237,7 +237,7 @@ describe('the name of the tenant', () => {
     expect(await left()).toEqual([{ named: '' }]);
     await expect(asked(broken, [0])).rejects.toMatchObject({ code: '22012' });
     expect(await left()).toEqual([{ named: '' }]);
-    expect(await shown('streams', undefined)).toEqual([]);
+    expect(await shown('tenant_logs', undefined)).toEqual([]);
     await client.end();
   });
 

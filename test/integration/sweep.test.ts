@@ -61,7 +61,7 @@ describe('revocations, orders to streams, tickets and erasures', () => {
     }
     for (const end of ['-1 second', '1 minute']) {
       await log.database.query(
-        `insert into stream_orders (tenant_id, order_id, kind, user_id, expires_at)
+        `insert into stream_commands (tenant_id, order_id, kind, user_id, expires_at)
          values ('acme', gen_random_uuid(), 'disconnect', $1::text, now() + $1::text::interval)`,
         [end],
       );
@@ -95,7 +95,7 @@ describe('revocations, orders to streams, tickets and erasures', () => {
       '-59 minutes',
       '1 minute',
     ]);
-    expect(await column('select user_id as it from stream_orders')).toEqual(['1 minute']);
+    expect(await column('select user_id as it from stream_commands')).toEqual(['1 minute']);
     expect(await column('select principal as it from stream_tickets')).toEqual(['1 minute']);
   });
 });
@@ -121,7 +121,7 @@ describe('devices', () => {
   test('are forgotten when they are idle and below the floor, and only then', async () => {
     const floor = daysAgo(30);
     await log.database.query(
-      `insert into streams (tenant_id, head, floor) values ('acme', $1, $1), ('other', $1, 0)`,
+      `insert into tenant_logs (tenant_id, head, floor) values ('acme', $1, $1), ('other', $1, 0)`,
       [floor],
     );
     await device('acme', 'idle-below', floor - 1, '91 days');
@@ -141,7 +141,7 @@ describe('devices', () => {
   });
 
   test('that were seen since the floor stay, since history may still show what they were sent', async () => {
-    await log.database.query(`insert into streams (tenant_id, floor) values ('acme', $1)`, [daysAgo(95)]);
+    await log.database.query(`insert into tenant_logs (tenant_id, floor) values ('acme', $1)`, [daysAgo(95)]);
     await device('acme', 'seen-before', 1, '96 days');
     await device('acme', 'seen-since', 1, '94 days');
     expect(await runOnce()).toMatchObject({ devicesForgotten: 1, failed: [] });
@@ -150,7 +150,7 @@ describe('devices', () => {
 
   test('of every tenant are reached, many of one tenant and many tenants', async () => {
     await log.database.query(
-      `insert into streams (tenant_id, floor) select 't' || n, $1 from generate_series(1, 250) n`,
+      `insert into tenant_logs (tenant_id, floor) select 't' || n, $1 from generate_series(1, 250) n`,
       [daysAgo(30)],
     );
     await log.database.query(
@@ -161,7 +161,7 @@ describe('devices', () => {
   });
 
   test('that come back while they are swept stay', async () => {
-    await log.database.query(`insert into streams (tenant_id, floor) values ('acme', $1)`, [daysAgo(30)]);
+    await log.database.query(`insert into tenant_logs (tenant_id, floor) values ('acme', $1)`, [daysAgo(30)]);
     await device('acme', 'back', 1, '91 days');
     await device('acme', 'away', 1, '91 days');
     const back = await log.client();

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { Changes } from '../../src/cluster/changes.ts';
-import { ChangesStore } from '../../src/cluster/changes.store.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
@@ -34,7 +34,7 @@ async function node(settings: Record<string, string> = {}) {
     ...settings,
   });
   const { tenant: pool, engine, end } = openPools(database, 2);
-  const changes = new Changes(new ChangesStore(engine), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(engine), config);
   const store = new TenantsStore(engine, engine, pool);
   const tenants = new Tenants(changes, store, config);
   const changed: string[] = [];
@@ -214,7 +214,7 @@ test('a tenant that is created can be published to, and is created once', async 
     pool.transaction(acme, (run) => store.create(run, acme, { ...ordinary, name: 'Acme' }));
   const made = await Promise.all([create(), create(), create()]);
   expect(made.filter((tenant) => tenant !== undefined)).toMatchObject([{ id: 'acme', name: 'Acme' }]);
-  expect(await database.query(`select tenant_id, head from streams`)).toEqual([
+  expect(await database.query(`select tenant_id, head from tenant_logs`)).toEqual([
     { tenant_id: 'acme', head: 0 },
   ]);
 });

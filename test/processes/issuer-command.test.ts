@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { HELP, issuer } from '../../src/cli/issuer.ts';
 import { adminOf, call, KeyIssuer, readerOf, type Page } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
@@ -55,7 +55,7 @@ const rest = ['--audience', 'tidings', '--tenant', 'acme'];
 const registered = async (): Promise<Record<string, unknown>[]> =>
   JSON.parse((await run(['list', '--json'])).printed) as Record<string, unknown>[];
 /** A node looks every CHANGES_POLL_MS, and now. */
-const look = () => service.app.get(Changes).now();
+const look = () => service.app.get(ChangeFeed).now();
 const statusOf = async (token: string) => (await call('GET', `${service.url}/v1/audit`, token)).status;
 const tokenOf = (secret: string, claims: Record<string, unknown>) => {
   const now = Math.floor(Date.now() / 1000);

@@ -25,16 +25,16 @@ async function advanced(aheadSeconds = 0): Promise<Advanced> {
 describe('advancing the log after it went back in time', () => {
   test('lifts every head to the present and lowers none', async () => {
     const early = daysAgo(-2);
-    await log.database.query(`insert into streams (tenant_id, head) values ('early', $1)`, [early]);
+    await log.database.query(`insert into tenant_logs (tenant_id, head) values ('early', $1)`, [early]);
     await log.database.query(
-      `insert into streams (tenant_id, head) select 't' || n, $1 from generate_series(1, 130) n`,
+      `insert into tenant_logs (tenant_id, head) select 't' || n, $1 from generate_series(1, 130) n`,
       [daysAgo(1)],
     );
     const before = positionOfTime(Date.now());
     const result = await advanced();
     expect(result).toMatchObject({ lifted: 130, head: early });
     expect(result.target).toBeGreaterThanOrEqual(before);
-    const heads = await log.database.query(`select distinct head from streams order by head`);
+    const heads = await log.database.query(`select distinct head from tenant_logs order by head`);
     expect(heads).toEqual([{ head: result.target }, { head: early }]);
     expect((await advanced()).target).toBeGreaterThan(result.target);
   });
@@ -53,9 +53,9 @@ describe('advancing the log after it went back in time', () => {
     const ahead = daysAgo(-1);
     const publisher = await log.client();
     await publisher.query('begin');
-    await publisher.query('update streams set head = $1', [ahead]);
+    await publisher.query('update tenant_logs set head = $1', [ahead]);
     const result = advanced();
-    await log.waiting('streams s set head');
+    await log.waiting('tenant_logs s set head');
     await publisher.query('commit');
     expect(await result).toMatchObject({ lifted: 0, head: ahead });
   });

@@ -1,7 +1,7 @@
 import { randomUUIDv7 } from 'node:crypto';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import type { Pool } from '../../src/postgres/pool.ts';
-import { ClientPool, EnginePool } from '../../src/postgres/pools.ts';
+import { ClientPool, CrossTenantPool } from '../../src/postgres/pools.ts';
 import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
@@ -9,7 +9,7 @@ import { IssuersStore } from '../../src/auth/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
 import { newIssuer, patchedIssuer } from '../../src/auth/registration.ts';
 import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.store.ts';
-import { StreamOrdersStore, type Order } from '../../src/delivery/stream-orders.store.ts';
+import { StreamCommandsStore, type StreamCommand } from '../../src/delivery/stream-commands.store.ts';
 import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.store.ts';
 import type { Service } from './app.ts';
 
@@ -22,7 +22,7 @@ async function act<Result>(
   work: (run: RunOfTenant) => Promise<Result>,
 ): Promise<Result> {
   const result = await app.get(ClientPool).transaction(tenantIdSchema.parse(tenant), work);
-  await app.get(Changes).now();
+  await app.get(ChangeFeed).now();
   return result;
 }
 
@@ -31,8 +31,8 @@ async function actOnRegistry<Result>(
   { app }: Service,
   work: (run: Pool['rows']) => Promise<Result>,
 ): Promise<Result> {
-  const result = await app.get(EnginePool).transaction(work);
-  await app.get(Changes).now();
+  const result = await app.get(CrossTenantPool).transaction(work);
+  await app.get(ChangeFeed).now();
   return result;
 }
 
@@ -51,9 +51,9 @@ export const revokeUser = (service: Service, tenant: string, user: string, issue
   revoke(service, tenant, { kind: 'user', user: userIdSchema.parse(user), issuedBefore });
 
 /** An order to open streams. */
-export const order = (service: Service, tenant: string, given: Order) =>
+export const order = (service: Service, tenant: string, given: StreamCommand) =>
   act(service, tenant, (run) =>
-    service.app.get(StreamOrdersStore).insert(run, tenantIdSchema.parse(tenant), given),
+    service.app.get(StreamCommandsStore).insert(run, tenantIdSchema.parse(tenant), given),
   );
 
 export const disconnect = (service: Service, tenant: string, user: string) =>

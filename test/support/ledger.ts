@@ -11,12 +11,12 @@ import {
 } from '../../src/core/identifiers.ts';
 import { AcksStore, type Ack } from '../../src/receipts/acks.store.ts';
 import {
-  ArrivalsStore,
-  type Arrival,
-  type Arrived,
-  type Refused,
-} from '../../src/receipts/arrivals.store.ts';
-import { LedgerStore } from '../../src/receipts/ledger.store.ts';
+  DevicesStore,
+  type DeviceRegistration,
+  type Registered,
+  type RegistrationRefusal,
+} from '../../src/receipts/devices.store.ts';
+import { ReceiptsStore } from '../../src/receipts/receipts.store.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { asPosition } from '../../src/core/position.ts';
@@ -28,9 +28,9 @@ import { openMaintenancePool, openPools, type TestPools } from './pools.ts';
 export interface LedgerNode {
   readonly pools: TestPools;
   readonly partitions: Partitions;
-  readonly arrivals: ArrivalsStore;
+  readonly arrivals: DevicesStore;
   readonly acks: AcksStore;
-  readonly ledger: LedgerStore;
+  readonly ledger: ReceiptsStore;
 }
 
 export const userId = (text: string): UserId => userIdSchema.parse(text);
@@ -68,16 +68,16 @@ export class LedgerBench {
     return {
       pools,
       partitions,
-      arrivals: new ArrivalsStore(pools.tenant, partitions),
+      arrivals: new DevicesStore(pools.tenant, partitions),
       acks: new AcksStore(pools.tenant, partitions),
-      ledger: new LedgerStore(pools.engine, partitions),
+      ledger: new ReceiptsStore(pools.engine, partitions),
     };
   }
 
   async tenant({ head = 100, floor = 0 } = {}): Promise<TenantId> {
     this.#tenants += 1;
     const tenantId = tenantIdSchema.parse(`tenant-${this.#tenants}`);
-    await this.database.query('insert into streams (tenant_id, head, floor) values ($1, $2, $3)', [
+    await this.database.query('insert into tenant_logs (tenant_id, head, floor) values ($1, $2, $3)', [
       tenantId,
       head,
       floor,
@@ -87,7 +87,7 @@ export class LedgerBench {
 
   async setStream(tenantId: TenantId, { head, floor }: { head?: number; floor?: number }): Promise<void> {
     await this.database.query(
-      'update streams set head = coalesce($2, head), floor = coalesce($3, floor) where tenant_id = $1',
+      'update tenant_logs set head = coalesce($2, head), floor = coalesce($3, floor) where tenant_id = $1',
       [tenantId, head ?? null, floor ?? null],
     );
   }
@@ -169,7 +169,7 @@ export class LedgerBench {
 }
 
 /** Those that were not refused. */
-export const letIn = (answers: readonly (Arrived | Refused)[]): Arrived[] =>
+export const letIn = (answers: readonly (Registered | RegistrationRefusal)[]): Registered[] =>
   answers.filter((answer) => typeof answer !== 'string');
 
 interface ArrivalInNumbers {
@@ -178,7 +178,7 @@ interface ArrivalInNumbers {
   topics?: string[];
   resume?: number | undefined;
   malformed?: boolean;
-  from?: Arrival['from'];
+  from?: DeviceRegistration['from'];
   mostDevices?: number;
 }
 
@@ -190,7 +190,7 @@ export function arrival({
   malformed = false,
   from = 'undelivered',
   mostDevices = 100,
-}: ArrivalInNumbers = {}): Arrival {
+}: ArrivalInNumbers = {}): DeviceRegistration {
   return {
     user: userId(user),
     device: deviceId(device),

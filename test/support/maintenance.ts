@@ -61,7 +61,7 @@ export class OldLog {
       tenantId,
       keptDays,
     ]);
-    await this.database.query('insert into streams (tenant_id) values ($1)', [tenantId]);
+    await this.database.query('insert into tenant_logs (tenant_id) values ($1)', [tenantId]);
   }
 
   /** A notification of `tenantId` to everyone at `position`, whose partition is there. */
@@ -71,7 +71,7 @@ export class OldLog {
        values ($1, $2, gen_random_uuid(), 'test', '1', 1, 'test')`,
       [tenantId, position],
     );
-    await this.database.query('update streams set head = greatest(head, $2) where tenant_id = $1', [
+    await this.database.query('update tenant_logs set head = greatest(head, $2) where tenant_id = $1', [
       tenantId,
       position,
     ]);
@@ -79,7 +79,7 @@ export class OldLog {
 
   async floor(tenantId: string): Promise<number | undefined> {
     const [row] = await this.database.query<{ floor: number }>(
-      'select floor from streams where tenant_id = $1',
+      'select floor from tenant_logs where tenant_id = $1',
       [tenantId],
     );
     return row?.floor;

@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import { Changes } from '../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { NO_LIMITS, type OwnLimits } from '../../src/core/limits.ts';
 import { setTenant } from './acts.ts';
 import { publish } from './api.ts';
@@ -29,7 +29,7 @@ export class TwoNodes {
   /** Gives the tenant these limits; both nodes know of it then. */
   async limit(tenant: string, limits: Partial<OwnLimits>): Promise<void> {
     await setTenant(this.here, tenant, { limits: { ...NO_LIMITS, ...limits } });
-    await this.there.app.get(Changes).now();
+    await this.there.app.get(ChangeFeed).now();
   }
 
   /** Opens a stream and does not wait for anything on it. */

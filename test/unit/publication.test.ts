@@ -10,7 +10,7 @@ import {
   readPublication,
   type PublishRoute,
 } from '../../src/publishing/publication.ts';
-import { Slice } from '../../src/concurrency/slice.ts';
+import { TimeSlicer } from '../../src/concurrency/time-slicer.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
 const read = async (route: PublishRoute, text: string, settings: Record<string, string> = {}) => {
@@ -262,8 +262,8 @@ describe('a text that nobody has parsed', () => {
         parts.push(walked);
         walked = 0;
       };
-      jest.spyOn(Slice.prototype, 'isOver', 'get').mockReturnValue(true);
-      jest.spyOn(Slice.prototype, 'next').mockImplementation(async () => end());
+      jest.spyOn(TimeSlicer.prototype, 'isOver', 'get').mockReturnValue(true);
+      jest.spyOn(TimeSlicer.prototype, 'next').mockImplementation(async () => end());
       await read(route, text).catch(() => undefined);
       end();
       expect(parts.reduce((sum, part) => sum + part)).toBeGreaterThan(LENGTH / 2);

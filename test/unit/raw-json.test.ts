@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { compact, elements, inTurns, members, walkCompact } from '../../src/http/raw-json.ts';
-import { Slice } from '../../src/concurrency/slice.ts';
+import { TimeSlicer } from '../../src/concurrency/time-slicer.ts';
 
 /** White space as JSON allows it between tokens. */
 const space = fc.stringMatching(/^[ \t\r\n]{0,3}$/);
@@ -76,7 +76,7 @@ describe('compact', () => {
   test('of what has more bytes than it may have nothing is kept, and all of it is counted', async () => {
     const text = ` [ "é", ${'1 '.repeat(100_000)}[ ] ]`;
     const compacted = async (most: number) =>
-      await inTurns(walkCompact(text, { start: 0, end: text.length }, most), new Slice());
+      await inTurns(walkCompact(text, { start: 0, end: text.length }, most), new TimeSlicer());
     const whole = compact(text);
     expect(whole).toEqual({ text: `["é",${'1'.repeat(100_000)}[]]`, size: 100_009, depth: 2 });
     expect(await compacted(whole.size)).toEqual(whole);

@@ -87,7 +87,7 @@ test('a stream that gets other addresses between two turns of a dispatch misses 
   second.addresses = [own, EVERYONE, addressOfTopic(topicSchema.parse('more'))];
   hub.readdress(second, before);
   // In as many turns as this machine needs.
-  while (hub.settled < 2) await setImmediate();
+  while (hub.dispatchedUpTo < 2) await setImmediate();
   expect(second.got).toEqual([2]);
 });
 
@@ -143,22 +143,22 @@ describe('while a broadcast is under way', () => {
     ]);
     while (member.got.length === 0) await setImmediate();
     expect(reached()).toBeLessThan(5);
-    expect([member.got, Number(hub.settled)]).toEqual([[1, 2, 3, 4], 0]);
-    while (hub.settled < 4) await setImmediate();
+    expect([member.got, Number(hub.dispatchedUpTo)]).toEqual([[1, 2, 3, 4], 0]);
+    while (hub.dispatchedUpTo < 4) await setImmediate();
     expect(member.got).toEqual([1, 2, 3, 4]);
     for (const { got } of crowd) expect(got).toEqual([1, 3]);
   });
 
   test('a single user waits for it where the tail does not go back as far', async () => {
     const { hub, member } = begun([notification(2, { user: alice })], (tail) => tail.trim(0));
-    while (hub.settled < 2) await setImmediate();
+    while (hub.dispatchedUpTo < 2) await setImmediate();
     expect(member.got).toEqual([1, 2]);
   });
 
   test('nothing of it is settled before the last of them has it', async () => {
     const { hub, crowd, reached } = begun([notification(2, { user: alice })]);
-    while (hub.settled < 1) await setImmediate();
-    expect([reached(), Number(hub.settled)]).toEqual([crowd.length, 2]);
+    while (hub.dispatchedUpTo < 1) await setImmediate();
+    expect([reached(), Number(hub.dispatchedUpTo)]).toEqual([crowd.length, 2]);
   });
 });
 

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
 
-const root = new URL('../../', import.meta.url);
+const root = new URL('../..', import.meta.url);
 const model = readFileSync(new URL('docs/explanation/threat-model.md', root), 'utf8');
 
 /** Every `file` › title of the lists. */

@@ -66,7 +66,7 @@ export interface Stage {
 const isOwnWork = ({ pool, name }: Heard): boolean =>
   /^tidings (changes|entities|engine|maintenance)$/.test(pool) ||
   // `name_tenant` stands before each statement of a tenant, also before its own.
-  /^(name_tenant|database_now|stream_states|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections|\w+_erasure|erase_\w+|\w+_erasure_done|cut_\w+)$/.test(
+  /^(name_tenant|database_now|log_heads|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections|\w+_erasure|erase_\w+|\w+_erasure_done|cut_\w+)$/.test(
     name,
   );
 

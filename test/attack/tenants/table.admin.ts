@@ -165,7 +165,7 @@ export const administration: Table = {
           as: operator,
           foreign: ({ globex }) => globex.only,
           answer: { status: 204 },
-          writes: ['stream_orders', ACT],
+          writes: ['stream_commands', ACT],
         }),
         attempt({
           what: 'another user, as a user',
@@ -185,7 +185,7 @@ export const administration: Table = {
           as: operator,
           foreign: ({ globex }) => globex.only,
           answer: { status: 204 },
-          writes: ['stream_orders', ACT],
+          writes: ['stream_commands', ACT],
         }),
         attempt({
           what: 'another user, as a user',

@@ -4,7 +4,7 @@ import { attempt, billing, LABEL, NUMBER, refused, shop, TIME, type Attempt, typ
 import { ORDER, type Tenant } from './stage.ts';
 
 const STORED = { status: 201 };
-const LOG = ['notifications', 'streams'];
+const LOG = ['notifications', 'tenant_logs'];
 const LOG_AND_KEYS = [...LOG, 'idempotency_keys'];
 
 /** A key under which this publisher has just stored the same. */

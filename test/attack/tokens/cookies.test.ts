@@ -1,6 +1,6 @@
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
 import { SERVICE_SCOPES } from '../../../src/core/scopes.ts';
 import { serviceToken, TEST_SECRET, userToken } from '../../support/tokens.ts';
 import { expectNothingOf, traces } from './refused.ts';
@@ -21,7 +21,7 @@ beforeAll(async () => {
       origin,
     ]);
   }
-  await stage.service.app.get(Changes).now();
+  await stage.service.app.get(ChangeFeed).now();
 });
 afterAll(async () => {
   await stage.close();

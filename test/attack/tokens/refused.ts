@@ -65,7 +65,7 @@ export async function traces(database: TestDatabase): Promise<Record<string, unk
   const [row] = await database.query(
     `select (select count(*) from notifications) as notifications,
        (select count(*) from devices) as devices, (select count(*) from acks) as acks,
-       (select count(*) from stream_tickets) as tickets, (select count(*) from stream_orders) as orders,
+       (select count(*) from stream_tickets) as tickets, (select count(*) from stream_commands) as orders,
        (select count(*) from tenants) as tenants, (select count(*) from audit_log) as audited`,
   );
   return row ?? {};

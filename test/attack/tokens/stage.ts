@@ -5,8 +5,8 @@ import {
   sign as signBytes,
   type KeyObject,
 } from 'node:crypto';
-import { Changes } from '../../../src/cluster/changes.ts';
-import { EnginePool } from '../../../src/postgres/pools.ts';
+import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
+import { CrossTenantPool } from '../../../src/postgres/pools.ts';
 import { IssuersStore } from '../../../src/auth/issuers.store.ts';
 import { issuerRegistrationSchema } from '../../../src/auth/registration.schema.ts';
 import { newIssuer } from '../../../src/auth/registration.ts';
@@ -153,7 +153,7 @@ export async function setStage(settings: Record<string, string> = {}): Promise<S
     log,
     async register(registration) {
       await register(registration);
-      await service.app.get(Changes).now();
+      await service.app.get(ChangeFeed).now();
     },
     startNode,
     async close() {
@@ -174,7 +174,7 @@ async function registrar(database: TestDatabase): Promise<Stage['register']> {
       statementTimeoutMs: 60_000,
       preparedStatements: false,
     };
-    const pool = new EnginePool(options);
+    const pool = new CrossTenantPool(options);
     try {
       const id = randomUUIDv7();
       const state = newIssuer(

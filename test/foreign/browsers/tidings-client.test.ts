@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { Changes } from '../../../src/cluster/changes.ts';
+import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
 import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
@@ -335,9 +335,11 @@ describeInBrowsers((installed) => {
         await expectGot(sent);
         await eventually(async () => expect(await page.evaluate('window.renewals')).toBe(1), PATIENCE);
         const renewed = () =>
-          crossing.database.query(`select from stream_orders where user_id = $1 and kind = 'renew'`, [user]);
+          crossing.database.query(`select from stream_commands where user_id = $1 and kind = 'renew'`, [
+            user,
+          ]);
         await eventually(async () => expect(await renewed()).toHaveLength(1), PATIENCE);
-        await crossing.app.get(Changes).now();
+        await crossing.app.get(ChangeFeed).now();
         clock.set(first);
         const looked = await StreamClient.open(crossing.url, userToken({ user: 'looked' }));
         await looked.until(() => looked.comments.length >= 2, 'two heartbeats');
@@ -361,7 +363,7 @@ describeInBrowsers((installed) => {
          values ('acme', gen_random_uuid(), 'token', $1, now() + interval '1 hour')`,
         [`${user}-1`],
       );
-      await crossing.app.get(Changes).now();
+      await crossing.app.get(ChangeFeed).now();
       cutting.away = false;
       sent.push(await send());
       await expectGot(sent);

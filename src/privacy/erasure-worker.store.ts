@@ -1,0 +1,178 @@
+import { Injectable } from '@nestjs/common';
+import type { Statement } from '../postgres/pool.ts';
+import { HistoryPool } from '../postgres/pools.ts';
+import type { TenantId } from '../core/identifiers.ts';
+import type { Position } from '../core/position.ts';
+import type { Erasure } from './erasure.ts';
+import {
+  keyOf,
+  lowestOf,
+  DATA_OF_TENANT,
+  personalDataOfUser,
+  type Key,
+  type PersonalData,
+} from './inventory.ts';
+
+/** Rows that one statement takes: a few milliseconds of work. */
+const ROWS = 1_000;
+
+/** Keys that one statement looks at; each may have an answer of a thousand notifications. */
+const KEYS = 500;
+
+/** What a page did. `next`: behind which the next one begins; undefined: there is none. */
+interface ErasedPage {
+  readonly gone: number;
+  readonly next: Key | undefined;
+}
+
+/** Erases the page behind a key. Undefined: another process works on it. */
+type Step = (after: Key | undefined) => Promise<ErasedPage | undefined>;
+
+/*
+ * A page is one statement and so one short transaction: nobody waits for it who does not want the same rows, and a
+ * process that dies leaves whole pages. What they have in common:
+ *
+ * - `lease` holds the row of the erasure: two processes never work at the same time, and the one that was given up for
+ *   dead finds that it is not the worker any more, and does nothing.
+ * - A page begins behind the last one. From the front it would have to pass everything that is dead already.
+ * - The rows go by a range of the key whose end is a value: in a join the planner would read all partitions.
+ */
+const LEASE = `lease as materialized (
+  select erasure_id from erasures where tenant_id = $1 and erasure_id = $2 and worker = $3 and done_at is null for update
+)`;
+const noted = (name: string) => `noted as (
+  update erasures e
+  set touched_at = clock_timestamp(),
+    erased = e.erased || jsonb_build_object('${name}', coalesce((e.erased ->> '${name}')::bigint, 0) + (select count(*) from gone))
+  from lease where e.tenant_id = $1 and e.erasure_id = lease.erasure_id
+  returning 1
+)`;
+
+/* What is gone is not kept any more; what lies below the floor has not been for a while. */
+const PAID_BACK = `paid_back as (
+  update tenant_logs s set removed_bytes = s.removed_bytes + (select coalesce(sum(size), 0) from gone where position > s.floor)
+  where s.tenant_id = $1 and exists (select from gone)
+), `;
+
+function pageOf(name: string, scope: string, place: PersonalData): Statement {
+  const { table, key, which = 'true' } = place;
+  const { columns, after } = keyOf(place, '$4::text[]');
+  const names = key.map(([column]) => column);
+  const returned = table === 'notifications' ? 't.position, t.size' : '1';
+  const rows = `t.tenant_id = $1 and (${columns}) > (${after}) and ${which}`;
+  return {
+    name: `erase_${name}_of_${scope}`,
+    text: `
+with ${LEASE}, page as materialized (
+  select page.* from lease cross join lateral (
+    select ${columns} from ${table} t where ${rows} order by ${columns} limit $5
+  ) page
+), last as materialized (
+  select * from page order by ${names.map((column) => `${column} desc`).join(', ')} limit 1
+), gone as (
+  delete from ${table} t
+  where ${rows} and (${columns}) <= (${names.map((column) => `(select ${column} from last)`).join(', ')})
+  returning ${returned}
+), ${name === 'notifications' && scope === 'user' ? PAID_BACK : ''}${noted(name)}
+select (select count(*)::int from gone) as taken, (select count(*)::int from gone) as gone,
+  (select array[${names.map((column) => `${column}::text`).join(', ')}] from last) as last
+from noted`,
+  };
+}
+
+/*
+ * The answer to a key stays for the rest of its window, or a publisher that repeats a request would publish again what
+ * was erased, and to the others of a batch a second time. The ids of what is gone are taken out of it: place n of the
+ * answer is position `first_position + n - 1`, so that one look into the user's notifications tells.
+ *
+ * Behind row-level security only what leaks nothing is looked up in an index, and a sum of columns is not of that kind: it is
+ * made into a column first (`offset 0`), or stands in a sub-select, to which columns from outside are values.
+ */
+const ANSWERS: Statement = {
+  name: 'erase_answers_of_user',
+  text: `
+with ${LEASE}, page as materialized (
+  select k.publisher, k.key, exists (
+    select from notifications n where n.tenant_id = $1 and n.user_id = $6 and n.position <= $7
+      and n.position >= k.first_position and n.position < k.first_position + cardinality(k.ids)
+  ) as named
+  from lease cross join lateral (
+    select publisher, key, first_position, ids from idempotency_keys
+    where tenant_id = $1 and (publisher, key) > (($4::text[])[1], ($4::text[])[2])
+    order by publisher, key limit $5
+  ) k
+), last as materialized (
+  select publisher, key from page order by publisher desc, key desc limit 1
+), gone as (
+  update idempotency_keys k set ids = array(
+    select case when n.position is null then answer.id else '00000000-0000-0000-0000-000000000000' end
+    from (
+      select id, k.first_position + place - 1 as position
+      from unnest(k.ids) with ordinality as answer (id, place) offset 0
+    ) answer
+    left join lateral (
+      select n.position from notifications n
+      where n.tenant_id = $1 and n.user_id = $6 and n.position = answer.position and n.position <= $7
+    ) n on true
+    order by answer.position
+  )
+  where k.tenant_id = $1 and (k.publisher, k.key) > (($4::text[])[1], ($4::text[])[2])
+    and (k.publisher, k.key) <= ((select publisher from last), (select key from last))
+    and (k.publisher, k.key) in (select publisher, key from page where named)
+  returning 1
+), ${noted('answers')}
+select (select count(*)::int from page) as taken, (select count(*)::int from gone) as gone,
+  (select array[publisher, key] from last) as last
+from noted`,
+};
+
+const OF_TENANT = Object.entries(DATA_OF_TENANT).map(([name, place]) => ({
+  place,
+  statement: pageOf(name, 'tenant', place),
+}));
+/* The answers are found through the notifications, which go last. */
+const { notifications, ...others } = personalDataOfUser({ user: '$6', upTo: '$7' });
+const OF_USER = Object.entries(others).map(([name, place]) => ({
+  place,
+  statement: pageOf(name, 'user', place),
+}));
+const NOTIFICATIONS = pageOf('notifications', 'user', notifications);
+
+interface Row extends Record<string, unknown> {
+  readonly taken: number;
+  readonly gone: number;
+  readonly last: Key | null;
+}
+
+/** The SQL that erases. */
+@Injectable()
+export class ErasureWorkerStore {
+  constructor(private readonly pool: HistoryPool) {}
+
+  /** What an erasure consists of, in order. Each step is taken until it names no next page. */
+  steps(erasure: Erasure, worker: string, upTo: Position): readonly Step[] {
+    const { user } = erasure;
+    const step =
+      (statement: Statement, lowest: Key, limit: number, of: readonly unknown[]): Step =>
+      (after = lowest) =>
+        this.#page(erasure.tenantId, statement, [erasure.id, worker, after, limit, ...of], limit);
+    if (user === null)
+      return OF_TENANT.map(({ statement, place }) => step(statement, lowestOf(place), ROWS, []));
+    return [
+      step(ANSWERS, ['', ''], KEYS, [user, upTo]),
+      ...OF_USER.map(({ statement, place }) => step(statement, lowestOf(place), ROWS, [user])),
+      step(NOTIFICATIONS, lowestOf(notifications), ROWS, [user, upTo]),
+    ];
+  }
+
+  async #page(
+    tenantId: TenantId,
+    statement: Statement,
+    values: readonly unknown[],
+    limit: number,
+  ): Promise<ErasedPage | undefined> {
+    const [row] = await this.pool.rows<Row>(tenantId, statement, values);
+    if (row === undefined) return undefined;
+    return { gone: row.gone, next: row.taken < limit || row.last === null ? undefined : row.last };
+  }
+}
