@@ -155,7 +155,7 @@ async function checkRole(setting: string, url: string, faults: string): Promise<
     const { rows } = await client.query<{ fault: string }>(`${REACH} ${faults}`);
     if (rows.length > 0)
       throw new StartError(
-        `The login of ${setting} could break tenant isolation:\n${rows.map(({ fault }) => `  - ${fault}`).join('\n')}\nGive it a login of its own without special rights; docs/operations.md tells how ("Database logins").`,
+        `The login of ${setting} could break tenant isolation:\n${rows.map(({ fault }) => `  - ${fault}`).join('\n')}\nGive it a login of its own without special rights; docs/how-to/deploy.md tells how ("Database logins").`,
       );
     const { rows: databases } = await client.query<{ database: string }>(
       `select current_database() || pg_postmaster_start_time()::text as database`,
