@@ -3,7 +3,7 @@ import { AuditModule } from '../audit/audit.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { IssuersModule } from '../auth/issuers.module.ts';
 import { RevocationsModule } from '../auth/revocations.ts';
-import { StreamModule } from '../delivery/stream.module.ts';
+import { StreamModule } from '../delivery/stream.controller.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import { AuditController } from './audit.controller.ts';

@@ -9,7 +9,7 @@ import { deadlinesOf, serverOptions, type Deadlines } from '../http/connections.
 import { LoggingModule, REQUEST_ID_HEADER, ServiceLogger } from '../telemetry/logging.ts';
 import { buildPipeline } from './pipeline.ts';
 import { Shutdown } from './shutdown.ts';
-import { ProblemFilter, sendProblem, toProblem } from '../http/problem.filter.ts';
+import { ProblemFilter, sendProblem, toProblem } from '../http/problems.ts';
 import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
 import { AuthModule } from '../auth/auth.module.ts';
@@ -17,14 +17,14 @@ import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
 import { DocsModule } from '../openapi/docs.module.ts';
 import { HealthModule } from '../health/health.controller.ts';
-import { ReceiptsModule } from '../receipts/receipts.module.ts';
-import { LogModule } from '../log/log.module.ts';
+import { ReceiptsModule } from '../receipts/receipts.ts';
+import { LogModule } from '../log/ingest.ts';
 import { MaintenanceModule } from '../maintenance/maintenance.ts';
 import { MetricsModule } from '../telemetry/metrics-endpoint.ts';
 import { HistoryModule } from '../history/history.controller.ts';
 import { PublishingModule } from '../publishing/publish.controller.ts';
 import { PrivacyModule } from '../privacy/privacy.controller.ts';
-import { StreamModule } from '../delivery/stream.module.ts';
+import { StreamModule } from '../delivery/stream.controller.ts';
 
 interface AppOptions {
   /** Where log lines go instead of standard output. */

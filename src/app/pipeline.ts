@@ -4,7 +4,7 @@ import type { FastifyRequest } from 'fastify';
 import { Cors } from '../auth/cors.ts';
 import { TokenGuard } from '../auth/token.guard.ts';
 import type { Config } from '../core/config.ts';
-import { refuseBadHttp } from '../http/bad-http.ts';
+import { refuseBadHttp } from '../http/problems.ts';
 import { ConnectionThrottle, wantsStream } from '../http/connection-throttle.ts';
 import {
   endUnread,
@@ -25,7 +25,7 @@ const BESIDE_STREAMS = 1_000;
  * is here, in its order.
  *
  * Behind the last hook Nest asks TokenGuard, calls the handler, and renders what is thrown by ProblemFilter
- * (src/http/problem.filter.ts; what comes before a route is opened as a stream: src/delivery/stream.controller.ts).
+ * (src/http/problems.ts; what comes before a route is opened as a stream: src/delivery/stream.controller.ts).
  */
 export function buildPipeline(app: NestFastifyApplication, config: Config, deadlines: Deadlines): void {
   const fastify = app.getHttpAdapter().getInstance();

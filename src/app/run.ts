@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { announcement, demo } from './announcement.ts';
 import { createApp } from './app.ts';
-import { loadOrCreateSecret } from '../auth/dev-secret.ts';
+import { loadOrCreateSecret } from '../auth/secrets.ts';
 import { readConfig, type Config } from '../core/config.ts';
 import type { DatabaseUrls } from '../postgres/roles.ts';
 import { openDatabase } from '../postgres/open-database.ts';

@@ -1,9 +1,9 @@
 import { Injectable, Logger } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { LogThrottle } from '../concurrency/log-throttle.ts';
+import { LogThrottle } from '../concurrency/pacing.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { sendProblem } from '../http/problem.filter.ts';
+import { sendProblem } from '../http/problems.ts';
 import { Tenants } from '../tenants/tenants.ts';
 
 /** What a page may send, and for how many seconds a browser need not ask again. */

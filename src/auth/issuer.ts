@@ -1,7 +1,6 @@
 import type { ServiceScope, TenantId } from '../core/identifiers.ts';
-import { SharedSecret, type VerificationKeys, within } from './keys.ts';
+import { type RemoteKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
 import type { Config } from '../core/config.ts';
-import type { RemoteKeys } from './remote-keys.ts';
 /** Signatures that an issuer can be registered with. EdDSA is Ed25519. */
 export const ALGORITHMS = [
   'HS256',

@@ -5,10 +5,9 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import { environmentIssuer, type Issuer, type IssuerTenants } from './issuer.ts';
 import { IssuersStore, type IssuerRow } from './issuers.store.ts';
-import { GivenKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
+import { GivenKeys, RemoteKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
 import { issuerDefinitionSchema, type IssuerDefinition } from './registration.schema.ts';
-import { RemoteKeys } from './remote-keys.ts';
-import { SecretSeal } from './sealed-secret.ts';
+import { SecretSeal } from './secrets.ts';
 
 /** What this node made of one version of a registration. */
 interface Known {

@@ -9,8 +9,14 @@ import { Issuers } from './issuers.ts';
 import { KeysUnavailable, NoSuchKey } from './keys.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { tokenInvalid } from './credentials.ts';
-import { readClaims, type TokenLimits } from './claims.ts';
-import { claimedIssuer, readHeader, readPayload, type JoseHeader } from './jws.ts';
+import {
+  claimedIssuer,
+  type JoseHeader,
+  readClaims,
+  readHeader,
+  readPayload,
+  type TokenLimits,
+} from './claims.ts';
 import type { Principal } from '../http/access.ts';
 
 /** A token on its way through passport, which knows requests only. */

@@ -8,7 +8,7 @@ import {
   type IssuerPatch,
   type IssuerRegistration,
 } from './registration.schema.ts';
-import { SecretSeal } from './sealed-secret.ts';
+import { SecretSeal } from './secrets.ts';
 
 /** A registration as it is stored. */
 export interface IssuerState {

@@ -2,7 +2,7 @@ import type { parseArgs } from 'node:util';
 import { JwtService } from '@nestjs/jwt';
 import type { z } from 'zod';
 import { readClaims } from '../auth/claims.ts';
-import { loadOrCreateSecret } from '../auth/dev-secret.ts';
+import { loadOrCreateSecret } from '../auth/secrets.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { parse, UsageError, type Command } from './command.ts';
 import { environmentRules } from '../auth/issuer.ts';

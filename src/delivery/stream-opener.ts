@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { TokenStatus } from '../auth/token-status.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
-import { InFlight } from '../concurrency/in-flight.ts';
+import { InFlight } from '../concurrency/pacing.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Draining } from '../core/draining.ts';
 import type { TenantId } from '../core/identifiers.ts';

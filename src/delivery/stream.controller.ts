@@ -9,6 +9,7 @@ import {
   Headers,
   HttpCode,
   Inject,
+  Module,
   Post,
   Query,
   Req,
@@ -28,13 +29,23 @@ import { z } from 'zod';
 import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/credentials.ts';
 import { Tokens } from '../auth/tokens.ts';
-import { ChangeFeed } from '../cluster/change-feed.ts';
+import { ChangeFeed, ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Problem } from '../core/errors.ts';
 import { Hubs } from './connection.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 import { StreamCommandsStore } from './stream-commands.store.ts';
 import { Tickets } from '../auth/tickets.ts';
-import { sendProblem, toProblem } from '../http/problem.filter.ts';
+import { sendProblem, toProblem } from '../http/problems.ts';
+import { AuthModule } from '../auth/auth.module.ts';
+import { ReceiptsModule } from '../receipts/receipts.ts';
+import { TenantsModule } from '../tenants/tenants.module.ts';
+import { LogFeed } from './log-feed.ts';
+import { Backlog } from './backlog.ts';
+import { ConnectionQuota } from './connection-quota.ts';
+import { NodePurge } from './node-purge.ts';
+import { Eviction } from './eviction.ts';
+import { StreamCommands, StreamControl } from './stream-commands.ts';
+import { Streams } from './streams.ts';
 
 /**
  * The query of GET /v1/stream. Nothing in it says whose stream it is: that is in the token. What is not known is left out, and
@@ -94,7 +105,7 @@ class PassingTroubleFilter implements ExceptionFilter {
 
 @Controller('v1/stream')
 @UseFilters(PassingTroubleFilter)
-export class StreamController {
+class StreamController {
   constructor(
     private readonly opener: StreamOpener,
     @Inject(CONFIG) private readonly config: Config,
@@ -155,7 +166,7 @@ export const renewedSchema = z.object({ tokenExpiresAt: z.iso.datetime() }).meta
 
 /** A new token for an open stream, so that it need not end with the old one. */
 @Controller('v1/stream/renewals')
-export class RenewalsController {
+class RenewalsController {
   constructor(
     private readonly tokens: Tokens,
     private readonly hubs: Hubs,
@@ -223,7 +234,7 @@ export const ticketSchema = z
   .meta({ id: 'Ticket' });
 
 @Controller('v1/stream/tickets')
-export class TicketsController {
+class TicketsController {
   constructor(private readonly tickets: Tickets) {}
 
   /** A token in its seconds of grace gets none: its stream would have to end before it began. */
@@ -246,3 +257,24 @@ export class TicketsController {
     return { ticket, expiresAt: expiresAt.toISOString() };
   }
 }
+
+@Module({
+  imports: [AuthModule, ChangeFeedModule, ReceiptsModule, TenantsModule],
+  controllers: [StreamController, RenewalsController, TicketsController],
+  providers: [
+    StreamOpener,
+    Streams,
+    Hubs,
+    LogFeed,
+    Backlog,
+    ConnectionQuota,
+    Eviction,
+    OpenConnectionsStore,
+    StreamControl,
+    StreamCommands,
+    StreamCommandsStore,
+    NodePurge,
+  ],
+  exports: [ConnectionQuota, LogFeed, NodePurge, OpenConnectionsStore, StreamCommandsStore, Streams],
+})
+export class StreamModule {}

@@ -1,5 +1,5 @@
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
-import { TimeSlicer } from '../concurrency/time-slicer.ts';
+import { TimeSlicer } from '../concurrency/pacing.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';

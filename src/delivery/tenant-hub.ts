@@ -1,7 +1,7 @@
 import type { TenantId } from '../core/identifiers.ts';
 import type { Batch } from '../core/notification.ts';
 import { asPosition, type Position } from '../core/position.ts';
-import { TimeSlicer } from '../concurrency/time-slicer.ts';
+import { TimeSlicer } from '../concurrency/pacing.ts';
 import type { StreamNode } from './stream-node.ts';
 import { Tail, userOf, type Address, type Entry } from './tail.ts';
 

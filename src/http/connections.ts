@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { Logger } from '@nestjs/common';
 import type { Config } from '../core/config.ts';
-import { LogThrottle } from '../concurrency/log-throttle.ts';
+import { LogThrottle } from '../concurrency/pacing.ts';
 
 /* How many connections there may be, how long each may take for what, and in which order its requests are served. */
 

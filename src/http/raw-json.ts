@@ -1,4 +1,4 @@
-import { TimeSlicer } from '../concurrency/time-slicer.ts';
+import { TimeSlicer } from '../concurrency/pacing.ts';
 
 /*
  * `data` is passed on as the publisher wrote it: 2^63 keeps its digits, "\u00e9" its escape, an object its order and

@@ -1,18 +1,20 @@
 import { randomUUID } from 'node:crypto';
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Global, Inject, Injectable, Logger, Module } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
 import { messageOf, Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { InFlight } from '../concurrency/in-flight.ts';
+import { InFlight } from '../concurrency/pacing.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { Quotas } from './quota.ts';
-import { AppendStore, isPartitionMissing, type Appended, type Publication } from './append.store.ts';
+import { type Appended, AppendStore, isPartitionMissing, type Publication } from './append.store.ts';
 import { IdempotencyRecords } from './idempotency.ts';
 import type { Batch, Notification, Stored } from '../core/notification.ts';
-import { Partitions } from './partitions.ts';
+import { Partitions, PartitionsModule } from './partitions.ts';
 import { asPosition, type Position } from '../core/position.ts';
+import { TenantsModule } from '../tenants/tenants.module.ts';
+import { ReadStore } from './read.store.ts';
 
 interface Waiting {
   readonly publication: Publication;
@@ -305,3 +307,11 @@ function firstOf(ids: readonly string[], found: ReadonlyMap<string, Position>): 
 }
 
 const tenantGone = (): Problem => new Problem('tenant_unknown', 'The tenant of the token is not registered.');
+
+@Global()
+@Module({
+  imports: [PartitionsModule, TenantsModule],
+  providers: [AppendStore, ReadStore, Quotas, IdempotencyRecords, Ingest],
+  exports: [AppendStore, ReadStore, Quotas, IdempotencyRecords, Ingest, PartitionsModule],
+})
+export class LogModule {}

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
+import { KeyedSemaphore } from '../concurrency/pacing.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { failureOf } from './errors.ts';
 import {

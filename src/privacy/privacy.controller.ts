@@ -10,7 +10,7 @@ import { AuditModule } from '../audit/audit.module.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { Problem } from '../core/errors.ts';
 import { tenantIdSchema, type TenantId, type UserId } from '../core/identifiers.ts';
-import { StreamModule } from '../delivery/stream.module.ts';
+import { StreamModule } from '../delivery/stream.controller.ts';
 import { HistoryModule } from '../history/history.controller.ts';
 import { beginLines, LINES_TYPE } from '../history/ndjson.ts';
 import { refuseQuery } from '../http/json-body.ts';

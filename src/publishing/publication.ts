@@ -15,7 +15,7 @@ import {
   type Part,
   type Slice,
 } from '../http/raw-json.ts';
-import { TimeSlicer } from '../concurrency/time-slicer.ts';
+import { TimeSlicer } from '../concurrency/pacing.ts';
 import { scopeMissing } from '../auth/credentials.ts';
 import type { Principal } from '../http/access.ts';
 

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable, Logger } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { LRUCache } from 'lru-cache';
-import { LogThrottle } from '../concurrency/log-throttle.ts';
+import { LogThrottle } from '../concurrency/pacing.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { IdempotencyKey } from '../log/append.store.ts';

@@ -6,7 +6,7 @@ import { DatabaseClock } from '../postgres/clock.ts';
 import { Problem } from '../core/errors.ts';
 import { Draining } from '../core/draining.ts';
 import { asJsonBody, refuseQuery } from '../http/json-body.ts';
-import { parseTraceparent } from '../telemetry/traceparent.ts';
+import { parseTraceparent } from '../telemetry/logging.ts';
 import { Ingest } from '../log/ingest.ts';
 import { IdempotencyRecords } from '../log/idempotency.ts';
 import type { Stored } from '../core/notification.ts';

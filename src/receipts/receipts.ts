@@ -1,4 +1,4 @@
-import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
+import { Inject, Injectable, Logger, Module, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
 import { failureOf, isConnectionLoss } from '../postgres/errors.ts';
@@ -6,8 +6,13 @@ import { messageOf } from '../core/errors.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { ReceiptsStore, type OfStream } from './receipts.store.ts';
+import { type OfStream, ReceiptsStore } from './receipts.store.ts';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Acknowledgements, AcksController } from './acknowledgements.ts';
+import { AcksStore } from './acknowledgements.store.ts';
+import { DevicesStore } from './devices.store.ts';
+import { NodeName } from '../cluster/node-name.ts';
+import { NodesStore } from '../cluster/nodes.store.ts';
 
 type Opened = Parameters<ReceiptsStore['recordConnections']>[1][number];
 type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];
@@ -305,3 +310,10 @@ async function writeChunked<Row>(
     if (pauseMs > 0 && rows.length > 0) await sleep(pauseMs);
   }
 }
+
+@Module({
+  controllers: [AcksController],
+  providers: [AcksStore, Acknowledgements, DevicesStore, Receipts, ReceiptsStore, NodeName, NodesStore],
+  exports: [DevicesStore, Receipts, NodeName],
+})
+export class ReceiptsModule {}

@@ -4,7 +4,6 @@ import { type DestinationStream, type Level, type Logger as PinoLogger, pino } f
 import { type Config, CONFIG } from '../core/config.ts';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Metrics } from './metrics.ts';
-import { parseTraceparent } from './traceparent.ts';
 import { randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 
@@ -193,4 +192,25 @@ const WELL_FORMED = /^[A-Za-z0-9._-]{1,128}$/;
 export function requestIdOf(headers: IncomingHttpHeaders): string {
   const sent = headers[REQUEST_ID_HEADER];
   return typeof sent === 'string' && WELL_FORMED.test(sent) ? sent : randomUUID();
+}
+
+/** W3C Trace Context, §3.2.2: version, trace-id, parent-id, flags. Version 00 ends there; a later one may go on after a dash. */
+const TRACEPARENT = /^(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$/;
+
+/** The longest that is kept: a later version may be longer than the 55 characters of version 00. */
+const MAX_LENGTH = 128;
+
+interface Traceparent {
+  /** The whole header, as it came. */
+  readonly header: string;
+  /** 32 hexadecimal digits. */
+  readonly traceId: string;
+}
+
+/** Reads a `traceparent` header. A malformed one counts as absent, as the standard asks. */
+export function parseTraceparent(header: string | string[] | undefined): Traceparent | undefined {
+  if (typeof header !== 'string' || header.length > MAX_LENGTH) return undefined;
+  const [, version, traceId, rest] = TRACEPARENT.exec(header) ?? [];
+  if (traceId === undefined || (version === '00' && rest !== undefined)) return undefined;
+  return { header, traceId };
 }

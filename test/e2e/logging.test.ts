@@ -1,8 +1,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { describeError } from '../../src/telemetry/logging.ts';
-import { parseTraceparent } from '../../src/telemetry/traceparent.ts';
+import { describeError, parseTraceparent } from '../../src/telemetry/logging.ts';
 import { startService, type Service } from '../support/app.ts';
 import { post } from '../support/api.ts';
 import { eventually } from '../support/eventually.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { TimeSlicer } from '../../src/concurrency/time-slicer.ts';
+import { TimeSlicer } from '../../src/concurrency/pacing.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { serviceToken } from '../support/tokens.ts';

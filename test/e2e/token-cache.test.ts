@@ -8,7 +8,7 @@ import {
   setTenant,
 } from '../support/acts.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
-import { KEY_SET_TIMING } from '../../src/auth/remote-keys.ts';
+import { KEY_SET_TIMING } from '../../src/auth/keys.ts';
 import { get, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { issue, issuerKey, startKeyServer } from '../support/key-server.ts';

@@ -4,11 +4,12 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/
 import {
   GivenKeys,
   keptKeySetSchema,
+  KEY_SET_TIMING,
+  RemoteKeys,
   SharedSecret,
   type VerificationKeys,
   within,
 } from '../../src/auth/keys.ts';
-import { KEY_SET_TIMING, RemoteKeys } from '../../src/auth/remote-keys.ts';
 import { eventually } from '../support/eventually.ts';
 import { startGuarded, type GuardedApp } from '../support/guarded-app.ts';
 import { issue, issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';

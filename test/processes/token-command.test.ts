@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { readClaims } from '../../src/auth/claims.ts';
-import { loadOrCreateSecret } from '../../src/auth/dev-secret.ts';
+import { loadOrCreateSecret } from '../../src/auth/secrets.ts';
 import { environmentRules } from '../../src/auth/issuer.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { startGuarded } from '../support/guarded-app.ts';

@@ -5,7 +5,7 @@ import { CurrentPrincipal, type Principal, Public, RequireScope, UserOnly } from
 import { AuthModule } from '../../src/auth/auth.module.ts';
 import { CONFIG, readConfig, type Config } from '../../src/core/config.ts';
 import { DatabaseModule } from '../../src/postgres/database.module.ts';
-import { ProblemFilter } from '../../src/http/problem.filter.ts';
+import { ProblemFilter } from '../../src/http/problems.ts';
 import { createDatabase, settingsOf, type DatabasePlace } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { InFlight } from '../../src/concurrency/in-flight.ts';
+import { InFlight } from '../../src/concurrency/pacing.ts';
 
 /** Work that ends when it is told to. */
 function work() {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { claimedIssuer, readHeader, readPayload } from '../../src/auth/jws.ts';
+import { claimedIssuer, readHeader, readPayload } from '../../src/auth/claims.ts';
 import { Problem } from '../../src/core/errors.ts';
 
 const encode = (part: string | Buffer) => Buffer.from(part).toString('base64url');

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { expect, test } from '@jest/globals';
 import { isNeverSent, isUnavailable } from '../../src/postgres/errors.ts';
-import { KeyedSemaphore } from '../../src/concurrency/keyed-semaphore.ts';
+import { KeyedSemaphore } from '../../src/concurrency/pacing.ts';
 
 /** Work that a test ends by hand. */
 function byHand(turns: KeyedSemaphore<string>, key: string, begun: string[], name: string) {

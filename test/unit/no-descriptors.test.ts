@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import { isNeverSent } from '../../src/postgres/errors.ts';
-import { toProblem } from '../../src/http/problem.filter.ts';
+import { toProblem } from '../../src/http/problems.ts';
 
 test.each(['EMFILE', 'ENFILE'])(
   'a node that has no descriptor left for a connection to the database (%s) says that it is overloaded',

@@ -10,7 +10,7 @@ import {
   readPublication,
   type PublishRoute,
 } from '../../src/publishing/publication.ts';
-import { TimeSlicer } from '../../src/concurrency/time-slicer.ts';
+import { TimeSlicer } from '../../src/concurrency/pacing.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
 const read = async (route: PublishRoute, text: string, settings: Record<string, string> = {}) => {

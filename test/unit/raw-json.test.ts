@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { compact, elements, inTurns, members, walkCompact } from '../../src/http/raw-json.ts';
-import { TimeSlicer } from '../../src/concurrency/time-slicer.ts';
+import { TimeSlicer } from '../../src/concurrency/pacing.ts';
 
 /** White space as JSON allows it between tokens. */
 const space = fc.stringMatching(/^[ \t\r\n]{0,3}$/);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { SecretSeal } from '../../src/auth/sealed-secret.ts';
+import { SecretSeal } from '../../src/auth/secrets.ts';
 
 const KEY = 'a key of the settings, 32 bytes or more';
 const ISSUER = '0190a0f0-0000-7000-8000-000000000001';

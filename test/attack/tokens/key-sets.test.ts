@@ -4,7 +4,7 @@ import { createServer, type RequestListener } from 'node:http';
 import { createServer as createRawServer } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { KEY_SET_TIMING } from '../../../src/auth/remote-keys.ts';
+import { KEY_SET_TIMING } from '../../../src/auth/keys.ts';
 import { publish } from '../../support/api.ts';
 import { eventually } from '../../support/eventually.ts';
 import { startKeyServer, type KeyServer } from '../../support/key-server.ts';

@@ -1,6 +1,6 @@
 import { createServer, type Server } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { KEY_SET_TIMING } from '../../../src/auth/remote-keys.ts';
+import { KEY_SET_TIMING } from '../../../src/auth/keys.ts';
 import { publish } from '../../support/api.ts';
 import { expectRefused } from './refused.ts';
 import {

@@ -1,7 +1,7 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { KEY_SET_TIMING } from '../../../src/auth/remote-keys.ts';
+import { KEY_SET_TIMING } from '../../../src/auth/keys.ts';
 import { get, post, publish } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { eventually } from '../../support/eventually.ts';
