@@ -1,12 +1,15 @@
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
+import type { EntityManager } from 'typeorm';
 import type { Action } from '../audit/audit.ts';
 import { recordAction } from '../audit/audit.store.ts';
 import type { Principal } from '../http/principal.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
-import type { Pool } from '../postgres/pool.ts';
-import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
-import { namingTenant, type RunOfTenant } from '../postgres/tenant-pool.ts';
+import {
+  CrossTenantTransactions,
+  TenantTransactions,
+  type TenantTransaction,
+} from '../postgres/entity-transactions.ts';
 import type { TenantId } from '../core/identifiers.ts';
 
 export interface AdminAction {
@@ -36,8 +39,8 @@ export interface Outcome<Result, Shown = unknown> {
 @Injectable()
 export class AuditedTransactions {
   constructor(
-    private readonly pool: ClientPool,
-    private readonly engine: CrossTenantPool,
+    private readonly tenants: TenantTransactions,
+    private readonly registry: CrossTenantTransactions,
     private readonly changes: ChangeFeed,
   ) {}
 
@@ -46,11 +49,11 @@ export class AuditedTransactions {
     principal: Principal,
     request: FastifyRequest,
     act: AdminAction,
-    work: (run: RunOfTenant) => Promise<Outcome<Result>>,
+    work: (transaction: TenantTransaction) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
-      this.pool.transaction(act.tenantId, async (run) =>
-        recorded(run, principal, request, act, await work(run)),
+      this.tenants.transaction(act.tenantId, async (transaction) =>
+        recorded(transaction.entities, principal, request, act, await work(transaction)),
       ),
     );
   }
@@ -60,11 +63,11 @@ export class AuditedTransactions {
     principal: Principal,
     request: FastifyRequest,
     act: AdminAction,
-    work: (run: Pool['rows']) => Promise<Outcome<Result>>,
+    work: (entities: EntityManager) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
-      this.engine.transaction(async (run) =>
-        recorded(namingTenant(run), principal, request, act, await work(run)),
+      this.registry.transaction(async (entities) =>
+        recorded(entities, principal, request, act, await work(entities)),
       ),
     );
   }
@@ -77,14 +80,14 @@ export class AuditedTransactions {
 }
 
 async function recorded<Result>(
-  run: RunOfTenant,
+  entities: EntityManager,
   { tenantId: actorTenant, subject, issuer }: Principal,
   { ip, id: requestId }: FastifyRequest,
   { action, tenantId }: AdminAction,
   outcome: Outcome<Result>,
 ): Promise<Outcome<Result>> {
   if (outcome.change !== undefined)
-    await recordAction(run, {
+    await recordAction(entities, {
       tenantId,
       actor: { tenantId: actorTenant, subject, issuer },
       remoteAddress: ip,

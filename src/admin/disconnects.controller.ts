@@ -36,7 +36,7 @@ export class DisconnectsController {
     if (body !== undefined) parseBody(emptyBody, body);
     const { tenantId } = principal;
     const act = { action: 'user.disconnect', tenantId } as const;
-    await this.acts.perform(principal, request, act, async (run) => {
+    await this.acts.perform(principal, request, act, async ({ run }) => {
       await this.orders.insert(run, tenantId, { kind: 'disconnect', user });
       return { result: undefined, change: { target: user, before: null, after: null } };
     });
@@ -57,7 +57,7 @@ export class DisconnectsController {
     const act = { action: 'connection.close', tenantId } as const;
     const before = await this.connections.find(tenantId, connectionId);
     if (before === undefined) throw notFound('open connection');
-    await this.acts.perform(principal, request, act, async (run) => {
+    await this.acts.perform(principal, request, act, async ({ run }) => {
       await this.orders.insert(run, tenantId, { kind: 'close', connectionId });
       return { result: undefined, change: { target: connectionId, before, after: null } };
     });

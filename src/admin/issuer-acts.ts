@@ -1,5 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto';
-import type { Pool } from '../postgres/pool.ts';
+import type { EntityManager } from 'typeorm';
 import { Problem } from '../core/errors.ts';
 import type { IssuersStore } from '../auth/issuers.store.ts';
 import type { IssuerPatch, IssuerRegistration } from '../auth/registration.schema.ts';
@@ -12,34 +12,34 @@ import { notFound } from './path-id.ts';
 
 /** Throws Problem `issuer_exists`, `validation_failed`. */
 export async function registerIssuer(
-  run: Pool['rows'],
+  entities: EntityManager,
   issuers: IssuersStore,
   registration: IssuerRegistration,
   rules: RegistrationRules,
 ): Promise<Outcome<IssuerView, IssuerView>> {
   const id = randomUUIDv7();
-  const record = await issuers.insert(run, id, newIssuer(id, registration, rules));
-  if (record === undefined) throw taken();
+  const record = await issuers.insert(entities, id, newIssuer(id, registration, rules));
+  if (record === 'iss-taken') throw taken();
   const after = issuerView(record);
   return { result: after, change: { target: id, before: null, after } };
 }
 
 /** Throws Problem `not_found`, `issuer_exists`, `validation_failed`. */
 export async function changeIssuer(
-  run: Pool['rows'],
+  entities: EntityManager,
   issuers: IssuersStore,
   id: string,
   patch: IssuerPatch,
   rules: RegistrationRules,
 ): Promise<Outcome<IssuerView, IssuerView>> {
-  const current = await issuers.lock(run, id);
+  const current = await issuers.lock(entities, id);
   if (current === undefined) throw notFound('issuer');
   const before = issuerView(current);
   const next = patchedIssuer(current, patch, rules);
   // A secret cannot be compared, so one that is sent is always a new one.
   if (typeof patch.secret !== 'string' && looksLike(current, next))
     return { result: before, change: undefined };
-  const record = await issuers.update(run, id, next);
+  const record = await issuers.update(entities, id, next);
   if (record === 'iss-taken') throw taken();
   const after = issuerView(record);
   return { result: after, change: { target: id, before, after } };
@@ -47,13 +47,13 @@ export async function changeIssuer(
 
 /** Throws Problem `not_found`. */
 export async function removeIssuer(
-  run: Pool['rows'],
+  entities: EntityManager,
   issuers: IssuersStore,
   id: string,
 ): Promise<Outcome<undefined, IssuerView>> {
-  const current = await issuers.lock(run, id);
+  const current = await issuers.lock(entities, id);
   if (current === undefined) throw notFound('issuer');
-  await issuers.remove(run, id);
+  await issuers.remove(entities, id);
   return { result: undefined, change: { target: id, before: issuerView(current), after: null } };
 }
 

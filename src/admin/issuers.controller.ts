@@ -63,8 +63,8 @@ export class IssuersController {
     refuseQuery(request.query);
     const registration = parseBody(issuerRegistrationSchema, body);
     const act = { action: 'issuer.create', tenantId: principal.tenantId } as const;
-    const issuer = await this.acts.performOnRegistry(principal, request, act, (run) =>
-      registerIssuer(run, this.issuers, registration, this.config),
+    const issuer = await this.acts.performOnRegistry(principal, request, act, (entities) =>
+      registerIssuer(entities, this.issuers, registration, this.config),
     );
     reply.header('location', `/v1/issuers/${issuer.id}`);
     return issuer;
@@ -93,8 +93,8 @@ export class IssuersController {
     const issuerId = parseId(z.uuid(), id, 'issuer');
     const patch = parseBody(issuerPatchSchema, body);
     const act = { action: 'issuer.update', tenantId: principal.tenantId } as const;
-    return await this.acts.performOnRegistry(principal, request, act, (run) =>
-      changeIssuer(run, this.issuers, issuerId, patch, this.config),
+    return await this.acts.performOnRegistry(principal, request, act, (entities) =>
+      changeIssuer(entities, this.issuers, issuerId, patch, this.config),
     );
   }
 
@@ -109,8 +109,8 @@ export class IssuersController {
     refuseQuery(request.query);
     const issuerId = parseId(z.uuid(), id, 'issuer');
     const act = { action: 'issuer.delete', tenantId: principal.tenantId } as const;
-    await this.acts.performOnRegistry(principal, request, act, (run) =>
-      removeIssuer(run, this.issuers, issuerId),
+    await this.acts.performOnRegistry(principal, request, act, (entities) =>
+      removeIssuer(entities, this.issuers, issuerId),
     );
   }
 }

@@ -55,7 +55,7 @@ export class RevocationsController {
     const subject = wanted.kind === 'token' ? wanted.jti : wanted.user;
     if (!this.inForce.hasRoom(tenantId, wanted.kind, subject)) throw full(wanted);
     const act = { action: 'revocation.create', tenantId } as const;
-    return await this.acts.perform(principal, request, act, async (run) => {
+    return await this.acts.perform(principal, request, act, async ({ run }) => {
       const record = await this.revocations.insert(
         run,
         tenantId,

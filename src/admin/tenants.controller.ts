@@ -59,8 +59,8 @@ export class TenantsController {
     this.#refuseUnbearable(limits);
     const settings: TenantSettings = { name, status: 'active', keptDays, corsOrigins, limits };
     const act = { action: 'tenant.create', tenantId: id } as const;
-    const tenant = await this.acts.perform(principal, request, act, async (run) => {
-      const result = await this.tenants.create(run, id, settings);
+    const tenant = await this.acts.perform(principal, request, act, async (transaction) => {
+      const result = await this.tenants.create(transaction, id, settings);
       if (result === undefined) throw await this.#inTheWay(id);
       return { result, change: { target: id, before: null, after: result } };
     });
@@ -92,12 +92,12 @@ export class TenantsController {
     const patch = parseBody(tenantPatchSchema, body);
     this.#refuseUnbearable(patch.limits);
     const act = { action: 'tenant.update', tenantId } as const;
-    return await this.acts.perform(principal, request, act, async (run): Promise<Outcome<Tenant>> => {
-      const before = await this.tenants.lock(run, tenantId);
+    return await this.acts.perform(principal, request, act, async (transaction): Promise<Outcome<Tenant>> => {
+      const before = await this.tenants.lock(transaction, tenantId);
       if (before === undefined) throw notFound('tenant');
       const settings = patched(living(before), patch);
       if (settings === undefined) return { result: before, change: undefined };
-      const after = await this.tenants.update(run, tenantId, settings);
+      const after = await this.tenants.update(transaction, tenantId, settings);
       return { result: after, change: { target: tenantId, before, after } };
     });
   }

@@ -1,8 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
+import { Column, Entity, PrimaryColumn, type EntityManager } from 'typeorm';
 import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
-import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Action, AuditEntry, AuditRecord } from './audit.ts';
 
@@ -14,12 +14,43 @@ export interface AuditFilters {
   readonly until: number | undefined;
 }
 
-const RECORD: Statement = {
-  name: 'record_act',
-  text: `
-insert into audit_log (tenant_id, audit_id, actor_tenant, actor_subject, actor_issuer, remote_address, request_id, action, target, before, after)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-};
+/** A row of the audit log. */
+@Entity('audit_log')
+export class AuditEntity {
+  @PrimaryColumn('text', { name: 'tenant_id' })
+  tenantId!: TenantId;
+
+  @PrimaryColumn('uuid', { name: 'audit_id' })
+  id!: string;
+
+  @Column('text', { name: 'actor_tenant', nullable: true })
+  actorTenant!: TenantId | null;
+
+  @Column('text', { name: 'actor_subject' })
+  actorSubject!: string;
+
+  @Column('text', { name: 'actor_issuer', nullable: true })
+  actorIssuer!: string | null;
+
+  @Column('text', { name: 'remote_address', nullable: true })
+  remoteAddress!: string | null;
+
+  @Column('text', { name: 'request_id', nullable: true })
+  requestId!: string | null;
+
+  @Column('text')
+  action!: Action;
+
+  @Column('text')
+  target!: string;
+
+  /** JSON, as `after` is. */
+  @Column('text', { nullable: true })
+  before!: string | null;
+
+  @Column('text', { nullable: true })
+  after!: string | null;
+}
 
 /* Times are compared as they are shown, in milliseconds. */
 const PAGE: Statement = {
@@ -49,21 +80,22 @@ interface Row extends Record<string, unknown> {
 
 const BEYOND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
-/** In the transaction of `run`, that of the act: what is undone is not recorded, and what is done always is. */
-export async function recordAction(run: RunOfTenant, entry: AuditEntry): Promise<void> {
+/** In the transaction of the act: what is undone is not recorded, and what is done always is. */
+export async function recordAction(entities: EntityManager, entry: AuditEntry): Promise<void> {
   const { tenantId, actor, remoteAddress, requestId, action, target, before, after } = entry;
-  await run(tenantId, RECORD, [
-    randomUUIDv7(),
-    actor.tenantId,
-    actor.subject,
-    actor.issuer,
+  await entities.insert(AuditEntity, {
+    tenantId,
+    id: randomUUIDv7(),
+    actorTenant: actor.tenantId,
+    actorSubject: actor.subject,
+    actorIssuer: actor.issuer,
     remoteAddress,
     requestId,
     action,
     target,
-    textOf(before),
-    textOf(after),
-  ]);
+    before: textOf(before),
+    after: textOf(after),
+  });
 }
 
 /** What was recorded. The database itself refuses to change or remove a row. */

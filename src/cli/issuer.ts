@@ -1,17 +1,19 @@
 import 'reflect-metadata';
+import { DataSource, type EntityManager } from 'typeorm';
 import type { z } from 'zod';
 import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
 import type { Change, Outcome } from '../admin/audited-transactions.ts';
 import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
 import { COMMAND, type Action } from '../audit/audit.ts';
-import { recordAction } from '../audit/audit.store.ts';
+import { AuditEntity, recordAction } from '../audit/audit.store.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
-import type { Pool, PoolOptions } from '../postgres/pool.ts';
+import { dataSourceOptions } from '../postgres/data-source.ts';
+import { CrossTenantTransactions } from '../postgres/entity-transactions.ts';
+import type { PoolOptions } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';
-import { namingTenant } from '../postgres/tenant-pool.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { IssuersStore } from '../auth/issuers.store.ts';
+import { IssuerEntity, IssuersStore } from '../auth/issuers.store.ts';
 import { UsageError, type Command } from './command.ts';
 import { optionOf, readArguments, type Order } from './issuer-arguments.ts';
 import { DATABASE_SETTINGS, onDatabase } from './on-database.ts';
@@ -65,11 +67,15 @@ export const issuer: Command = async (args, environment, terminal) => {
   const config = readSettings(environment, settings);
   const text = await onDatabase(config, terminal.report, async ({ engine }) => {
     const pool = new CrossTenantPool(poolOptions(config, engine));
+    const source = registrySource(config, engine);
     try {
-      return await new Registry(pool, new IssuersStore(pool, pool), config).follow(order);
+      await source.initialize();
+      const transactions = new CrossTenantTransactions(source, poolOptions(config, engine));
+      return await new Registry(transactions, new IssuersStore(pool, pool), config).follow(order);
     } catch (error) {
       throw inWords(error);
     } finally {
+      if (source.isInitialized) await source.destroy();
       await pool.end();
     }
   });
@@ -78,7 +84,7 @@ export const issuer: Command = async (args, environment, terminal) => {
 
 class Registry {
   constructor(
-    private readonly pool: CrossTenantPool,
+    private readonly transactions: CrossTenantTransactions,
     private readonly issuers: IssuersStore,
     private readonly config: Settings,
   ) {}
@@ -87,19 +93,19 @@ class Registry {
     if (order.kind === 'list') return listing(await this.#all(), order.json);
     if (order.kind === 'add') {
       const { registration } = order;
-      const { id, iss } = await this.#perform('issuer.create', (run) =>
-        registerIssuer(run, this.issuers, registration, this.config),
+      const { id, iss } = await this.#perform('issuer.create', (entities) =>
+        registerIssuer(entities, this.issuers, registration, this.config),
       );
       return `Registered ${iss} as ${id}. Nodes that run take its tokens within a second.`;
     }
     const { id } = await this.#find(order.iss);
     if (order.kind === 'remove') {
-      await this.#perform('issuer.delete', (run) => removeIssuer(run, this.issuers, id));
+      await this.#perform('issuer.delete', (entities) => removeIssuer(entities, this.issuers, id));
       return `Removed ${order.iss}. Its tokens are refused and its streams end within a second.`;
     }
     const status = order.kind === 'disable' ? 'disabled' : 'active';
-    await this.#perform('issuer.update', (run) =>
-      changeIssuer(run, this.issuers, id, { status }, this.config),
+    await this.#perform('issuer.update', (entities) =>
+      changeIssuer(entities, this.issuers, id, { status }, this.config),
     );
     return status === 'active'
       ? `Enabled ${order.iss}. Its tokens are taken again within a second.`
@@ -108,23 +114,23 @@ class Registry {
 
   async #perform<Result>(
     action: Action,
-    work: (run: Pool['rows']) => Promise<Outcome<Result, IssuerView>>,
+    work: (entities: EntityManager) => Promise<Outcome<Result, IssuerView>>,
   ): Promise<Result> {
-    const { result } = await this.pool.transaction(async (run) => {
-      const outcome = await work(run);
-      if (outcome.change !== undefined) await this.#record(run, action, outcome.change);
+    const { result } = await this.transactions.transaction(async (entities) => {
+      const outcome = await work(entities);
+      if (outcome.change !== undefined) await this.#record(entities, action, outcome.change);
       return outcome;
     });
     return result;
   }
 
   /** A command has no tenant of its own: each tenant that is concerned gets a record, and sees no other tenant in it. */
-  async #record(run: Pool['rows'], action: Action, change: Change<IssuerView>): Promise<void> {
+  async #record(entities: EntityManager, action: Action, change: Change<IssuerView>): Promise<void> {
     const { target, before, after } = change;
     const shown = after ?? before;
     const concerned = shown?.tenants ?? (shown?.tenant == null ? [] : [shown.tenant]);
     for (const tenantId of concerned) {
-      await recordAction(namingTenant(run), {
+      await recordAction(entities, {
         tenantId,
         actor: COMMAND,
         remoteAddress: null,
@@ -185,6 +191,18 @@ function inWords(error: unknown): unknown {
   );
   return new UsageError([error.detail, ...faults].join('\n'));
 }
+
+const registrySource = (config: Settings, url: string): DataSource =>
+  new DataSource({
+    ...dataSourceOptions({
+      url,
+      name: 'tidings issuer command',
+      connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+      answerTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS + config.DATABASE_CONNECT_TIMEOUT_MS,
+    }),
+    entities: [IssuerEntity, AuditEntity],
+    poolSize: 1,
+  });
 
 const poolOptions = (config: Settings, url: string): PoolOptions => ({
   url,

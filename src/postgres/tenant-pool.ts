@@ -1,13 +1,6 @@
 import pg from 'pg';
 import type { TenantId } from '../core/identifiers.ts';
-import {
-  connectionsTo,
-  failureOf,
-  inTransaction,
-  onConnection,
-  type Pool,
-  type PoolOptions,
-} from './pool.ts';
+import { connectionsTo, failureOf, inTransaction, onConnection, type PoolOptions } from './pool.ts';
 import { ask, sqlOfLimits, type Statement } from './prefaced-query.ts';
 import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
 
@@ -17,12 +10,6 @@ export type RunOfTenant = <Row extends pg.QueryResultRow>(
   statement: Statement,
   values?: readonly unknown[],
 ) => Promise<Row[]>;
-
-/** The same on a connection that sees every tenant. */
-export const namingTenant =
-  (run: Pool['rows']): RunOfTenant =>
-  async (tenantId, statement, values = []) =>
-    await run(statement, [tenantId, ...values]);
 
 /** Why the database, which answers, does not do what it is asked: the SQLSTATE, and since when (RFC 3339). */
 export interface Failure {

@@ -31,7 +31,7 @@ export class ErasureRequests {
   async ofUser(principal: Principal, request: FastifyRequest, user: UserId): Promise<string> {
     const { tenantId } = principal;
     const act = { action: 'user.erase', tenantId } as const;
-    return await this.acts.perform(principal, request, act, async (run) => {
+    return await this.acts.perform(principal, request, act, async ({ run }) => {
       const by = orderedBy(principal, request);
       const order = await this.store.begin(run, tenantId, user, by, this.eraser.id);
       if (order === undefined)
@@ -49,15 +49,15 @@ export class ErasureRequests {
     tenantId: TenantId,
   ): Promise<string | undefined> {
     const act = { action: 'tenant.delete', tenantId } as const;
-    return await this.acts.perform(principal, request, act, async (run) => {
-      const before = await this.tenants.lock(run, tenantId);
+    return await this.acts.perform(principal, request, act, async (transaction) => {
+      const before = await this.tenants.lock(transaction, tenantId);
       if (before === undefined) throw notFound('tenant');
       if (before.status === 'deleted') return { result: undefined, change: undefined };
       const by = orderedBy(principal, request);
-      const order = await this.store.begin(run, tenantId, undefined, by, this.eraser.id);
+      const order = await this.store.begin(transaction.run, tenantId, undefined, by, this.eraser.id);
       if (order === undefined) throw new Error('an erasure of a tenant begins or is joined');
       if (order.joined) return { result: order.id, change: undefined };
-      const after = await this.tenants.markDeleting(run, tenantId);
+      const after = await this.tenants.markDeleting(transaction, tenantId);
       return { result: order.id, change: { target: tenantId, before, after } };
     });
   }

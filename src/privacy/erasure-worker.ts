@@ -5,7 +5,7 @@ import type { Subscription } from 'rxjs';
 import { recordAction } from '../audit/audit.store.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
 import { InFlightTransactionsStore } from '../cluster/grace.store.ts';
-import { HistoryPool } from '../postgres/pools.ts';
+import { TenantTransactions } from '../postgres/entity-transactions.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
@@ -49,7 +49,7 @@ export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
     private readonly grace: InFlightTransactionsStore,
     private readonly tenants: TenantsStore,
     private readonly changes: ChangeFeed,
-    private readonly pool: HistoryPool,
+    private readonly transactions: TenantTransactions,
   ) {}
 
   onModuleInit(): void {
@@ -145,11 +145,11 @@ export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
   /** The end of it and the record of what is gone are one transaction. */
   async #finish(erasure: Erasure): Promise<void> {
     const { tenantId, user } = erasure;
-    await this.pool.transaction(tenantId, async (run) => {
-      const account = await this.store.finish(run, erasure, this.id);
+    await this.transactions.transaction(tenantId, async (transaction) => {
+      const account = await this.store.finish(transaction.run, erasure, this.id);
       if (account === undefined) throw new Left();
-      if (user === null) await this.tenants.markDeleted(run, tenantId);
-      await recordAction(run, entryOf(erasure, account));
+      if (user === null) await this.tenants.markDeleted(transaction, tenantId);
+      await recordAction(transaction.entities, entryOf(erasure, account));
     });
     await this.changes.now();
   }
