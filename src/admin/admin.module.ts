@@ -1,10 +1,10 @@
 import { Module } from '@nestjs/common';
-import { AuditModule } from '../audit/audit.module.ts';
+import { AuditModule } from '../audit/audit.store.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { IssuersModule } from '../auth/issuers.module.ts';
 import { RevocationsModule } from '../auth/revocations.module.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import { AuditController } from './audit.controller.ts';
 import { DisconnectsController } from './disconnects.controller.ts';

@@ -1,8 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import type { EntityManager } from 'typeorm';
-import type { Action } from '../audit/audit.ts';
-import { recordAction } from '../audit/audit.store.ts';
+import { type Action, recordAction } from '../audit/audit.store.ts';
 import type { Principal } from '../http/principal.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
 import {
@@ -18,7 +17,7 @@ export interface AdminAction {
   readonly tenantId: TenantId;
 }
 
-/** What an act did, as AuditEntry has it. */
+/** What an action did, as AuditEntry has it. */
 export interface Change<Shown = unknown> {
   readonly target: string;
   readonly before: Shown | null;
@@ -32,8 +31,8 @@ export interface Outcome<Result, Shown = unknown> {
 }
 
 /**
- * Administrative acts: what they change and the record of it are one transaction. `work` locks and reads what it is
- * about before it changes it; what it throws undoes all of it. When an act resolves, its change is on disk and counts
+ * Actions of administrators: what they change and the record of it are one transaction. `work` locks and reads what it is
+ * about before it changes it; what it throws undoes all of it. When an action resolves, its change is on disk and counts
  * on this node.
  */
 @Injectable()
@@ -44,30 +43,30 @@ export class AuditedTransactions {
     private readonly changes: ChangeFeed,
   ) {}
 
-  /** An act in the tenant that it concerns. */
+  /** An action in the tenant that it concerns. */
   async perform<Result>(
     principal: Principal,
     request: FastifyRequest,
-    act: AdminAction,
+    action: AdminAction,
     work: (transaction: TenantTransaction) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
-      this.tenants.transaction(act.tenantId, async (transaction) =>
-        recorded(transaction.entities, principal, request, act, await work(transaction)),
+      this.tenants.transaction(action.tenantId, async (transaction) =>
+        recorded(transaction.entities, principal, request, action, await work(transaction)),
       ),
     );
   }
 
-  /** An act on what belongs to no tenant. */
+  /** An action on what belongs to no tenant. */
   async performOnRegistry<Result>(
     principal: Principal,
     request: FastifyRequest,
-    act: AdminAction,
+    action: AdminAction,
     work: (entities: EntityManager) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
       this.registry.transaction(async (entities) =>
-        recorded(entities, principal, request, act, await work(entities)),
+        recorded(entities, principal, request, action, await work(entities)),
       ),
     );
   }

@@ -1,10 +1,64 @@
 import { randomUUIDv7 } from 'node:crypto';
-import { Injectable } from '@nestjs/common';
+import { Injectable, Module } from '@nestjs/common';
+import { TypeOrmModule } from '@nestjs/typeorm';
 import { Column, Entity, PrimaryColumn, type EntityManager } from 'typeorm';
+import { CROSS_TENANT } from '../postgres/entity-transactions.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Action, AuditEntry, AuditRecord } from './audit.ts';
+
+export const ACTIONS = [
+  'tenant.create',
+  'tenant.update',
+  'tenant.delete',
+  'tenant.deleted',
+  'issuer.create',
+  'issuer.update',
+  'issuer.delete',
+  'revocation.create',
+  'user.disconnect',
+  'user.erase',
+  'user.erased',
+  'connection.close',
+] as const;
+export type Action = (typeof ACTIONS)[number];
+
+/** Who did it: a service with a token, or a command on the machine of the installation. */
+interface Actor {
+  /** Null: a command, which has no token. */
+  readonly tenantId: TenantId | null;
+  /** `sub` of the token; `cli` for a command. */
+  readonly subject: string;
+  /** `iss` of the token. */
+  readonly issuer: string | null;
+}
+
+/** What a command is recorded as. */
+export const COMMAND: Actor = { tenantId: null, subject: 'cli', issuer: null };
+
+/** One action of an administrator. */
+export interface AuditEntry {
+  /** The tenant that the action concerns; for what concerns none, that of the actor. */
+  readonly tenantId: TenantId;
+  readonly actor: Actor;
+  readonly remoteAddress: string | null;
+  readonly requestId: string | null;
+  readonly action: Action;
+  /** The id of the tenant, issuer, revocation, user or connection; of a user who is erased a hash (privacy/erasure.ts). */
+  readonly target: string;
+  /** What the API shows of the target, which is never a secret; null: there was none. */
+  readonly before: unknown;
+  /** The same after the action; null: there is none any more. */
+  readonly after: unknown;
+}
+
+/** An entry as it was stored. */
+export interface AuditRecord extends AuditEntry {
+  /** UUIDv7. */
+  readonly id: string;
+  /** By the database's clock. */
+  readonly at: Date;
+}
 
 export interface AuditFilters {
   readonly action: Action | undefined;
@@ -54,7 +108,7 @@ export class AuditEntity {
 
 /* Times are compared as they are shown, in milliseconds. */
 const PAGE: Statement = {
-  name: 'page_acts',
+  name: 'page_audit_log',
   text: `
 select audit_id, at, actor_tenant, actor_subject, actor_issuer, remote_address, request_id, action, target, before, after
 from audit_log
@@ -80,7 +134,7 @@ interface Row extends Record<string, unknown> {
 
 const BEYOND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
-/** In the transaction of the act: what is undone is not recorded, and what is done always is. */
+/** In the transaction of the action: what is undone is not recorded, and what is done always is. */
 export async function recordAction(entities: EntityManager, entry: AuditEntry): Promise<void> {
   const { tenantId, actor, remoteAddress, requestId, action, target, before, after } = entry;
   await entities.insert(AuditEntity, {
@@ -103,7 +157,7 @@ export async function recordAction(entities: EntityManager, entry: AuditEntry): 
 export class AuditStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  /** The acts that concern a tenant, newest first: those before the id `before`. */
+  /** The actions that concern a tenant, newest first: those before the id `before`. */
   async page(
     tenantId: TenantId,
     { action, since, until }: AuditFilters,
@@ -141,3 +195,11 @@ const recordOf = (tenantId: TenantId, row: Row): AuditRecord => ({
   before: valueOf(row.before),
   after: valueOf(row.after),
 });
+
+/** The record of what administrators do. Rows are written with both logins: together with a tenant, and with an issuer. */
+@Module({
+  imports: [TypeOrmModule.forFeature([AuditEntity]), TypeOrmModule.forFeature([AuditEntity], CROSS_TENANT)],
+  providers: [AuditStore],
+  exports: [AuditStore],
+})
+export class AuditModule {}

@@ -6,7 +6,7 @@ import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { Cors } from './cors.ts';
 import { IssuersModule } from './issuers.module.ts';
 import { RevocationsModule } from './revocations.module.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { settingsOf } from '../http/route-settings.ts';
 import { TokenStatus } from './token-status.ts';
 import { Budgets } from './budgets.ts';

@@ -1,11 +1,15 @@
 import 'reflect-metadata';
 import { DataSource, type EntityManager } from 'typeorm';
 import type { z } from 'zod';
-import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
+import {
+  changeIssuer,
+  issuerView,
+  type IssuerView,
+  registerIssuer,
+  removeIssuer,
+} from '../admin/issuer-registry.ts';
 import type { Change, Outcome } from '../admin/audited-transactions.ts';
-import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
-import { COMMAND, type Action } from '../audit/audit.ts';
-import { AuditEntity, recordAction } from '../audit/audit.store.ts';
+import { type Action, AuditEntity, COMMAND, recordAction } from '../audit/audit.store.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { dataSourceOptions } from '../postgres/data-source.ts';
 import { CrossTenantTransactions } from '../postgres/entity-transactions.ts';

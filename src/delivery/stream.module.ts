@@ -2,7 +2,7 @@ import { Module } from '@nestjs/common';
 import { AuthModule } from '../auth/auth.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { ReceiptsModule } from '../receipts/receipts.module.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { DeviceRegistrations } from './device-registrations.ts';
 import { Backlog } from './backlog.ts';
 import { ConnectionQuota } from './connection-quota.ts';

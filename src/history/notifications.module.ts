@@ -1,5 +1,5 @@
 import { Module } from '@nestjs/common';
-import { TenantsModule } from '../tenants/tenants.module.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { PublishController } from '../publishing/publish.controller.ts';
 import { PublishAdmission } from '../publishing/publish-admission.ts';
 import { RejectionThrottle } from '../publishing/rejection-throttle.ts';

@@ -1,5 +1,5 @@
 import { Global, Module } from '@nestjs/common';
-import { TenantsModule } from '../tenants/tenants.module.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { Quotas } from './quota.ts';
 import { UsageStore } from './accounts.store.ts';
 import { AppendStore } from './append.store.ts';

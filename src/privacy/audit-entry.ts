@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { AuditEntry } from '../audit/audit.ts';
+import type { AuditEntry } from '../audit/audit.store.ts';
 import type { Principal } from '../http/principal.ts';
 import { tenantIdSchema, type TenantId } from '../core/identifiers.ts';
 import { targetOf, type Erased, type Erasure } from './erasure.ts';

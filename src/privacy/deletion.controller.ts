@@ -1,6 +1,6 @@
 import { Controller, Delete, Header, Param, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { parseId } from '../admin/path-id.ts';
+import { parseId } from '../admin/request-parameters.ts';
 import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import type { Principal } from '../http/principal.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';

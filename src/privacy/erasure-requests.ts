@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { AuditedTransactions } from '../admin/audited-transactions.ts';
-import { notFound } from '../admin/path-id.ts';
+import { notFound } from '../admin/request-parameters.ts';
 import type { Principal } from '../http/principal.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';

@@ -1,10 +1,10 @@
 import { Module } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
-import { AuditModule } from '../audit/audit.module.ts';
+import { AuditModule } from '../audit/audit.store.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { HistoryModule } from '../history/history.module.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { DeletionController } from './deletion.controller.ts';
 import { ErasureWorker } from './erasure-worker.ts';
 import { ErasureListener } from './erasure-listener.ts';

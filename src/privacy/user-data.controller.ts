@@ -1,8 +1,7 @@
 import { Controller, Delete, Get, Header, Param, Query, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { namedUser } from '../admin/named-user.ts';
-import { notFound, parseId } from '../admin/path-id.ts';
+import { notFound, parseId, parseUserId } from '../admin/request-parameters.ts';
 import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import type { Principal } from '../http/principal.ts';
@@ -28,7 +27,7 @@ export class UserDataController {
     @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    const lines = await beginLines(this.exports.lines(tenantId, namedUser(request)));
+    const lines = await beginLines(this.exports.lines(tenantId, parseUserId(request)));
     await reply.header('cache-control', 'no-store').type(LINES_TYPE).send(lines);
   }
 
@@ -42,7 +41,7 @@ export class UserDataController {
     @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    const user = namedUser(request);
+    const user = parseUserId(request);
     const erasure = await this.orders.ofUser(principal, request, user);
     const outcome = await this.orders.outcome(principal.tenantId, erasure);
     if (outcome === undefined || outcome.status === 'done') await reply.status(204).send();

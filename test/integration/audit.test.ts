@@ -1,6 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { AuditEntry } from '../../src/audit/audit.ts';
-import { AuditStore, recordAction, type AuditFilters } from '../../src/audit/audit.store.ts';
+import { type AuditEntry, type AuditFilters, AuditStore, recordAction } from '../../src/audit/audit.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openPools, openTransactions, type TestPools, type TestTransactions } from '../support/pools.ts';

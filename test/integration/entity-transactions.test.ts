@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { EntityManager } from 'typeorm';
-import { recordAction } from '../../src/audit/audit.store.ts';
-import { COMMAND } from '../../src/audit/audit.ts';
+import { COMMAND, recordAction } from '../../src/audit/audit.store.ts';
 import { IssuerEntity } from '../../src/auth/issuers.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { errorCode, isConnectionLoss, isUnavailable } from '../../src/postgres/pool.ts';

@@ -1,12 +1,12 @@
 import { randomUUIDv7 } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import type { EntityManager } from 'typeorm';
 import { Problem } from '../core/errors.ts';
-import type { IssuersStore } from '../auth/issuers.store.ts';
+import type { IssuerRecord, IssuersStore } from '../auth/issuers.store.ts';
 import type { IssuerPatch, IssuerRegistration } from '../auth/registration.schema.ts';
-import { newIssuer, patchedIssuer, type RegistrationRules } from '../auth/registration.ts';
+import { type IssuerState, newIssuer, patchedIssuer, type RegistrationRules } from '../auth/registration.ts';
 import type { Outcome } from './audited-transactions.ts';
-import { issuerView, looksLike, type IssuerView } from './issuer-view.ts';
-import { notFound } from './path-id.ts';
+import { notFound } from './request-parameters.ts';
 
 /* What the API and the command line do to the registry of issuers: each in one transaction with its record. */
 
@@ -58,3 +58,35 @@ export async function removeIssuer(
 }
 
 const taken = () => new Problem('issuer_exists', 'Another issuer with this iss is registered.');
+
+/** What may be seen of a registration. Keys are public; of a secret only that there is one. */
+function shownOf({ iss, name, status, definition, sealedSecret, revokedBefore }: IssuerState) {
+  const { jwksUrl = null, keys = null, tenant = null, tenants = null, ...rest } = definition;
+  const { algorithms, audiences, claims, scopes, requireAtJwt } = rest;
+  return {
+    iss,
+    name,
+    status,
+    jwksUrl,
+    keys,
+    hasSecret: sealedSecret !== null,
+    algorithms,
+    audiences,
+    tenant,
+    tenants,
+    claims,
+    scopes,
+    requireAtJwt,
+    revokedBefore,
+  };
+}
+
+/** An issuer as the API shows it and the audit log keeps it. */
+export function issuerView(record: IssuerRecord) {
+  const { id, version, createdAt, updatedAt } = record;
+  return { id, ...shownOf(record), version, createdAt, updatedAt };
+}
+export type IssuerView = ReturnType<typeof issuerView>;
+
+/** Whether two registrations show the same. A secret is never shown. */
+const looksLike = (a: IssuerState, b: IssuerState): boolean => isDeepStrictEqual(shownOf(a), shownOf(b));
