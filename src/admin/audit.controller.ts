@@ -5,10 +5,9 @@ import { CurrentPrincipal, RequireScope } from '../http/access.decorator.ts';
 import type { Principal } from '../http/principal.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { parseQuery } from '../http/json-body.ts';
-import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
-import { DEFAULT_LIMIT, historyQuerySchema } from '../history/history.query.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { pageParameters, notFound, pageSchema, parseId, time } from './request-parameters.ts';
+import { DEFAULT_LIMIT, historyQuerySchema, type Listing, pageOf, readCursor } from '../history/page.ts';
 
 const actionSchema = z.enum(ACTIONS);
 const period = historyQuerySchema.shape;

@@ -21,8 +21,7 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { IssuersStore } from '../auth/issuers.store.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.schema.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
-import { DEFAULT_LIMIT } from '../history/history.query.ts';
+import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import {
   changeIssuer,

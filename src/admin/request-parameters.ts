@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { Problem } from '../core/errors.ts';
 import { userIdSchema, type UserId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
-import { pageQuerySchema } from '../history/history.query.ts';
+import { pageQuerySchema } from '../history/page.ts';
 
 /* What the routes of administrators and operators have in common: ids, users, pages. */
 

@@ -9,8 +9,6 @@ import { Problem } from '../core/errors.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { LIMIT_NAMES, type LimitName, LIMITS, mostOf, NO_LIMITS, readLimits } from '../core/limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
-import { DEFAULT_LIMIT } from '../history/history.query.ts';
 import {
   SET_STATUSES,
   type Tenant,
@@ -21,6 +19,7 @@ import {
 import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
 import { pageParameters, notFound, pageSchema, parseId, time } from './request-parameters.ts';
 import { isLoopback } from '../core/loopback.ts';
+import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 
 const EXAMPLE = 'https://app.example.com';
 

@@ -7,15 +7,15 @@ import { ChangeFeedModule } from '../cluster/change-feed.module.ts';
 import { CONFIG, STOP, type Config } from '../core/config.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
 import { DocsModule } from '../openapi/docs.module.ts';
-import { HealthModule } from '../health/health.module.ts';
+import { HealthModule } from '../health/health.controller.ts';
 import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { LogModule } from '../log/log.module.ts';
 import { LoggingModule } from '../telemetry/logging.module.ts';
-import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
+import { MaintenanceModule } from '../maintenance/maintenance.ts';
 import { MetricsModule } from '../telemetry/metrics.module.ts';
-import { HistoryModule } from '../history/history.module.ts';
-import { NotificationsModule } from '../history/notifications.module.ts';
-import { PrivacyModule } from '../privacy/privacy.module.ts';
+import { HistoryModule } from '../history/history.controller.ts';
+import { PublishingModule } from '../publishing/publish.controller.ts';
+import { PrivacyModule } from '../privacy/privacy.controller.ts';
 import { ProblemFilter } from '../http/problem.filter.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 
@@ -47,7 +47,7 @@ export class AppModule {
         AuthModule,
         LogModule,
         ReceiptsModule,
-        NotificationsModule,
+        PublishingModule,
         HistoryModule,
         StreamModule,
         AdminModule,

@@ -78,7 +78,7 @@ function endUnreadAnswers(fastify: FastifyInstance, withinMs: number): void {
       response.once('close', () => clearTimeout(timer));
     });
   });
-  // What is sent page by page (src/history/export.ts) pauses until the client has taken a page.
+  // What is sent page by page (src/history/ndjson.ts) pauses until the client has taken a page.
   fastify.addHook('onSend', (_request, { raw: response }, payload, done) => {
     if (payload instanceof Readable) {
       let timer: NodeJS.Timeout | undefined;

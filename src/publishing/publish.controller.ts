@@ -1,4 +1,4 @@
-import { Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
+import { Body, Controller, Headers, Inject, Module, Post, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RequireScope, CurrentPrincipal } from '../http/access.decorator.ts';
 import type { Principal } from '../http/principal.ts';
@@ -17,14 +17,15 @@ import type { Stored } from '../core/notification.ts';
 import { asPosition, createdAt } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { RouteSettings } from '../http/route-settings.ts';
-import { Tenants } from '../tenants/tenants.ts';
+import { Tenants, TenantsModule } from '../tenants/tenants.ts';
 import { checkRights } from './publisher-rights.ts';
 import { fingerprintOf, readEnvelope, readPublication, type PublishRoute } from './publication.ts';
 import { idempotencyKeySchema } from './publish.schema.ts';
 import { isOfLimits, RejectionThrottle } from './rejection-throttle.ts';
+import { PublishAdmission } from './publish-admission.ts';
 
 @Controller('v1/notifications')
-export class PublishController {
+class PublishController {
   constructor(
     private readonly ingest: Ingest,
     private readonly keys: IdempotencyRecords,
@@ -152,3 +153,10 @@ function answersOf({ ids, first }: Stored) {
     return { id, position: String(position), createdAt: createdAt(position) };
   });
 }
+
+@Module({
+  imports: [TenantsModule],
+  controllers: [PublishController],
+  providers: [PublishAdmission, RejectionThrottle],
+})
+export class PublishingModule {}

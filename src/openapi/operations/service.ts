@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { liveSchema, readySchema } from '../../health/health.schema.ts';
+import { liveSchema, readySchema } from '../../health/readiness.store.ts';
 import { VERSION } from '../../core/version.ts';
 import type { Operation } from '../operation.ts';
 

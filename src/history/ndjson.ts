@@ -1,10 +1,10 @@
 import { Readable } from 'node:stream';
 
 /**
- * Lines of JSON (application/x-ndjson), produced page by page: a page is asked for when the socket has room, each by
- * a statement of its own, so that neither a slow reader nor a long selection holds a snapshot open. When the reader
- * goes away no further page is asked for. When a page fails the response is destroyed before its end, which every
- * client sees; a list that silently ends early would look complete.
+ * An answer as lines of JSON (application/x-ndjson), made page by page. A page is asked for when the socket has room, and is
+ * read by statements of its own, so that neither a slow reader nor a long selection keeps a snapshot of the database open.
+ * When the reader goes away, no further page is asked for. When a page fails, the response is destroyed before its end,
+ * which every client notices; a list that simply ended early would look complete.
  *
  * @param pages each the text of some whole lines, or empty
  */
@@ -12,12 +12,12 @@ export function streamLines(pages: AsyncIterable<string>): Readable {
   return Readable.from(pages, { objectMode: false, highWaterMark: 1 });
 }
 
-/** The same with the first page taken at once: it comes before the status, so that its failure can be told as a problem. */
+/** The same, but the first page is read before the status is sent, so that its failure can still be answered as a problem. */
 export async function beginLines(pages: AsyncGenerator<string>): Promise<Readable> {
   return streamLines(resume(await pages.next(), pages));
 }
 
-/** An iteration whose first step was already taken. */
+/** The whole iteration, of which the first step was taken already. */
 async function* resume<Value>(
   first: IteratorResult<Value, unknown>,
   rest: AsyncGenerator<Value>,
