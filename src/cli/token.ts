@@ -3,8 +3,8 @@ import { JwtService } from '@nestjs/jwt';
 import type { z } from 'zod';
 import { readClaims } from '../auth/claims.ts';
 import { loadOrCreateSecret } from '../auth/dev-secret.ts';
-import { readSettings, settingsSchema } from '../core/config.ts';
 import { environmentRules } from '../auth/environment.ts';
+import { readSettings, settingsSchema } from '../core/config.ts';
 import { parse, UsageError, type Command } from './command.ts';
 
 const HELP = `Prints a token that this service accepts, signed with its current secret.

@@ -5,7 +5,8 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { Draining } from '../core/draining.ts';
 import { engineUrl } from '../core/settings.ts';
 import { VERSION } from '../core/version.ts';
-import { errorCode, Pool, type Statement } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
+import { Pool, type Statement } from '../postgres/pool.ts';
 
 export const liveSchema = z
   .strictObject({ status: z.literal('live') })

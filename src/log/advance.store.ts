@@ -1,4 +1,4 @@
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { NOW_AS_POSITION } from './partitions.store.ts';
 import { POSITIONS_PER_MS, type Position } from '../core/position.ts';

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import { errorCode, type Statement } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
+import type { Statement } from '../postgres/pool.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Usage } from './account.ts';

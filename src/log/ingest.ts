@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
-import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
+import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
 import { messageOf, Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { InFlight } from '../concurrency/in-flight.ts';

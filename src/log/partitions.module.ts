@@ -1,5 +1,5 @@
 import { Module } from '@nestjs/common';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import { PartitionsStore } from './partitions.store.ts';
 import { Partitions } from './partitions.ts';
 

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import type { Pool, Statement } from '../postgres/pool.ts';
 import { hoursOf, partitionName, PARTITIONED, type Partitioned, type Range } from './partition-range.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';

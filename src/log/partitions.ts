@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONFIG, type Config } from '../core/config.ts';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import {
   Coverage,
   PARTITIONED,

@@ -3,7 +3,8 @@ import type { Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { POSITIONS_PER_MS, type Position } from '../core/position.ts';
 import { NOW_AS_POSITION, type Partition, type PartitionsStore } from '../log/partitions.store.ts';
-import { errorCode, type Pool, type Statement } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
 import type { Step } from './round.store.ts';
 
 /** By how much the floor of a tenant can rise. */

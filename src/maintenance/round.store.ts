@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 import type { Pool, Statement } from '../postgres/pool.ts';
 
 /* What a round of maintenance needs: its lock, what its steps share, and a view of the sessions of the database. */

@@ -2,8 +2,8 @@ import type pg from 'pg';
 import { QueryFailedError, type DataSource, type EntityManager } from 'typeorm';
 import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { isConnectionLoss } from './pool.ts';
-import { sqlOfLimits, type Limits, type Statement } from './prefaced-query.ts';
+import { isConnectionLoss } from './errors.ts';
+import { sqlOfSettings, type StatementSettings, type Statement } from './pool.ts';
 import { TENANT_SETTING, type RunOfTenant } from './tenant-pool.ts';
 
 /*
@@ -11,12 +11,12 @@ import { TENANT_SETTING, type RunOfTenant } from './tenant-pool.ts';
  * in the audit log (docs/adr/0013-registries-are-entities.md).
  */
 
-export interface EntityTransactionOptions extends Pick<Limits, 'statementTimeoutMs'> {
+export interface EntityTransactionOptions extends Pick<StatementSettings, 'statementTimeoutMs'> {
   readonly connections: number;
   readonly connectTimeoutMs: number;
 }
 
-/** The name of the data source of the engine's login. That of the service's login is the default. */
+/** The name of the data source of the cross-tenant login. That of the service's login is the default. */
 export const CROSS_TENANT = 'cross-tenant';
 
 /** One transaction of one tenant. */
@@ -47,7 +47,7 @@ export class TenantTransactions {
 
   constructor(source: DataSource, options: EntityTransactionOptions) {
     this.#source = source;
-    this.#preface = `select set_config('${TENANT_SETTING}', $1, true), ${sqlOfLimits(options)}`;
+    this.#preface = `select set_config('${TENANT_SETTING}', $1, true), ${sqlOfSettings(options)}`;
     this.#turns = new KeyedSemaphore(Math.ceil(options.connections / 2), options.connectTimeoutMs);
   }
 
@@ -65,14 +65,14 @@ export class TenantTransactions {
   }
 }
 
-/** Transactions by the engine's login, on what belongs to no tenant. */
+/** Transactions by the cross-tenant login, on what belongs to no tenant. */
 export class CrossTenantTransactions {
   readonly #source: DataSource;
   readonly #preface: string;
 
   constructor(source: DataSource, options: Pick<EntityTransactionOptions, 'statementTimeoutMs'>) {
     this.#source = source;
-    this.#preface = `select ${sqlOfLimits(options)}`;
+    this.#preface = `select ${sqlOfSettings(options)}`;
   }
 
   /** Throws the driver's error; see `isUnavailable`. */

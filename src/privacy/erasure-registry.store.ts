@@ -6,7 +6,7 @@ import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erased, type Erasure, type ErasureView } from './erasure.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A node that was not seen for so long is taken for dead. The erasure still waits for its transactions in the database. */
 const NODE_SILENCE = `interval '10 seconds'`;

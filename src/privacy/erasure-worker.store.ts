@@ -11,7 +11,7 @@ import {
   type Key,
   type PersonalData,
 } from './inventory.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Rows that one statement takes: a few milliseconds of work. */
 const ROWS = 1_000;

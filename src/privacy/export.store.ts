@@ -13,7 +13,7 @@ import {
 import { HistoryService, itemJson } from '../history/history.service.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import { keyOf, lowestOf, personalDataOfUser, type Key, type PersonalData } from './inventory.ts';
-import { type Statement } from '../postgres/prefaced-query.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 const time = z.iso.datetime();
 const positionText = z.string().regex(/^\d{1,16}$/);

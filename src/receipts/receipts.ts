@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
-import { failureOf, isConnectionLoss } from '../postgres/pool.ts';
+import { failureOf, isConnectionLoss } from '../postgres/errors.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';

@@ -3,7 +3,7 @@ import type { EntityManager } from 'typeorm';
 import { COMMAND, recordAction } from '../../src/audit/audit.store.ts';
 import { IssuerEntity } from '../../src/auth/issuers.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
-import { errorCode, isConnectionLoss, isUnavailable } from '../../src/postgres/pool.ts';
+import { errorCode, isConnectionLoss, isUnavailable } from '../../src/postgres/errors.ts';
 import { TenantEntity } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { forgetStatements } from '../support/statement-log.ts';

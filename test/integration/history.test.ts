@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import type { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
+import type { MaintenancePool } from '../../src/postgres/pools.ts';
 import {
   tenantIdSchema,
   topicSchema,

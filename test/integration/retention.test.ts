@@ -330,7 +330,7 @@ describe('beside traffic', () => {
   test('a shutdown breaks off nothing in a session that has the lock of rounds no longer', async () => {
     const watch = new SessionsStore(log.node().pool);
     const blocker = await log.client();
-    const session = await log.client(log.database.urls.engine);
+    const session = await log.client(log.database.urls.crossTenant);
     const { rows } = await session.query<{ pid: number }>('select pg_backend_pid() as pid');
     const pid = rows[0]?.pid ?? 0;
     const waiting = async () => {

@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { readConfig, type Config } from '../../src/core/config.ts';
-import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 import type { Partitioned } from '../../src/log/partition-range.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { PartitionsStore } from '../../src/log/partitions.store.ts';

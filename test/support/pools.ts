@@ -4,7 +4,7 @@ import { AuditEntity } from '../../src/audit/audit.store.ts';
 import { IssuerEntity } from '../../src/auth/issuers.store.ts';
 import { dataSourceOptions } from '../../src/postgres/data-source.ts';
 import { CrossTenantTransactions, TenantTransactions } from '../../src/postgres/entity-transactions.ts';
-import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
@@ -75,7 +75,7 @@ export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
   };
   const ran: Ran[] = [];
   const tenant = new RecordingTenantPool({ ...options, url: urls.service }, ran);
-  const engine = new RecordingPool({ ...options, url: urls.engine }, ran);
+  const engine = new RecordingPool({ ...options, url: urls.crossTenant }, ran);
   return { tenant, engine, ran, end: async () => void (await Promise.all([tenant.end(), engine.end()])) };
 }
 
@@ -97,7 +97,7 @@ export async function openTransactions(
       poolSize: connections,
     }).initialize();
   const service = await open(urls.service, [TenantEntity, AuditEntity]);
-  const engine = await open(urls.engine, [IssuerEntity, AuditEntity]);
+  const engine = await open(urls.crossTenant, [IssuerEntity, AuditEntity]);
   const options = { connections, connectTimeoutMs: 60_000, statementTimeoutMs };
   return {
     tenants: new TenantTransactions(service, options),
