@@ -1,13 +1,15 @@
 import { Injectable } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
-import type { Action } from '../audit/audit.ts';
-import { recordAction } from '../audit/audit.store.ts';
-import type { Principal } from '../http/access.ts';
+import type { EntityManager } from 'typeorm';
+import { type Action, recordAction } from '../audit/audit.store.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
-import type { Pool } from '../postgres/pool.ts';
-import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
-import { namingTenant, type RunOfTenant } from '../postgres/tenant-pool.ts';
+import {
+  CrossTenantTransactions,
+  TenantTransactions,
+  type TenantTransaction,
+} from '../postgres/entity-transactions.ts';
 import type { TenantId } from '../core/identifiers.ts';
+import { type Principal } from '../http/access.ts';
 
 export interface AdminAction {
   readonly action: Action;
@@ -15,7 +17,7 @@ export interface AdminAction {
   readonly tenantId: TenantId;
 }
 
-/** What an act did, as AuditEntry has it. */
+/** What an action did, as AuditEntry has it. */
 export interface Change<Shown = unknown> {
   readonly target: string;
   readonly before: Shown | null;
@@ -29,42 +31,42 @@ export interface Outcome<Result, Shown = unknown> {
 }
 
 /**
- * Administrative acts: what they change and the record of it are one transaction. `work` locks and reads what it is
- * about before it changes it; what it throws undoes all of it. When an act resolves, its change is on disk and counts
+ * Actions of administrators: what they change and the record of it are one transaction. `work` locks and reads what it is
+ * about before it changes it; what it throws undoes all of it. When an action resolves, its change is on disk and counts
  * on this node.
  */
 @Injectable()
 export class AuditedTransactions {
   constructor(
-    private readonly pool: ClientPool,
-    private readonly engine: CrossTenantPool,
+    private readonly tenants: TenantTransactions,
+    private readonly registry: CrossTenantTransactions,
     private readonly changes: ChangeFeed,
   ) {}
 
-  /** An act in the tenant that it concerns. */
+  /** An action in the tenant that it concerns. */
   async perform<Result>(
     principal: Principal,
     request: FastifyRequest,
-    act: AdminAction,
-    work: (run: RunOfTenant) => Promise<Outcome<Result>>,
+    action: AdminAction,
+    work: (transaction: TenantTransaction) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
-      this.pool.transaction(act.tenantId, async (run) =>
-        recorded(run, principal, request, act, await work(run)),
+      this.tenants.transaction(action.tenantId, async (transaction) =>
+        recorded(transaction.entities, principal, request, action, await work(transaction)),
       ),
     );
   }
 
-  /** An act on what belongs to no tenant. */
+  /** An action on what belongs to no tenant. */
   async performOnRegistry<Result>(
     principal: Principal,
     request: FastifyRequest,
-    act: AdminAction,
-    work: (run: Pool['rows']) => Promise<Outcome<Result>>,
+    action: AdminAction,
+    work: (entities: EntityManager) => Promise<Outcome<Result>>,
   ): Promise<Result> {
     return await this.#settle(
-      this.engine.transaction(async (run) =>
-        recorded(namingTenant(run), principal, request, act, await work(run)),
+      this.registry.transaction(async (entities) =>
+        recorded(entities, principal, request, action, await work(entities)),
       ),
     );
   }
@@ -77,14 +79,14 @@ export class AuditedTransactions {
 }
 
 async function recorded<Result>(
-  run: RunOfTenant,
+  entities: EntityManager,
   { tenantId: actorTenant, subject, issuer }: Principal,
   { ip, id: requestId }: FastifyRequest,
   { action, tenantId }: AdminAction,
   outcome: Outcome<Result>,
 ): Promise<Outcome<Result>> {
   if (outcome.change !== undefined)
-    await recordAction(run, {
+    await recordAction(entities, {
       tenantId,
       actor: { tenantId: actorTenant, subject, issuer },
       remoteAddress: ip,

@@ -7,8 +7,7 @@ import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
 import { StreamCommandsStore } from '../delivery/stream-commands.store.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
-import { namedUser } from './named-user.ts';
-import { notFound, parseId } from './path-id.ts';
+import { notFound, parseId, parseUserId } from './request-parameters.ts';
 
 const emptyBody = z.strictObject({});
 
@@ -18,7 +17,7 @@ export class DisconnectsController {
   constructor(
     private readonly orders: StreamCommandsStore,
     private readonly connections: OpenConnectionsStore,
-    private readonly acts: AuditedTransactions,
+    private readonly transactions: AuditedTransactions,
   ) {}
 
   /** Also for a user who has no stream: whether there is one may change while the order is on its way. */
@@ -31,11 +30,11 @@ export class DisconnectsController {
     @Req() request: FastifyRequest,
     @Body() body: unknown,
   ): Promise<void> {
-    const user = namedUser(request);
+    const user = parseUserId(request);
     if (body !== undefined) parseBody(emptyBody, body);
     const { tenantId } = principal;
-    const act = { action: 'user.disconnect', tenantId } as const;
-    await this.acts.perform(principal, request, act, async (run) => {
+    const action = { action: 'user.disconnect', tenantId } as const;
+    await this.transactions.perform(principal, request, action, async ({ run }) => {
       await this.orders.insert(run, tenantId, { kind: 'disconnect', user });
       return { result: undefined, change: { target: user, before: null, after: null } };
     });
@@ -53,10 +52,10 @@ export class DisconnectsController {
     refuseQuery(request.query);
     const connectionId = parseId(z.uuid(), id, 'open connection');
     const { tenantId } = principal;
-    const act = { action: 'connection.close', tenantId } as const;
+    const action = { action: 'connection.close', tenantId } as const;
     const before = await this.connections.find(tenantId, connectionId);
     if (before === undefined) throw notFound('open connection');
-    await this.acts.perform(principal, request, act, async (run) => {
+    await this.transactions.perform(principal, request, action, async ({ run }) => {
       await this.orders.insert(run, tenantId, { kind: 'close', connectionId });
       return { result: undefined, change: { target: connectionId, before, after: null } };
     });

@@ -22,10 +22,59 @@ import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registratio
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
-import { changeIssuer, registerIssuer, removeIssuer } from './issuer-acts.ts';
-import { issuerView, type IssuerView } from './issuer-view.ts';
-import { issuersQuerySchema } from './issuers.schema.ts';
-import { notFound, parseId } from './path-id.ts';
+import {
+  changeIssuer,
+  issuerView,
+  type IssuerView,
+  registerIssuer,
+  removeIssuer,
+} from './issuer-registry.ts';
+import { pageParameters, notFound, pageSchema, parseId, time } from './request-parameters.ts';
+import { SERVICE_SCOPES, tenantIdSchema } from '../core/identifiers.ts';
+import { ALGORITHMS } from '../auth/issuer.ts';
+import { keptKeySetSchema } from '../auth/keys.ts';
+export const issuersQuerySchema = z.strictObject(pageParameters);
+
+export const issuerSchema = z
+  .strictObject({
+    id: z.uuid(),
+    iss: z.string(),
+    name: z.string().nullable(),
+    status: z.enum(['active', 'disabled']),
+    jwksUrl: z.string().nullable(),
+    keys: keptKeySetSchema.nullable().meta({ description: 'Public keys, if they were registered by value.' }),
+    hasSecret: z
+      .boolean()
+      .meta({ description: 'Whether its tokens are signed with a secret, which is never shown.' }),
+    algorithms: z.array(z.enum(ALGORITHMS)),
+    audiences: z.array(z.string()),
+    tenant: tenantIdSchema.nullable().meta({ description: 'The one tenant of all its tokens.' }),
+    tenants: z
+      .array(tenantIdSchema)
+      .nullable()
+      .meta({ description: 'The tenants that its tokens may name.' }),
+    claims: z.strictObject({
+      tenant: z.string(),
+      user: z.string(),
+      topics: z.string(),
+      device: z.string(),
+      scopes: z.array(z.string()),
+    }),
+    scopes: z.array(z.enum(SERVICE_SCOPES)),
+    requireAtJwt: z.boolean(),
+    revokedBefore: time
+      .nullable()
+      .meta({ description: 'Tokens issued before it, or without `iat`, are refused.' }),
+    version: z
+      .int()
+      .min(1)
+      .meta({ description: 'Grows with every change, also with one that is not shown.' }),
+    createdAt: time,
+    updatedAt: time,
+  })
+  .meta({ id: 'Issuer' });
+
+export const issuersPageSchema = pageSchema('IssuersPage', issuerSchema);
 
 const place = z.tuple([z.uuid()]);
 
@@ -34,7 +83,7 @@ const place = z.tuple([z.uuid()]);
 export class IssuersController {
   constructor(
     private readonly issuers: IssuersStore,
-    private readonly acts: AuditedTransactions,
+    private readonly transactions: AuditedTransactions,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -60,9 +109,9 @@ export class IssuersController {
   ): Promise<IssuerView> {
     refuseQuery(request.query);
     const registration = parseBody(issuerRegistrationSchema, body);
-    const act = { action: 'issuer.create', tenantId: principal.tenantId } as const;
-    const issuer = await this.acts.performOnRegistry(principal, request, act, (run) =>
-      registerIssuer(run, this.issuers, registration, this.config),
+    const action = { action: 'issuer.create', tenantId: principal.tenantId } as const;
+    const issuer = await this.transactions.performOnRegistry(principal, request, action, (entities) =>
+      registerIssuer(entities, this.issuers, registration, this.config),
     );
     reply.header('location', `/v1/issuers/${issuer.id}`);
     return issuer;
@@ -90,9 +139,9 @@ export class IssuersController {
     refuseQuery(request.query);
     const issuerId = parseId(z.uuid(), id, 'issuer');
     const patch = parseBody(issuerPatchSchema, body);
-    const act = { action: 'issuer.update', tenantId: principal.tenantId } as const;
-    return await this.acts.performOnRegistry(principal, request, act, (run) =>
-      changeIssuer(run, this.issuers, issuerId, patch, this.config),
+    const action = { action: 'issuer.update', tenantId: principal.tenantId } as const;
+    return await this.transactions.performOnRegistry(principal, request, action, (entities) =>
+      changeIssuer(entities, this.issuers, issuerId, patch, this.config),
     );
   }
 
@@ -106,9 +155,9 @@ export class IssuersController {
   ): Promise<void> {
     refuseQuery(request.query);
     const issuerId = parseId(z.uuid(), id, 'issuer');
-    const act = { action: 'issuer.delete', tenantId: principal.tenantId } as const;
-    await this.acts.performOnRegistry(principal, request, act, (run) =>
-      removeIssuer(run, this.issuers, issuerId),
+    const action = { action: 'issuer.delete', tenantId: principal.tenantId } as const;
+    await this.transactions.performOnRegistry(principal, request, action, (entities) =>
+      removeIssuer(entities, this.issuers, issuerId),
     );
   }
 }

@@ -5,7 +5,6 @@ import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Cors } from './cors.ts';
 import { IssuersModule } from './issuers.module.ts';
 import { RevocationsModule } from './revocations.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
 import { settingsOf } from '../http/access.ts';
 import { TokenStatus } from './token-status.ts';
 import { Budgets } from './budgets.ts';
@@ -15,6 +14,7 @@ import { Tickets } from './tickets.ts';
 import { TicketsStore } from './tickets.store.ts';
 import { TokenGuard } from './token.guard.ts';
 import { Tokens } from './tokens.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 
 /** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */
 @Module({

@@ -1,10 +1,11 @@
 import { Injectable } from '@nestjs/common';
+import { Column, Entity, Not, PrimaryColumn, QueryFailedError, type EntityManager } from 'typeorm';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
-import type { Pool, Statement } from '../postgres/pool.ts';
+import { WRITTEN_NOW } from '../postgres/entity-transactions.ts';
+import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { IssuerDefinition } from './registration.schema.ts';
 import type { IssuerState } from './registration.ts';
-import { errorCode } from '../postgres/errors.ts';
 
 /** A registered issuer. */
 export interface IssuerRecord extends IssuerState {
@@ -20,48 +21,53 @@ export interface IssuerRow extends Omit<IssuerRecord, 'definition' | 'status'> {
   readonly status: 'active' | 'disabled' | 'deleted';
 }
 
-/* Issuers belong to no tenant: no statement here names one. What they may do in which tenant is in their definition. */
+/**
+ * A row of the registry, as administrators edit it. It belongs to no tenant: what an issuer may do in which one is in its
+ * definition. One that is deleted stays, so that every node hears of it.
+ */
+@Entity('issuers')
+export class IssuerEntity {
+  @PrimaryColumn('uuid', { name: 'issuer_id' })
+  id!: string;
+
+  @Column('text')
+  iss!: string;
+
+  @Column('text', { nullable: true })
+  name!: string | null;
+
+  @Column('text')
+  status!: 'active' | 'disabled' | 'deleted';
+
+  @Column('jsonb')
+  definition!: IssuerDefinition;
+
+  @Column('bytea', { name: 'sealed_secret', nullable: true })
+  sealedSecret!: Buffer | null;
+
+  @Column('timestamptz', { name: 'revoked_before', nullable: true })
+  revokedBefore!: Date | null;
+
+  @Column('bigint')
+  version!: number;
+
+  @Column('timestamptz', { name: 'created_at' })
+  createdAt!: Date;
+
+  @Column('timestamptz', { name: 'updated_at' })
+  updatedAt!: Date;
+
+  /** Who wrote the row last; only the change feed reads it. An xid8, of which TypeORM knows nothing. */
+  @Column('text', { select: false })
+  transaction!: string;
+}
 
 const COLUMNS = `issuer_id as id, iss, name, status, definition, sealed_secret as "sealedSecret",
   revoked_before as "revokedBefore", version, created_at as "createdAt", updated_at as "updatedAt"`;
 
-/* 'do nothing' on the iss and on nothing else: an id that exists twice is a defect and shall be heard. */
-const INSERT: Statement = {
-  name: 'issuer_insert',
-  text: `
-insert into issuers (issuer_id, iss, name, status, definition, sealed_secret, revoked_before)
-values ($1, $2, $3, $4, $5, $6, $7)
-on conflict (iss) where status <> 'deleted' do nothing
-returning ${COLUMNS}`,
-};
-
-const LOCK: Statement = {
-  name: 'issuer_lock',
-  text: `select ${COLUMNS} from issuers where issuer_id = $1 and status <> 'deleted' for update`,
-};
-
 const FIND: Statement = {
   name: 'issuer_find',
   text: `select ${COLUMNS} from issuers where issuer_id = $1 and status <> 'deleted'`,
-};
-
-const UPDATE: Statement = {
-  name: 'issuer_update',
-  text: `
-update issuers set iss = $2, name = $3, status = $4, definition = $5, sealed_secret = $6, revoked_before = $7,
-  version = version + 1, updated_at = now(), transaction = pg_current_xact_id()
-where issuer_id = $1 and status <> 'deleted'
-returning ${COLUMNS}`,
-};
-
-/* The row stays, so that every node hears of it; the secret does not. */
-const REMOVE: Statement = {
-  name: 'issuer_remove',
-  text: `
-update issuers set status = 'deleted', sealed_secret = null,
-  version = version + 1, updated_at = now(), transaction = pg_current_xact_id()
-where issuer_id = $1 and status <> 'deleted'
-returning issuer_id as id`,
 };
 
 const PAGE: Statement = {
@@ -82,7 +88,7 @@ const CHANGED: Statement = {
 
 const FIRST_ID = '00000000-0000-0000-0000-000000000000';
 
-/** The SQL of the issuers. Who writes passes the transaction in which the act is recorded, too. */
+/** The registry of issuers. What takes `entities` is part of a transaction of the caller, who keeps the record of it. */
 @Injectable()
 export class IssuersStore {
   constructor(
@@ -90,37 +96,35 @@ export class IssuersStore {
     private readonly engine: CrossTenantPool,
   ) {}
 
-  /** Undefined if an issuer with this `iss` is registered. */
-  async insert(run: Pool['rows'], id: string, state: IssuerState): Promise<IssuerRecord | undefined> {
-    const [row] = await run<IssuerRecord & Row>(INSERT, valuesOf(id, state));
-    return row;
+  /** `iss-taken`: another issuer is registered with this `iss`, and the transaction cannot go on; throw, to undo it. */
+  async insert(entities: EntityManager, id: string, state: IssuerState): Promise<IssuerRecord | 'iss-taken'> {
+    return await unlessTaken(async () => {
+      await entities.insert(IssuerEntity, { id, ...state });
+      return await found(entities, id);
+    });
   }
 
   /** Keeps other writers out until the transaction ends. Undefined if there is no such issuer. */
-  async lock(run: Pool['rows'], id: string): Promise<IssuerRecord | undefined> {
-    const [row] = await run<IssuerRecord & Row>(LOCK, [id]);
-    return row;
+  async lock(entities: EntityManager, id: string): Promise<IssuerRecord | undefined> {
+    const row = await entities.findOne(IssuerEntity, {
+      where: { id, status: Not('deleted') },
+      lock: { mode: 'pessimistic_write' },
+    });
+    return row === null ? undefined : recordOf(row);
   }
 
-  /**
-   * For an issuer that is locked. `iss-taken`: another one is registered with this `iss`, and the transaction cannot go
-   * on; throw, so that it is rolled back.
-   */
-  async update(run: Pool['rows'], id: string, state: IssuerState): Promise<IssuerRecord | 'iss-taken'> {
-    try {
-      const [row] = await run<IssuerRecord & Row>(UPDATE, valuesOf(id, state));
-      if (row === undefined) throw new Error('The issuer to be changed is not there, though it was locked.');
-      return row;
-    } catch (error) {
-      if (errorCode(error) === UNIQUE_VIOLATION) return 'iss-taken';
-      throw error;
-    }
+  /** For an issuer that is locked. `iss-taken`: as of `insert`. */
+  async update(entities: EntityManager, id: string, state: IssuerState): Promise<IssuerRecord | 'iss-taken'> {
+    return await unlessTaken(async () => {
+      if (!(await edit(entities, id, state)))
+        throw new Error('The issuer to be changed is not there, though it was locked.');
+      return await found(entities, id);
+    });
   }
 
-  /** False if there is no such issuer. */
-  async remove(run: Pool['rows'], id: string): Promise<boolean> {
-    const rows = await run<{ id: string }>(REMOVE, [id]);
-    return rows.length > 0;
+  /** Takes its secret away as well. False if there is no such issuer. */
+  async remove(entities: EntityManager, id: string): Promise<boolean> {
+    return await edit(entities, id, { status: 'deleted', sealedSecret: null });
   }
 
   async find(id: string): Promise<IssuerRecord | undefined> {
@@ -146,17 +150,36 @@ export class IssuersStore {
 
 type Row = Record<string, unknown>;
 
-const UNIQUE_VIOLATION = '23505';
+/** False if there is no such issuer. */
+async function edit(entities: EntityManager, id: string, changes: Partial<IssuerEntity>): Promise<boolean> {
+  const { affected } = await entities
+    .createQueryBuilder()
+    .update(IssuerEntity)
+    .set({ ...changes, version: () => 'version + 1', ...WRITTEN_NOW })
+    .where({ id, status: Not('deleted') })
+    .execute();
+  return affected === 1;
+}
 
-function valuesOf(id: string, state: IssuerState): unknown[] {
-  const { iss, name, status, definition, sealedSecret, revokedBefore } = state;
-  return [
-    id,
-    iss,
-    name,
-    status,
-    JSON.stringify(definition satisfies IssuerDefinition),
-    sealedSecret,
-    revokedBefore,
-  ];
+const found = async (entities: EntityManager, id: string): Promise<IssuerRecord> =>
+  recordOf(await entities.findOneByOrFail(IssuerEntity, { id }));
+
+/* Of this index and of no other: an id that exists twice is a defect and shall be heard. */
+const ISS_IS_UNIQUE = 'issuers_iss_unique';
+
+async function unlessTaken(write: () => Promise<IssuerRecord>): Promise<IssuerRecord | 'iss-taken'> {
+  try {
+    return await write();
+  } catch (error) {
+    if (error instanceof QueryFailedError && Reflect.get(error, 'constraint') === ISS_IS_UNIQUE)
+      return 'iss-taken';
+    throw error;
+  }
+}
+
+function recordOf(row: IssuerEntity): IssuerRecord {
+  const { id, iss, name, status, definition, sealedSecret, revokedBefore, version, createdAt, updatedAt } =
+    row;
+  if (status === 'deleted') throw new Error('a deleted issuer is not shown');
+  return { id, iss, name, status, definition, sealedSecret, revokedBefore, version, createdAt, updatedAt };
 }

@@ -1,4 +1,4 @@
-import { randomUUID, verify, type KeyObject } from 'node:crypto';
+import { verify, type KeyObject } from 'node:crypto';
 import { Inject, Injectable, type Type } from '@nestjs/common';
 import { PassportStrategy } from '@nestjs/passport';
 import { Strategy } from 'passport-jwt';
@@ -19,16 +19,16 @@ import {
 } from './claims.ts';
 import type { Principal } from '../http/access.ts';
 
-/** A token on its way through passport, which knows requests only. */
-export interface TokenCarrier {
+/** A token that is being checked, and what is known of it so far. For passport it is the request. */
+export interface TokenCheck {
   readonly token: string;
   /** Whose keys the token is checked with: chosen once, so that keys and rules are of one registration. */
   issuer?: Issuer;
-  /** Of the keys among which one was found for the token. */
+  /** The version of the keys among which one was found for the token. */
   keys?: number;
+  key?: KeyObject;
   /** The signature is good. */
   signed?: true;
-  user?: VerifiedToken;
 }
 
 /** A token whose signature and claims are good, and the registration by which they are. */
@@ -40,14 +40,12 @@ export interface VerifiedToken {
 }
 
 interface StrategyOptions {
-  /** Under which passport keeps the strategy. */
-  name: string;
-  jwtFromRequest: (carrier: TokenCarrier) => string;
+  jwtFromRequest: (check: TokenCheck) => string;
   secretOrKeyProvider: (
-    carrier: TokenCarrier,
+    check: TokenCheck,
     token: string,
     done: (refused: unknown, key?: KeyObject) => void,
-  ) => Promise<void>;
+  ) => void;
   passReqToCallback: true;
   algorithms: readonly Algorithm[];
   ignoreExpiration: boolean;
@@ -57,35 +55,83 @@ interface StrategyOptions {
 /** The types of passport-jwt know keys as strings and buffers, and requests of Express only. */
 const PassportJwt: Type<Strategy> = Strategy;
 
-class NamedStrategy extends PassportJwt {
-  constructor(options: StrategyOptions, validate: (...parameters: unknown[]) => void) {
-    super(options, validate);
-    this.name = options.name;
-  }
+/** What passport's middleware makes of a strategy for one request: a copy of it that calls one of these when it is done. */
+interface RequestStrategy {
+  authenticate(check: TokenCheck): void;
+  success: (verified: VerifiedToken) => void;
+  fail: (reason: unknown) => void;
+  error: (error: unknown) => void;
 }
 
-/*
- * passport-jwt checks signatures with `jsonwebtoken`, which knows no EdDSA; this is the place that it keeps for another
- * verifier. `jose` verifies all of them, but each time by way of another thread: 200 µs a token, where RS256 takes 40.
+/**
+ * Passport's view of a token: the issuer is chosen by the exact `iss` among those that are registered, the key by `kid`
+ * within that issuer's keys and algorithms (RFC 8725 §3.8, RFC 9068 §4), and the claims are checked in claims.ts.
  */
-const jsonwebtoken: unknown = Reflect.get(Strategy, 'JwtVerifier');
-Object.assign(Strategy, { JwtVerifier: checkSignature });
+@Injectable()
+export class JwtStrategy extends PassportStrategy(PassportJwt) {
+  readonly #limits: TokenLimits;
+  readonly #issuers: Issuers;
 
-type Done = (refused: unknown, payload?: unknown) => void;
-
-function checkSignature(token: string, key: KeyObject, options: unknown, done: Done): void {
-  if (typeof jsonwebtoken !== 'function') throw new Error('passport-jwt has no verifier.');
-  if (key.asymmetricKeyType === 'ed25519') {
-    done(isSigned(token, key) ? null : badSignature());
-    return;
+  constructor(@Inject(CONFIG) config: Config, tenants: Tenants, issuers: Issuers) {
+    super({
+      jwtFromRequest: ({ token }) => token,
+      secretOrKeyProvider: ({ key }, _token, done) => done(null, key),
+      passReqToCallback: true,
+      algorithms: ALGORITHMS,
+      // Times are checked with the other claims.
+      ignoreExpiration: true,
+      jsonWebTokenOptions: { ignoreNotBefore: true },
+    } satisfies StrategyOptions);
+    this.#limits = { ...config, topicsPerToken: (tenantId) => tenants.limits(tenantId).topicsPerToken };
+    this.#issuers = issuers;
   }
-  const settle: Done = (refused, payload) =>
-    done(refused === null || refused === undefined ? null : badSignature(refused), payload);
-  try {
-    Reflect.apply(jsonwebtoken, undefined, [token, key, options, settle]);
-  } catch (error) {
-    // It throws on some payloads that are no objects.
-    settle(error);
+
+  /**
+   * The caller that the token stands for, by its signature and its claims.
+   *
+   * @throws Problem `token_invalid`, `keys_unavailable`
+   */
+  async verify(check: TokenCheck): Promise<VerifiedToken> {
+    const { token } = check;
+    const header = readHeader(token);
+    const issuer = issuerOf(token, header, this.#issuers);
+    check.issuer = issuer;
+    // Before: should they change meanwhile, the token is checked anew the next time.
+    const version = issuer.keys.version();
+    const key = await keyOf(issuer, header);
+    check.key = key;
+    check.keys = version;
+    // passport-jwt checks signatures with `jsonwebtoken`, which knows no EdDSA. `jose` verifies all of them, but each time
+    // by way of another thread: 200 µs a token, where RS256 takes 40.
+    if (key.asymmetricKeyType !== 'ed25519') return await this.#authenticate(check);
+    if (!isSigned(token, key)) throw badSignature();
+    return this.validate(check);
+  }
+
+  /** Called by passport once the signature is good. */
+  validate(check: TokenCheck): VerifiedToken {
+    const { token, issuer, keys } = check;
+    if (issuer === undefined || keys === undefined) throw new Error('A key was found without an issuer.');
+    check.signed = true;
+    const { principal, refused } = readClaims(readPayload(token), issuer, this.#limits, Date.now());
+    if (principal === undefined) throw tokenInvalid(refused);
+    return { principal, issuer, keys };
+  }
+
+  /** Has passport-jwt check it. Not by passport's middleware: that is for requests, of which some bring several tokens. */
+  async #authenticate(check: TokenCheck): Promise<VerifiedToken> {
+    return await new Promise<VerifiedToken>((resolve, reject) => {
+      const strategy: RequestStrategy = Object.create(this);
+      strategy.success = resolve;
+      strategy.fail = (reason) => reject(badSignature(reason));
+      strategy.error = reject;
+      try {
+        strategy.authenticate(check);
+      } catch (error) {
+        // `jsonwebtoken` throws on some payloads that are no objects.
+        strategy.fail(error);
+      }
+    });
   }
 }
 
@@ -96,53 +142,6 @@ function isSigned(token: string, key: KeyObject): boolean {
     more.length === 0 &&
     verify(null, Buffer.from(`${header}.${payload}`), key, Buffer.from(signature, 'base64url'))
   );
-}
-
-/**
- * Passport's view of a token: the issuer is chosen by the exact `iss` among those that are registered, the key by `kid`
- * within that issuer's keys and algorithms (RFC 8725 §3.8, RFC 9068 §4), and the claims are checked in claims.ts.
- */
-@Injectable()
-export class JwtStrategy extends PassportStrategy(NamedStrategy) {
-  readonly #limits: TokenLimits;
-
-  constructor(@Inject(CONFIG) config: Config, tenants: Tenants, issuers: Issuers) {
-    super({
-      // Passport is one for the whole process: under a common name, a second application would take over the first.
-      name: `jwt ${randomUUID()}`,
-      jwtFromRequest: (carrier) => carrier.token,
-      secretOrKeyProvider: async (carrier, token, done) => {
-        try {
-          const header = readHeader(token);
-          const issuer = issuerOf(token, header, issuers);
-          carrier.issuer = issuer;
-          // Before: should they change meanwhile, the token is checked anew the next time.
-          const version = issuer.keys.version();
-          const key = await keyOf(issuer, header);
-          carrier.keys = version;
-          done(null, key);
-        } catch (error) {
-          done(error);
-        }
-      },
-      passReqToCallback: true,
-      algorithms: ALGORITHMS,
-      // Times are checked with the other claims.
-      ignoreExpiration: true,
-      jsonWebTokenOptions: { ignoreNotBefore: true },
-    });
-    this.#limits = { ...config, topicsPerToken: (tenantId) => tenants.limits(tenantId).topicsPerToken };
-  }
-
-  /** Called by passport once the signature is good. */
-  validate(carrier: TokenCarrier): VerifiedToken {
-    const { token, issuer, keys } = carrier;
-    if (issuer === undefined || keys === undefined) throw new Error('A key was found without an issuer.');
-    carrier.signed = true;
-    const { principal, refused } = readClaims(readPayload(token), issuer, this.#limits, Date.now());
-    if (principal === undefined) throw tokenInvalid(refused);
-    return { principal, issuer, keys };
-  }
 }
 
 function issuerOf(token: string, { typ }: JoseHeader, issuers: Issuers): Issuer {

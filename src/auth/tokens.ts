@@ -1,34 +1,31 @@
 import { hash } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { ExecutionContextHost } from '@nestjs/core/helpers/execution-context-host.js';
-import { AuthGuard } from '@nestjs/passport';
 import { LRUCache } from 'lru-cache';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Issuers } from './issuers.ts';
 import { TokenStatus } from './token-status.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { tokenInvalid } from './credentials.ts';
 import { tooManyTopics } from './claims.ts';
-import { JwtStrategy, type TokenCarrier, type VerifiedToken } from './jwt.strategy.ts';
-import type { Principal } from '../http/access.ts';
+import { JwtStrategy, type TokenCheck, type VerifiedToken } from './jwt.strategy.ts';
+import { tokenInvalid } from './credentials.ts';
+import { type Principal } from '../http/access.ts';
 
 /** A signature is checked again after this long, in ms: the key may have been withdrawn since. */
 const REMEMBERED_MS = 10 * 60_000;
 
 /** Whom a token stands for. */
 @Injectable()
-export class Tokens extends AuthGuard() {
+export class Tokens {
   /** By SHA-256, so that a copy of this process's memory holds fewer tokens that can be used. */
   readonly #verified: LRUCache<string, VerifiedToken> | undefined;
 
   constructor(
-    strategy: JwtStrategy,
+    private readonly strategy: JwtStrategy,
     private readonly issuers: Issuers,
     private readonly admission: TokenStatus,
     private readonly tenants: Tenants,
     @Inject(CONFIG) private readonly config: Config,
   ) {
-    super({ defaultStrategy: strategy.name });
     if (config.TOKEN_CACHE_SIZE > 0)
       this.#verified = new LRUCache({ max: config.TOKEN_CACHE_SIZE, ttl: REMEMBERED_MS });
   }
@@ -72,35 +69,24 @@ export class Tokens extends AuthGuard() {
 
   /** @param lookAgain whether the issuer may have other keys by now, and shall be asked */
   async #check(token: string, digest: string, lookAgain = true): Promise<Principal> {
-    const carrier: TokenCarrier = { token };
+    const check: TokenCheck = { token };
+    let verified: VerifiedToken;
     try {
-      await super.canActivate(new ExecutionContextHost([carrier, {}]));
+      verified = await this.strategy.verify(check);
     } catch (error) {
-      if (!lookAgain || !(await hasOtherKeys(carrier))) throw error;
+      if (!lookAgain || !(await hasOtherKeys(check))) throw error;
       return await this.#check(token, digest, false);
     }
-    if (carrier.user === undefined) throw new Error('Passport let nobody in.');
     // Its registration was changed while its keys were fetched: it has to pass the new one.
-    if (this.issuers.find(carrier.user.principal.issuer) !== carrier.user.issuer)
+    if (this.issuers.find(verified.principal.issuer) !== verified.issuer)
       return await this.#check(token, digest, lookAgain);
-    this.#verified?.set(digest, carrier.user);
-    return carrier.user.principal;
-  }
-
-  /** Passport hands over what it found: an error of ours, a verified token, or why there is none. */
-  override handleRequest<Verified>(
-    error: unknown,
-    verified: Verified | false | undefined,
-    refused: unknown,
-  ): Verified {
-    if (verified) return verified;
-    const reason = error ?? refused;
-    throw reason instanceof Error ? reason : new Error('Passport let nobody in.');
+    this.#verified?.set(digest, verified);
+    return verified.principal;
   }
 }
 
 /** For a token whose key was found and whose signature it did not fit: whether that key is another one by now. */
-async function hasOtherKeys({ issuer, keys, signed }: TokenCarrier): Promise<boolean> {
+async function hasOtherKeys({ issuer, keys, signed }: TokenCheck): Promise<boolean> {
   if (issuer === undefined || keys === undefined || signed === true) return false;
   await issuer.keys.lookAgain();
   return issuer.keys.version() !== keys;

@@ -2,20 +2,26 @@ import 'reflect-metadata';
 import { readFile } from 'node:fs/promises';
 import { buffer } from 'node:stream/consumers';
 import type { parseArgs } from 'node:util';
+import { DataSource, type EntityManager } from 'typeorm';
 import type { z } from 'zod';
 import type { Change, Outcome } from '../admin/audited-transactions.ts';
-import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
-import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
-import { recordAction } from '../audit/audit.store.ts';
-import { COMMAND, type Action } from '../audit/audit.ts';
-import { IssuersStore } from '../auth/issuers.store.ts';
+import {
+  changeIssuer,
+  issuerView,
+  registerIssuer,
+  removeIssuer,
+  type IssuerView,
+} from '../admin/issuer-registry.ts';
+import { AuditEntity, COMMAND, recordAction, type Action } from '../audit/audit.store.ts';
+import { IssuerEntity, IssuersStore } from '../auth/issuers.store.ts';
 import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/registration.schema.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Pool, PoolOptions } from '../postgres/pool.ts';
+import { dataSourceOptions } from '../postgres/data-source.ts';
+import { CrossTenantTransactions } from '../postgres/entity-transactions.ts';
+import type { PoolOptions } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';
-import { namingTenant } from '../postgres/tenant-pool.ts';
 import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 
 export const HELP = `Registers who may sign tokens, beside the issuer of the settings.
@@ -64,11 +70,15 @@ export const issuer: Command = async (args, environment, terminal) => {
   const config = readSettings(environment, settings);
   const text = await onDatabase(config, terminal.report, async ({ crossTenant }) => {
     const pool = new CrossTenantPool(poolOptions(config, crossTenant));
+    const source = registrySource(config, crossTenant);
     try {
-      return await new IssuerCommand(pool, new IssuersStore(pool, pool), config).run(subcommand);
+      await source.initialize();
+      const transactions = new CrossTenantTransactions(source, poolOptions(config, crossTenant));
+      return await new IssuerCommand(transactions, new IssuersStore(pool, pool), config).run(subcommand);
     } catch (error) {
       throw usageErrorOf(error);
     } finally {
+      if (source.isInitialized) await source.destroy();
       await pool.end();
     }
   });
@@ -78,7 +88,7 @@ export const issuer: Command = async (args, environment, terminal) => {
 /** Runs one subcommand in a transaction together with its audit records, and says what it did. */
 class IssuerCommand {
   constructor(
-    private readonly pool: CrossTenantPool,
+    private readonly transactions: CrossTenantTransactions,
     private readonly issuers: IssuersStore,
     private readonly config: Settings,
   ) {}
@@ -87,19 +97,19 @@ class IssuerCommand {
     if (subcommand.kind === 'list') return listing(await this.#all(), subcommand.json);
     if (subcommand.kind === 'add') {
       const { registration } = subcommand;
-      const { id, iss } = await this.#perform('issuer.create', (run) =>
-        registerIssuer(run, this.issuers, registration, this.config),
+      const { id, iss } = await this.#perform('issuer.create', (entities) =>
+        registerIssuer(entities, this.issuers, registration, this.config),
       );
       return `Registered ${iss} as ${id}. Nodes that run take its tokens within a second.`;
     }
     const { id } = await this.#find(subcommand.iss);
     if (subcommand.kind === 'remove') {
-      await this.#perform('issuer.delete', (run) => removeIssuer(run, this.issuers, id));
+      await this.#perform('issuer.delete', (entities) => removeIssuer(entities, this.issuers, id));
       return `Removed ${subcommand.iss}. Its tokens are refused and its streams end within a second.`;
     }
     const status = subcommand.kind === 'disable' ? 'disabled' : 'active';
-    await this.#perform('issuer.update', (run) =>
-      changeIssuer(run, this.issuers, id, { status }, this.config),
+    await this.#perform('issuer.update', (entities) =>
+      changeIssuer(entities, this.issuers, id, { status }, this.config),
     );
     return status === 'active'
       ? `Enabled ${subcommand.iss}. Its tokens are taken again within a second.`
@@ -108,23 +118,23 @@ class IssuerCommand {
 
   async #perform<Result>(
     action: Action,
-    work: (run: Pool['rows']) => Promise<Outcome<Result, IssuerView>>,
+    work: (entities: EntityManager) => Promise<Outcome<Result, IssuerView>>,
   ): Promise<Result> {
-    const { result } = await this.pool.transaction(async (run) => {
-      const outcome = await work(run);
-      if (outcome.change !== undefined) await this.#record(run, action, outcome.change);
+    const { result } = await this.transactions.transaction(async (entities) => {
+      const outcome = await work(entities);
+      if (outcome.change !== undefined) await this.#record(entities, action, outcome.change);
       return outcome;
     });
     return result;
   }
 
   /** A command has no tenant of its own: each tenant that the issuer may name gets a record, which names no other tenant. */
-  async #record(run: Pool['rows'], action: Action, change: Change<IssuerView>): Promise<void> {
+  async #record(entities: EntityManager, action: Action, change: Change<IssuerView>): Promise<void> {
     const { target, before, after } = change;
     const shown = after ?? before;
     const concerned = shown?.tenants ?? (shown?.tenant == null ? [] : [shown.tenant]);
     for (const tenantId of concerned) {
-      await recordAction(namingTenant(run), {
+      await recordAction(entities, {
         tenantId,
         actor: COMMAND,
         remoteAddress: null,
@@ -339,6 +349,18 @@ function usageErrorOf(error: unknown): unknown {
   );
   return new UsageError([error.detail, ...faults].join('\n'));
 }
+
+const registrySource = (config: Settings, url: string): DataSource =>
+  new DataSource({
+    ...dataSourceOptions({
+      url,
+      name: 'tidings issuer command',
+      connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+      answerTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS + config.DATABASE_CONNECT_TIMEOUT_MS,
+    }),
+    entities: [IssuerEntity, AuditEntity],
+    poolSize: 1,
+  });
 
 const poolOptions = (config: Settings, url: string): PoolOptions => ({
   url,

@@ -38,7 +38,6 @@ import { Tickets } from '../auth/tickets.ts';
 import { sendProblem, toProblem } from '../http/problems.ts';
 import { AuthModule } from '../auth/auth.module.ts';
 import { ReceiptsModule } from '../receipts/receipts.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
 import { LogFeed } from './log-feed.ts';
 import { Backlog } from './backlog.ts';
 import { ConnectionQuota } from './connection-quota.ts';
@@ -46,6 +45,7 @@ import { NodePurge } from './node-purge.ts';
 import { Eviction } from './eviction.ts';
 import { StreamCommands, StreamControl } from './stream-commands.ts';
 import { Streams } from './streams.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 
 /**
  * The query of GET /v1/stream. Nothing in it says whose stream it is: that is in the token. What is not known is left out, and

@@ -13,8 +13,8 @@ import { IdempotencyRecords } from './idempotency.ts';
 import type { Batch, Notification, Stored } from '../core/notification.ts';
 import { Partitions, PartitionsModule } from './partitions.ts';
 import { asPosition, type Position } from '../core/position.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
 import { ReadStore } from './read.store.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 
 interface Waiting {
   readonly publication: Publication;

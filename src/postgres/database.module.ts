@@ -1,8 +1,10 @@
 import { Global, Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
-import { TypeOrmModule } from '@nestjs/typeorm';
+import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
+import type { DataSource } from 'typeorm';
 import { type Config, CONFIG, engineUrl, serviceUrl } from '../core/config.ts';
 import { DatabaseClock } from './clock.ts';
 import { dataSourceOptions } from './data-source.ts';
+import { CROSS_TENANT, CrossTenantTransactions, TenantTransactions } from './entity-transactions.ts';
 import type { PoolOptions } from './pool.ts';
 import {
   AppendPool,
@@ -12,8 +14,11 @@ import {
   CrossTenantPool,
   HistoryPool,
 } from './pools.ts';
-/** Connections for the tables that are edited row by row; nobody waits for these in a crowd. */
-const ENTITY_CONNECTIONS = 2;
+/** For what administrators and operators do in a tenant. One tenant has half of them at most. */
+const TENANT_TRANSACTIONS = 4;
+
+/** For the registry of issuers, which is changed a few times a day. */
+const CROSS_TENANT_TRANSACTIONS = 2;
 
 /** Two, so that one slow read does not use up the time of the next. */
 const CHANGES_CONNECTIONS = 2;
@@ -21,29 +26,44 @@ const CHANGES_CONNECTIONS = 2;
 /** Longest wait for what other nodes changed, in ms: a connection that went silent is noticed soon, and another one made. */
 const CHANGES_TIMEOUT_MS = 2_000;
 
-/** The connections to the database: one pool per kind of work, and TypeORM's own for plain tables. */
+/** The connections to the database: one pool per kind of work; those for tables that are edited row by row are TypeORM's. */
 @Global()
 @Module({
   imports: [
     TypeOrmModule.forRootAsync({
       inject: [CONFIG],
       useFactory: (config: Config) => ({
-        ...dataSourceOptions({
-          url: serviceUrl(config),
-          name: 'tidings entities',
-          connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
-          answerTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS + config.DATABASE_CONNECT_TIMEOUT_MS,
-        }),
-        autoLoadEntities: true,
-        poolSize: ENTITY_CONNECTIONS,
-        // The database answered a moment ago; if it went away since, the start should fail soon and say so.
-        retryAttempts: 2,
-        retryDelay: 500,
+        ...entityOptions(config, serviceUrl(config), 'tenant'),
+        poolSize: TENANT_TRANSACTIONS,
+      }),
+    }),
+    TypeOrmModule.forRootAsync({
+      name: CROSS_TENANT,
+      inject: [CONFIG],
+      useFactory: (config: Config) => ({
+        ...entityOptions(config, engineUrl(config), 'registry'),
+        poolSize: CROSS_TENANT_TRANSACTIONS,
       }),
     }),
   ],
   providers: [
     DatabaseClock,
+    {
+      provide: TenantTransactions,
+      inject: [getDataSourceToken(), CONFIG],
+      useFactory: (source: DataSource, config: Config) =>
+        new TenantTransactions(source, {
+          connections: TENANT_TRANSACTIONS,
+          connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+          statementTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS,
+        }),
+    },
+    {
+      provide: CrossTenantTransactions,
+      inject: [getDataSourceToken(CROSS_TENANT), CONFIG],
+      useFactory: (source: DataSource, config: Config) =>
+        new CrossTenantTransactions(source, { statementTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS }),
+    },
     {
       provide: AppendPool,
       inject: [CONFIG],
@@ -96,7 +116,17 @@ const CHANGES_TIMEOUT_MS = 2_000;
       },
     },
   ],
-  exports: [AppendPool, BacklogPool, ChangeFeedPool, ClientPool, CrossTenantPool, HistoryPool, DatabaseClock],
+  exports: [
+    AppendPool,
+    BacklogPool,
+    ChangeFeedPool,
+    ClientPool,
+    CrossTenantPool,
+    CrossTenantTransactions,
+    DatabaseClock,
+    HistoryPool,
+    TenantTransactions,
+  ],
 })
 export class DatabaseModule implements OnApplicationShutdown {
   constructor(
@@ -116,6 +146,22 @@ export class DatabaseModule implements OnApplicationShutdown {
       ),
     );
   }
+}
+
+function entityOptions(config: Config, url: string, name: string) {
+  return {
+    ...dataSourceOptions({
+      url,
+      name: `tidings ${name} transactions`,
+      connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+      answerTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS + config.DATABASE_CONNECT_TIMEOUT_MS,
+    }),
+    // Each module names its own (`TypeOrmModule.forFeature`).
+    autoLoadEntities: true,
+    // The database answered a moment ago; if it went away since, the start should fail soon and say so.
+    retryAttempts: 2,
+    retryDelay: 500,
+  };
 }
 
 function poolOptions(config: Config, url: string, name: string, connections: number): PoolOptions {

@@ -6,7 +6,6 @@ import {
   connectionsTo,
   inTransaction,
   onConnection,
-  type Pool,
   type PoolOptions,
   runStatement,
   sqlOfSettings,
@@ -19,12 +18,6 @@ export type RunOfTenant = <Row extends pg.QueryResultRow>(
   statement: Statement,
   values?: readonly unknown[],
 ) => Promise<Row[]>;
-
-/** The same on a connection that sees every tenant, for stores that work on either kind. */
-export const namingTenant =
-  (run: Pool['rows']): RunOfTenant =>
-  async (tenantId, statement, values = []) =>
-    await run(statement, [tenantId, ...values]);
 
 /** A database that answers but stores nothing: the SQLSTATE of its refusal, and since when (RFC 3339). */
 export interface Failure {

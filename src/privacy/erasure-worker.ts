@@ -4,8 +4,7 @@ import { Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@ne
 import type { Subscription } from 'rxjs';
 import { recordAction } from '../audit/audit.store.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
-import { InFlightTransactionsStore } from '../cluster/change-feed.store.ts';
-import { HistoryPool } from '../postgres/pools.ts';
+import { TenantTransactions } from '../postgres/entity-transactions.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
@@ -14,6 +13,7 @@ import { auditEntryOf, type Erasure } from './erasure.ts';
 import { ErasureRegistry } from './erasure-registry.ts';
 import { ErasureRegistryStore } from './erasure-registry.store.ts';
 import { ErasureWorkerStore } from './erasure-worker.store.ts';
+import { InFlightTransactionsStore } from '../cluster/change-feed.store.ts';
 
 /** How often erasures are looked for that another node has left behind, in ms. */
 const TICK_MS = 1_000;
@@ -55,7 +55,7 @@ export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
     private readonly inFlight: InFlightTransactionsStore,
     private readonly tenants: TenantsStore,
     private readonly changes: ChangeFeed,
-    private readonly pool: HistoryPool,
+    private readonly transactions: TenantTransactions,
   ) {}
 
   onModuleInit(): void {
@@ -152,11 +152,11 @@ export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
   /** Writes the end of the erasure and its audit entry in one transaction. */
   async #finish(erasure: Erasure): Promise<void> {
     const { tenantId, user } = erasure;
-    await this.pool.transaction(tenantId, async (run) => {
-      const completed = await this.registryStore.finish(run, erasure, this.id);
+    await this.transactions.transaction(tenantId, async (transaction) => {
+      const completed = await this.registryStore.finish(transaction.run, erasure, this.id);
       if (completed === undefined) throw new Abandoned();
-      if (user === null) await this.tenants.markDeleted(run, tenantId);
-      await recordAction(run, auditEntryOf(erasure, completed));
+      if (user === null) await this.tenants.markDeleted(transaction, tenantId);
+      await recordAction(transaction.entities, auditEntryOf(erasure, completed));
     });
     await this.changes.now();
   }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { type TenantId, tenantIdSchema, type UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
-import type { AuditEntry } from '../audit/audit.ts';
+import { type AuditEntry } from '../audit/audit.store.ts';
 import { type Principal } from '../http/access.ts';
 
 /** The erasure of a user, or of a whole tenant. Every node keeps it in memory as long as it has a row. */

@@ -4,17 +4,13 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { AdminModule } from '../admin/admin.module.ts';
 import { AuditedTransactions } from '../admin/audited-transactions.ts';
-import { namedUser } from '../admin/named-user.ts';
-import { notFound, parseId } from '../admin/path-id.ts';
-import { AuditModule } from '../audit/audit.module.ts';
+import { notFound, parseId, parseUserId } from '../admin/request-parameters.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { Problem } from '../core/errors.ts';
 import { tenantIdSchema, type TenantId, type UserId } from '../core/identifiers.ts';
-import { StreamModule } from '../delivery/stream.controller.ts';
 import { HistoryModule } from '../history/history.controller.ts';
 import { beginLines, LINES_TYPE } from '../history/ndjson.ts';
 import { refuseQuery } from '../http/json-body.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
 import { orderedBy, targetOf, type ErasureView } from './erasure.ts';
 import { ErasurePurger, ErasureRegistry } from './erasure-registry.ts';
@@ -22,7 +18,10 @@ import { ErasureRegistryStore } from './erasure-registry.store.ts';
 import { ErasureWorker } from './erasure-worker.ts';
 import { ErasureWorkerStore } from './erasure-worker.store.ts';
 import { ExportStore, UserExport } from './export.store.ts';
+import { AuditModule } from '../audit/audit.store.ts';
+import { TenantsModule } from '../tenants/tenants.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
+import { StreamModule } from '../delivery/stream.controller.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 
 /** How long a caller is kept waiting for the end of an erasure, in ms. Only large ones take longer. */
@@ -46,7 +45,7 @@ class ErasureRequests {
   async ofUser(principal: Principal, request: FastifyRequest, user: UserId): Promise<string> {
     const { tenantId } = principal;
     const action = { action: 'user.erase', tenantId } as const;
-    return await this.transactions.perform(principal, request, action, async (run) => {
+    return await this.transactions.perform(principal, request, action, async ({ run }) => {
       const by = orderedBy(principal, request);
       const begun = await this.store.begin(run, tenantId, user, by, this.worker.id);
       if (begun === undefined)
@@ -64,15 +63,15 @@ class ErasureRequests {
     tenantId: TenantId,
   ): Promise<string | undefined> {
     const action = { action: 'tenant.delete', tenantId } as const;
-    return await this.transactions.perform(principal, request, action, async (run) => {
-      const before = await this.tenants.lock(run, tenantId);
+    return await this.transactions.perform(principal, request, action, async (transaction) => {
+      const before = await this.tenants.lock(transaction, tenantId);
       if (before === undefined) throw notFound('tenant');
       if (before.status === 'deleted') return { result: undefined, change: undefined };
       const by = orderedBy(principal, request);
-      const begun = await this.store.begin(run, tenantId, undefined, by, this.worker.id);
+      const begun = await this.store.begin(transaction.run, tenantId, undefined, by, this.worker.id);
       if (begun === undefined) throw new Error('an erasure of a tenant begins or is joined');
       if (begun.joined) return { result: begun.id, change: undefined };
-      const after = await this.tenants.markDeleting(run, tenantId);
+      const after = await this.tenants.markDeleting(transaction, tenantId);
       return { result: begun.id, change: { target: tenantId, before, after } };
     });
   }
@@ -110,7 +109,7 @@ class UserDataController {
     @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    const lines = await beginLines(this.userExport.lines(tenantId, namedUser(request)));
+    const lines = await beginLines(this.userExport.lines(tenantId, parseUserId(request)));
     await reply.header('cache-control', 'no-store').type(LINES_TYPE).send(lines);
   }
 
@@ -124,7 +123,7 @@ class UserDataController {
     @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    const user = namedUser(request);
+    const user = parseUserId(request);
     const erasure = await this.requests.ofUser(principal, request, user);
     const outcome = await this.requests.outcome(principal.tenantId, erasure);
     if (outcome === undefined || outcome.status === 'done') await reply.status(204).send();

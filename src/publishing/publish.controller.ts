@@ -12,7 +12,7 @@ import { IdempotencyRecords } from '../log/idempotency.ts';
 import type { Stored } from '../core/notification.ts';
 import { asPosition, createdAt } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { Tenants } from '../tenants/tenants.ts';
+import { Tenants, TenantsModule } from '../tenants/tenants.ts';
 import {
   checkRights,
   fingerprintOf,
@@ -22,7 +22,6 @@ import {
   readPublication,
 } from './publication.ts';
 import { PublishAdmission, RejectionThrottle } from './publish-admission.ts';
-import { TenantsModule } from '../tenants/tenants.module.ts';
 
 @Controller('v1/notifications')
 export class PublishController {

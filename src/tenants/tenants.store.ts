@@ -1,10 +1,11 @@
 import { Injectable } from '@nestjs/common';
+import { Column, Entity, PrimaryColumn, type EntityManager, type ObjectLiteral } from 'typeorm';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
+import { WRITTEN_NOW, type TenantTransaction } from '../postgres/entity-transactions.ts';
+import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, CrossTenantPool, HistoryPool } from '../postgres/pools.ts';
-import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { readLimits, type OwnLimits } from '../core/limits.ts';
-import { type Statement } from '../postgres/pool.ts';
 
 /** What an administrator may make of a tenant. */
 export const SET_STATUSES = ['active', 'suspended'] as const;
@@ -38,6 +39,39 @@ export interface TenantState {
   readonly limits: OwnLimits;
 }
 
+/** A row of the registry, as administrators edit it. */
+@Entity('tenants')
+export class TenantEntity {
+  @PrimaryColumn('text', { name: 'tenant_id' })
+  id!: TenantId;
+
+  @Column('text', { nullable: true })
+  name!: string | null;
+
+  @Column('text')
+  status!: TenantStatus;
+
+  @Column('integer', { name: 'kept_days', nullable: true })
+  keptDays!: number | null;
+
+  @Column('text', { name: 'cors_origins', array: true })
+  corsOrigins!: readonly string[];
+
+  /** With limits that nobody has looked at yet: a newer version may have put in some that this one does not know. */
+  @Column('jsonb')
+  limits!: unknown;
+
+  @Column('timestamptz', { name: 'created_at' })
+  createdAt!: Date;
+
+  @Column('timestamptz', { name: 'updated_at' })
+  updatedAt!: Date;
+
+  /** Who wrote the row last; only the change feed reads it. An xid8, of which TypeORM knows nothing. */
+  @Column('text', { select: false })
+  transaction!: string;
+}
+
 const COLUMNS = `tenant_id as id, name, status, kept_days as "keptDays", cors_origins as "corsOrigins",
   limits, created_at as "createdAt", updated_at as "updatedAt"`;
 const STATE = `tenant_id as id, status, cors_origins as "corsOrigins", limits`;
@@ -66,36 +100,6 @@ select ${COLUMNS} from tenant`,
 
 const FIND: Statement = { name: 'find_tenant', text: `select ${COLUMNS} from tenants where tenant_id = $1` };
 
-const LOCK: Statement = {
-  name: 'lock_tenant',
-  text: `select ${COLUMNS} from tenants where tenant_id = $1 for update`,
-};
-
-/* Laid over what is there: a newer version may have put in limits that this one does not know. */
-const UPDATE: Statement = {
-  name: 'update_tenant',
-  text: `
-update tenants set name = $2, status = $3, kept_days = $4, cors_origins = $5,
-  limits = jsonb_strip_nulls(limits || $6::jsonb),
-  updated_at = now(), transaction = pg_current_xact_id()
-where tenant_id = $1 returning ${COLUMNS}`,
-};
-
-/* From here on nobody of it is let in. */
-const DOOM: Statement = {
-  name: 'doom_tenant',
-  text: `
-update tenants set status = 'deleting', cors_origins = '{}', updated_at = now(), transaction = pg_current_xact_id()
-where tenant_id = $1 returning ${COLUMNS}`,
-};
-
-const BURY: Statement = {
-  name: 'bury_tenant',
-  text: `
-update tenants set status = 'deleted', name = null, kept_days = null, updated_at = now(), transaction = pg_current_xact_id()
-where tenant_id = $1`,
-};
-
 /* The list of tenants, and what a node keeps of them, concern the installation and name no tenant. */
 const PAGE: Statement = {
   name: 'page_tenants',
@@ -115,12 +119,14 @@ const CHANGED: Statement = {
   text: `select ${STATE} from tenants where ${NOT_IN_SNAPSHOT}`,
 };
 
-/** As it is stored, with limits that nobody has looked at yet. */
-type Raw<Row extends { limits: OwnLimits }> = Omit<Row, 'limits'> & { limits: unknown };
-type TenantRow = Raw<Tenant> & Record<string, unknown>;
-type StateRow = Raw<TenantState> & Record<string, unknown>;
+/** Laid over the limits that are there, for the sake of those that this version does not know. */
+const LIMITS = 'jsonb_strip_nulls(limits || cast(:limits as jsonb))';
 
-/** The SQL of tenants. What takes `run` is part of a transaction of the caller. */
+type TenantRow = Omit<TenantEntity, 'transaction'>;
+type StateRow = Pick<TenantEntity, 'id' | 'status' | 'corsOrigins' | 'limits'>;
+type Answer<Row> = Row & Record<string, unknown>;
+
+/** The registry of tenants. What takes a transaction is part of one of the caller, who keeps the record of it. */
 @Injectable()
 export class TenantsStore {
   constructor(
@@ -129,70 +135,116 @@ export class TenantsStore {
     private readonly history: HistoryPool,
   ) {}
 
-  /** Makes the tenant and its stream. Undefined: there is one with this id. */
-  async create(run: RunOfTenant, tenantId: TenantId, settings: TenantSettings): Promise<Tenant | undefined> {
-    const [row] = await run<TenantRow>(tenantId, CREATE, valuesOf(settings));
-    return row && withLimits(row);
+  /** Makes the tenant and its log. Undefined: there is one with this id. */
+  async create(
+    { run }: TenantTransaction,
+    tenantId: TenantId,
+    settings: TenantSettings,
+  ): Promise<Tenant | undefined> {
+    const { name, status, keptDays, corsOrigins, limits } = settings;
+    const values = [name, status, keptDays, corsOrigins, JSON.stringify(limits)];
+    const [row] = await run<Answer<TenantRow>>(tenantId, CREATE, values);
+    return row && tenantOf(row);
   }
 
   async find(tenantId: TenantId): Promise<Tenant | undefined> {
-    const [row] = await this.history.rows<TenantRow>(tenantId, FIND);
-    return row && withLimits(row);
+    const [row] = await this.history.rows<Answer<TenantRow>>(tenantId, FIND);
+    return row && tenantOf(row);
   }
 
   /** The tenant, which nobody else changes until the transaction ends. */
-  async lock(run: RunOfTenant, tenantId: TenantId): Promise<Tenant | undefined> {
-    const [row] = await run<TenantRow>(tenantId, LOCK);
-    return row && withLimits(row);
+  async lock({ entities }: TenantTransaction, tenantId: TenantId): Promise<Tenant | undefined> {
+    const row = await entities.findOne(TenantEntity, {
+      where: { id: tenantId },
+      lock: { mode: 'pessimistic_write' },
+    });
+    return row === null ? undefined : tenantOf(row);
   }
 
   /** Of a tenant that `lock` has found. */
-  async update(run: RunOfTenant, tenantId: TenantId, settings: TenantSettings): Promise<Tenant> {
-    const [row] = await run<TenantRow>(tenantId, UPDATE, valuesOf(settings));
-    if (row === undefined) throw new Error('a locked tenant does not vanish');
-    return withLimits(row);
+  async update(
+    { entities }: TenantTransaction,
+    tenantId: TenantId,
+    { limits, ...settings }: TenantSettings,
+  ): Promise<Tenant> {
+    const changes = { ...settings, limits: () => LIMITS };
+    return await edited(entities, tenantId, changes, { limits: JSON.stringify(limits) });
   }
 
-  /** The first step of its end. Of a tenant that `lock` has found. */
-  async markDeleting(run: RunOfTenant, tenantId: TenantId): Promise<Tenant> {
-    const [row] = await run<TenantRow>(tenantId, DOOM);
-    if (row === undefined) throw new Error('a locked tenant does not vanish');
-    return withLimits(row);
+  /** The first step of its end: from here on nobody of it is let in. Of a tenant that `lock` has found. */
+  async markDeleting({ entities }: TenantTransaction, tenantId: TenantId): Promise<Tenant> {
+    return await edited(entities, tenantId, { status: 'deleting', corsOrigins: [] });
   }
 
   /** The last step, when nothing of it is left. */
-  async markDeleted(run: RunOfTenant, tenantId: TenantId): Promise<void> {
-    await run(tenantId, BURY);
+  async markDeleted({ entities }: TenantTransaction, tenantId: TenantId): Promise<void> {
+    await edited(entities, tenantId, { status: 'deleted', name: null, keptDays: null });
   }
 
   /** By id, those after `after`; without a status all but the deleted. */
   async page(after: string, status: TenantStatus | undefined, limit: number): Promise<Tenant[]> {
-    const rows = await this.engine.rows<TenantRow>(PAGE, [after, status ?? null, limit]);
-    return rows.map(withLimits);
+    const rows = await this.engine.rows<Answer<TenantRow>>(PAGE, [after, status ?? null, limit]);
+    return rows.map(tenantOf);
   }
 
   /** `all`: every tenant; else those that are suspended or have origins or limits of their own. */
   async load(all: boolean): Promise<TenantState[]> {
-    const rows = await this.changes.rows<StateRow>(LOAD, [all]);
-    return rows.map(withLimits);
+    const rows = await this.changes.rows<Answer<StateRow>>(LOAD, [all]);
+    return rows.map(stateOf);
   }
 
   /** What was not visible in the snapshot `since` (a pg_snapshot as text). */
   async changed(since: string): Promise<TenantState[]> {
-    const rows = await this.changes.rows<StateRow>(CHANGED, [since]);
-    return rows.map(withLimits);
+    const rows = await this.changes.rows<Answer<StateRow>>(CHANGED, [since]);
+    return rows.map(stateOf);
   }
 }
 
-const withLimits = <Row extends { limits: unknown }>(row: Row): Row & { limits: OwnLimits } => ({
-  ...row,
-  limits: readLimits(row.limits),
-});
+/** Changes the row of a tenant that is there. */
+async function edited(
+  entities: EntityManager,
+  tenantId: TenantId,
+  changes: Edit,
+  values: ObjectLiteral = {},
+): Promise<Tenant> {
+  const { affected } = await entities
+    .createQueryBuilder()
+    .update(TenantEntity)
+    .set({ ...changes, ...WRITTEN_NOW })
+    .where({ id: tenantId })
+    .setParameters(values)
+    .execute();
+  if (affected !== 1) throw new Error('a locked tenant does not vanish');
+  return tenantOf(await entities.findOneByOrFail(TenantEntity, { id: tenantId }));
+}
 
-const valuesOf = ({ name, status, keptDays, corsOrigins, limits }: TenantSettings): unknown[] => [
+type Edit = Partial<Pick<TenantEntity, 'name' | 'status' | 'keptDays' | 'corsOrigins'>> & {
+  readonly limits?: () => string;
+};
+
+const tenantOf = ({
+  id,
   name,
   status,
   keptDays,
   corsOrigins,
-  JSON.stringify(limits),
-];
+  limits,
+  createdAt,
+  updatedAt,
+}: TenantRow): Tenant => ({
+  id,
+  name,
+  status,
+  keptDays,
+  corsOrigins,
+  limits: readLimits(limits),
+  createdAt,
+  updatedAt,
+});
+
+const stateOf = ({ id, status, corsOrigins, limits }: StateRow): TenantState => ({
+  id,
+  status,
+  corsOrigins,
+  limits: readLimits(limits),
+});

@@ -1,14 +1,14 @@
 import { isDeepStrictEqual } from 'node:util';
-import { Inject, Injectable } from '@nestjs/common';
+import { Inject, Injectable, Module } from '@nestjs/common';
+import { TypeOrmModule } from '@nestjs/typeorm';
 import { Subject, type Observable } from 'rxjs';
-import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
+import { ChangeFeed, ChangeFeedModule, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { limitsOf, NO_LIMITS, type DefaultLimits, type Limits } from '../core/limits.ts';
-import { TenantsStore, type TenantState } from './tenants.store.ts';
-
+import { TenantEntity, TenantsStore, type TenantState } from './tenants.store.ts';
 /** `unknown`: it was deleted; or nobody registered it, which counts with TENANT_PROVISIONING=explicit only. */
-export type TenantStanding = 'active' | 'suspended' | 'unknown';
+type TenantStanding = 'active' | 'suspended' | 'unknown';
 
 /**
  * What a request has to know of its tenant, in memory. Only what is out of the ordinary is kept: a tenant that is not
@@ -115,3 +115,10 @@ function isSame(a: TenantState | undefined, b: TenantState | undefined): boolean
     isDeepStrictEqual(a.limits, b.limits)
   );
 }
+
+@Module({
+  imports: [ChangeFeedModule, TypeOrmModule.forFeature([TenantEntity])],
+  providers: [Tenants, TenantsStore],
+  exports: [Tenants, TenantsStore],
+})
+export class TenantsModule {}

@@ -1,9 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { AuditEntry } from '../../src/audit/audit.ts';
-import { AuditStore, recordAction, type AuditFilters } from '../../src/audit/audit.store.ts';
+import { type AuditEntry, type AuditFilters, AuditStore, recordAction } from '../../src/audit/audit.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
-import { openPools, type TestPools } from '../support/pools.ts';
+import { openPools, openTransactions, type TestPools, type TestTransactions } from '../support/pools.ts';
 
 const acme = tenantIdSchema.parse('acme');
 const globex = tenantIdSchema.parse('globex');
@@ -11,13 +10,16 @@ const ALL: AuditFilters = { action: undefined, since: undefined, until: undefine
 
 let database: TestDatabase;
 let pools: TestPools;
+let transactions: TestTransactions;
 let audit: AuditStore;
 beforeEach(async () => {
   database = await createDatabase();
   pools = openPools(database, 2);
+  transactions = await openTransactions(database);
   audit = new AuditStore(pools.tenant);
 });
 afterEach(async () => {
+  await transactions.end();
   await pools.end();
   await database.drop();
 });
@@ -36,7 +38,7 @@ const entry = (more: Partial<AuditEntry> = {}): AuditEntry => ({
 
 const record = (more: Partial<AuditEntry> = {}) => {
   const made = entry(more);
-  return pools.tenant.transaction(made.tenantId, (run) => recordAction(run, made));
+  return transactions.tenants.transaction(made.tenantId, ({ entities }) => recordAction(entities, made));
 };
 
 describe('the audit log', () => {
@@ -67,8 +69,8 @@ describe('the audit log', () => {
   });
 
   test('has nothing of an act that was undone', async () => {
-    const undone = pools.tenant.transaction(acme, async (run) => {
-      await recordAction(run, entry());
+    const undone = transactions.tenants.transaction(acme, async ({ entities }) => {
+      await recordAction(entities, entry());
       throw new Error('undone');
     });
     await expect(undone).rejects.toThrow('undone');

@@ -10,7 +10,7 @@ import { IssuersStore } from '../../src/auth/issuers.store.ts';
 import { issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
 import { newIssuer, type IssuerState } from '../../src/auth/registration.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
-import { openPools, type TestPools } from '../support/pools.ts';
+import { openPools, openTransactions, type TestPools, type TestTransactions } from '../support/pools.ts';
 import { issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -20,6 +20,7 @@ const ISS = 'https://idp.example/';
 let database: TestDatabase;
 let pools: TestPools;
 let pool: Pool;
+let transactions: TestTransactions;
 let store: IssuersStore;
 let errors: string[];
 
@@ -27,6 +28,7 @@ beforeAll(async () => {
   database = await createDatabase();
   pools = openPools(database);
   pool = pools.engine;
+  transactions = await openTransactions(database);
   store = new IssuersStore(pool, pool);
 });
 beforeEach(() => {
@@ -42,6 +44,7 @@ afterEach(async () => {
   await database.query('delete from issuers');
 });
 afterAll(async () => {
+  await transactions.end();
   await pools.end();
   await database.drop();
 });
@@ -70,13 +73,14 @@ const stateOf = (id: string, change: object = {}): IssuerState =>
 async function register(change: object = {}): Promise<{ id: string; state: IssuerState }> {
   const id = randomUUIDv7();
   const state = stateOf(id, change);
-  const record = await pool.transaction((run) => store.insert(run, id, state));
-  if (record === undefined) throw new Error('The issuer is registered already.');
+  const record = await transactions.registry.transaction((entities) => store.insert(entities, id, state));
+  if (record === 'iss-taken') throw new Error('The issuer is registered already.');
   return { id, state };
 }
 
-const update = (id: string, state: IssuerState) => pool.transaction((run) => store.update(run, id, state));
-const remove = (id: string) => pool.transaction((run) => store.remove(run, id));
+const update = (id: string, state: IssuerState) =>
+  transactions.registry.transaction((entities) => store.update(entities, id, state));
+const remove = (id: string) => transactions.registry.transaction((entities) => store.remove(entities, id));
 
 /** Runs `work` while a transaction of somebody else is under way. */
 async function duringTransaction(work: () => Promise<void>): Promise<void> {
@@ -118,9 +122,13 @@ describe('the store of issuers', () => {
   test('takes an `iss` once, and again after it was deleted', async () => {
     const { id } = await register();
     const second = randomUUIDv7();
-    expect(await pool.transaction((run) => store.insert(run, second, stateOf(second)))).toBeUndefined();
+    expect(
+      await transactions.registry.transaction((entities) => store.insert(entities, second, stateOf(second))),
+    ).toBe('iss-taken');
     expect(await remove(id)).toBe(true);
-    expect(await pool.transaction((run) => store.insert(run, second, stateOf(second)))).toMatchObject({
+    expect(
+      await transactions.registry.transaction((entities) => store.insert(entities, second, stateOf(second))),
+    ).toMatchObject({
       id: second,
     });
   });
@@ -129,18 +137,18 @@ describe('the store of issuers', () => {
     const outcomes = await Promise.all(
       Array.from({ length: 4 }, async () => {
         const id = randomUUIDv7();
-        return await pool.transaction((run) => store.insert(run, id, stateOf(id)));
+        return await transactions.registry.transaction((entities) => store.insert(entities, id, stateOf(id)));
       }),
     );
-    expect(outcomes.filter((record) => record !== undefined)).toHaveLength(1);
+    expect(outcomes.filter((record) => record !== 'iss-taken')).toHaveLength(1);
   });
 
   test('says so when an issuer would get the `iss` of another', async () => {
     await register();
     const { id, state } = await register({ iss: 'https://other.example/' });
     await expect(
-      pool.transaction(async (run) => {
-        expect(await store.update(run, id, { ...state, iss: ISS })).toBe('iss-taken');
+      transactions.registry.transaction(async (entities) => {
+        expect(await store.update(entities, id, { ...state, iss: ISS })).toBe('iss-taken');
         throw new Error('rolled back');
       }),
     ).rejects.toThrow('rolled back');
@@ -152,7 +160,7 @@ describe('the store of issuers', () => {
     expect(await remove(id)).toBe(true);
     expect(await remove(id)).toBe(false);
     expect(await store.find(id)).toBeUndefined();
-    expect(await pool.transaction((run) => store.lock(run, id))).toBeUndefined();
+    expect(await transactions.registry.transaction((entities) => store.lock(entities, id))).toBeUndefined();
     await expect(update(id, state)).rejects.toThrow('not there');
     expect(await store.page(undefined, 10)).toEqual([]);
     expect(await database.query('select sealed_secret from issuers')).toEqual([{ sealed_secret: null }]);
@@ -161,9 +169,9 @@ describe('the store of issuers', () => {
   test('lets one writer after the other at an issuer', async () => {
     const { id, state } = await register();
     const rename = (name: string) =>
-      pool.transaction(async (run) => {
-        const before = await store.lock(run, id);
-        await store.update(run, id, { ...state, name });
+      transactions.registry.transaction(async (entities) => {
+        const before = await store.lock(entities, id);
+        await store.update(entities, id, { ...state, name });
         return before?.name;
       });
     const names = await Promise.all(['a', 'b', 'c', 'd'].map(rename));
@@ -289,8 +297,8 @@ describe('a node', () => {
     const slow = Promise.withResolvers<void>();
     const written = Promise.withResolvers<void>();
     const id = randomUUIDv7();
-    const first = pool.transaction(async (run) => {
-      await store.insert(run, id, stateOf(id));
+    const first = transactions.registry.transaction(async (entities) => {
+      await store.insert(entities, id, stateOf(id));
       written.resolve();
       await slow.promise;
     });

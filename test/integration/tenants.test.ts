@@ -8,7 +8,7 @@ import { NO_LIMITS } from '../../src/core/limits.ts';
 import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
-import { openPools } from '../support/pools.ts';
+import { openPools, openTransactions } from '../support/pools.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
 const acme = tenantIdSchema.parse('acme');
@@ -34,6 +34,7 @@ async function node(settings: Record<string, string> = {}) {
     ...settings,
   });
   const { tenant: pool, engine, end } = openPools(database, 2);
+  const transactions = await openTransactions(database);
   const changes = new ChangeFeed(new ChangeFeedStore(engine), config);
   const store = new TenantsStore(engine, engine, pool);
   const tenants = new Tenants(changes, store, config);
@@ -43,9 +44,10 @@ async function node(settings: Record<string, string> = {}) {
   closing.push(async () => {
     subscription.unsubscribe();
     await changes.onModuleDestroy();
+    await transactions.end();
     await end();
   });
-  return { tenants, changes, store, pool, changed };
+  return { tenants, changes, store, transactions: transactions.tenants, changed };
 }
 
 const ordinary = {
@@ -81,13 +83,13 @@ describe('the standing of a tenant', () => {
       await other.changes.now();
       return other.tenants.standing(acme);
     };
-    await one.pool.transaction(acme, (run) => one.store.create(run, acme, ordinary));
+    await one.transactions.transaction(acme, (transaction) => one.store.create(transaction, acme, ordinary));
     expect(await standing()).toBe('active');
-    await one.pool.transaction(acme, (run) =>
-      one.store.update(run, acme, { ...ordinary, status: 'suspended' }),
+    await one.transactions.transaction(acme, (transaction) =>
+      one.store.update(transaction, acme, { ...ordinary, status: 'suspended' }),
     );
     expect(await standing()).toBe('suspended');
-    await one.pool.transaction(acme, (run) => one.store.update(run, acme, ordinary));
+    await one.transactions.transaction(acme, (transaction) => one.store.update(transaction, acme, ordinary));
     expect(await standing()).toBe('active');
   });
 
@@ -151,9 +153,11 @@ describe('an origin', () => {
   });
 
   test('is allowed somewhere as long as one tenant has it', async () => {
-    const { tenants, changes, store, pool } = await node();
+    const { tenants, changes, store, transactions } = await node();
     const set = async (tenantId: typeof acme, corsOrigins: string[]) => {
-      await pool.transaction(tenantId, (run) => store.update(run, tenantId, { ...ordinary, corsOrigins }));
+      await transactions.transaction(tenantId, (transaction) =>
+        store.update(transaction, tenantId, { ...ordinary, corsOrigins }),
+      );
       await changes.now();
     };
     await database.query(`insert into tenants (tenant_id) values ('acme'), ('globex')`);
@@ -189,7 +193,9 @@ describe('the limits of a tenant', () => {
     const usual = other.tenants.limits(acme).connections;
     const set = async (connections: number | null) => {
       const limits = { ...NO_LIMITS, connections };
-      await one.pool.transaction(acme, (run) => one.store.update(run, acme, { ...ordinary, limits }));
+      await one.transactions.transaction(acme, (transaction) =>
+        one.store.update(transaction, acme, { ...ordinary, limits }),
+      );
       await other.changes.now();
       return other.tenants.limits(acme).connections;
     };
@@ -209,9 +215,11 @@ describe('the limits of a tenant', () => {
 });
 
 test('a tenant that is created can be published to, and is created once', async () => {
-  const { store, pool } = await node();
+  const { store, transactions } = await node();
   const create = () =>
-    pool.transaction(acme, (run) => store.create(run, acme, { ...ordinary, name: 'Acme' }));
+    transactions.transaction(acme, (transaction) =>
+      store.create(transaction, acme, { ...ordinary, name: 'Acme' }),
+    );
   const made = await Promise.all([create(), create(), create()]);
   expect(made.filter((tenant) => tenant !== undefined)).toMatchObject([{ id: 'acme', name: 'Acme' }]);
   expect(await database.query(`select tenant_id, head from tenant_logs`)).toEqual([

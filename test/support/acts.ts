@@ -1,8 +1,11 @@
 import { randomUUIDv7 } from 'node:crypto';
+import type { EntityManager } from 'typeorm';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
-import type { Pool } from '../../src/postgres/pool.ts';
-import { ClientPool, CrossTenantPool } from '../../src/postgres/pools.ts';
-import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
+import {
+  CrossTenantTransactions,
+  TenantTransactions,
+  type TenantTransaction,
+} from '../../src/postgres/entity-transactions.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
 import { IssuersStore } from '../../src/auth/issuers.store.ts';
@@ -19,9 +22,9 @@ import type { Service } from './app.ts';
 async function act<Result>(
   { app }: Service,
   tenant: string,
-  work: (run: RunOfTenant) => Promise<Result>,
+  work: (transaction: TenantTransaction) => Promise<Result>,
 ): Promise<Result> {
-  const result = await app.get(ClientPool).transaction(tenantIdSchema.parse(tenant), work);
+  const result = await app.get(TenantTransactions).transaction(tenantIdSchema.parse(tenant), work);
   await app.get(ChangeFeed).now();
   return result;
 }
@@ -29,16 +32,16 @@ async function act<Result>(
 /** The same on the registry of issuers. */
 async function actOnRegistry<Result>(
   { app }: Service,
-  work: (run: Pool['rows']) => Promise<Result>,
+  work: (entities: EntityManager) => Promise<Result>,
 ): Promise<Result> {
-  const result = await app.get(CrossTenantPool).transaction(work);
+  const result = await app.get(CrossTenantTransactions).transaction(work);
   await app.get(ChangeFeed).now();
   return result;
 }
 
 const revoke = async (service: Service, tenant: string, request: RevocationRequest): Promise<void> => {
   const { MAX_TOKEN_LIFETIME_DAYS: days } = service.config;
-  const stored = await act(service, tenant, (run) =>
+  const stored = await act(service, tenant, ({ run }) =>
     service.app.get(RevocationsStore).insert(run, tenantIdSchema.parse(tenant), request, days),
   );
   if (stored === undefined) throw new Error('The revocation was refused.');
@@ -52,7 +55,7 @@ export const revokeUser = (service: Service, tenant: string, user: string, issue
 
 /** An order to open streams. */
 export const order = (service: Service, tenant: string, given: StreamCommand) =>
-  act(service, tenant, (run) =>
+  act(service, tenant, ({ run }) =>
     service.app.get(StreamCommandsStore).insert(run, tenantIdSchema.parse(tenant), given),
   );
 
@@ -77,11 +80,11 @@ export async function setTenant(
     corsOrigins: [],
     limits: NO_LIMITS,
   };
-  await act(service, tenant, async (run) => {
-    const made = await store.create(run, id, { ...usual, ...settings });
+  await act(service, tenant, async (transaction) => {
+    const made = await store.create(transaction, id, { ...usual, ...settings });
     if (made !== undefined) return;
-    await store.lock(run, id);
-    await store.update(run, id, { ...usual, ...settings });
+    await store.lock(transaction, id);
+    await store.update(transaction, id, { ...usual, ...settings });
   });
 }
 
@@ -89,19 +92,21 @@ export async function setTenant(
 export async function registerIssuer(service: Service, registration: object): Promise<string> {
   const id = randomUUIDv7();
   const state = newIssuer(id, issuerRegistrationSchema.parse(registration), service.config);
-  const record = await actOnRegistry(service, (run) => service.app.get(IssuersStore).insert(run, id, state));
-  if (record === undefined) throw new Error('The issuer is registered already.');
+  const record = await actOnRegistry(service, (entities) =>
+    service.app.get(IssuersStore).insert(entities, id, state),
+  );
+  if (record === 'iss-taken') throw new Error('The issuer is registered already.');
   return id;
 }
 
 export async function patchIssuer(service: Service, id: string, patch: object): Promise<void> {
   const store = service.app.get(IssuersStore);
-  await actOnRegistry(service, async (run) => {
-    const current = await store.lock(run, id);
+  await actOnRegistry(service, async (entities) => {
+    const current = await store.lock(entities, id);
     if (current === undefined) throw new Error('There is no such issuer.');
-    await store.update(run, id, patchedIssuer(current, issuerPatchSchema.parse(patch), service.config));
+    await store.update(entities, id, patchedIssuer(current, issuerPatchSchema.parse(patch), service.config));
   });
 }
 
 export const deleteIssuer = (service: Service, id: string) =>
-  actOnRegistry(service, (run) => service.app.get(IssuersStore).remove(run, id));
+  actOnRegistry(service, (entities) => service.app.get(IssuersStore).remove(entities, id));

@@ -1,9 +1,15 @@
 import type pg from 'pg';
+import { DataSource } from 'typeorm';
+import { AuditEntity } from '../../src/audit/audit.store.ts';
+import { IssuerEntity } from '../../src/auth/issuers.store.ts';
+import { dataSourceOptions } from '../../src/postgres/data-source.ts';
+import { CrossTenantTransactions, TenantTransactions } from '../../src/postgres/entity-transactions.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
+import { TenantEntity } from '../../src/tenants/tenants.store.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
-import { MaintenancePool } from '../../src/postgres/pools.ts';
 
 /** A statement that was run, with all its values. */
 export interface Ran {
@@ -71,6 +77,33 @@ export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
   const tenant = new RecordingTenantPool({ ...options, url: urls.service }, ran);
   const engine = new RecordingPool({ ...options, url: urls.crossTenant }, ran);
   return { tenant, engine, ran, end: async () => void (await Promise.all([tenant.end(), engine.end()])) };
+}
+
+/** The transactions in which administrators edit the registries. */
+export interface TestTransactions {
+  readonly tenants: TenantTransactions;
+  readonly registry: CrossTenantTransactions;
+  readonly end: () => Promise<void>;
+}
+
+export async function openTransactions(
+  { urls }: DatabasePlace,
+  { connections = 4, statementTimeoutMs = 60_000, answerTimeoutMs = 60_000 } = {},
+): Promise<TestTransactions> {
+  const open = (url: string, entities: Function[]) =>
+    new DataSource({
+      ...dataSourceOptions({ url, name: 'tidings test', connectTimeoutMs: 60_000, answerTimeoutMs }),
+      entities,
+      poolSize: connections,
+    }).initialize();
+  const service = await open(urls.service, [TenantEntity, AuditEntity]);
+  const engine = await open(urls.crossTenant, [IssuerEntity, AuditEntity]);
+  const options = { connections, connectTimeoutMs: 60_000, statementTimeoutMs };
+  return {
+    tenants: new TenantTransactions(service, options),
+    registry: new CrossTenantTransactions(engine, options),
+    end: async () => void (await Promise.all([service.destroy(), engine.destroy()])),
+  };
 }
 
 export const openMaintenancePool = (place: DatabasePlace): MaintenancePool =>

@@ -13,7 +13,7 @@ export const COUNTING = {
  * names the tenant, what TypeORM asks when it connects, and the checks before the start, which read the catalogue.
  */
 const OF_NOBODY = [
-  /^(?:begin|commit|rollback|discard all)$/i,
+  /^(?:begin|start transaction|commit|rollback|discard all)$/i,
   /^select (?:case when current_setting\(\$\d+, \$\d+\) is not null then )?set_config\(/,
   /^select version\(\)$/i,
   /^select \* from current_(?:schema|database)\(\)$/i,
@@ -26,7 +26,7 @@ const OF_NOBODY = [
   /\bpg_postmaster_start_time\(\)/,
 ];
 
-/** Where a tenant is named: as `$1`, which the pool of the service's login fills in, and nobody else. */
+/** Where a tenant is named: in our SQL as `$1`, which the pool of the service's login fills in, and nobody else. */
 const NAMES_TENANT = /\btenant_id\b[\s\S]*\$1|\$1[\s\S]*\btenant_id\b/;
 
 /** Of all statements that ran on the server by the service's login, those that name no tenant. */

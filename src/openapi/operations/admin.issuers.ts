@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { issuerSchema, issuersPageSchema, issuersQuerySchema } from '../../admin/issuers.schema.ts';
+import { issuerSchema, issuersPageSchema, issuersQuerySchema } from '../../admin/issuers.controller.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../../auth/registration.schema.ts';
 import type { Operation } from '../operation.ts';
 import { issuer } from './admin.examples.ts';

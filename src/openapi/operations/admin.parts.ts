@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { namedUserSchema } from '../../admin/named-user.ts';
+import { userQuerySchema } from '../../admin/request-parameters.ts';
 import { DATABASE_PROBLEMS, type Answer, type Examples, type Operation } from '../operation.ts';
 
 /* What the descriptions of administrative routes have in common. */
@@ -39,7 +39,7 @@ export function byQuery(byPath: Operation): Operation {
     summary: `${operation.summary}, named in the query`,
     description: `As \`${operation.method.toUpperCase()} ${operation.path}\`, for any user: no path carries \`.\` or \`..\`, since clients take them
 for a step in it, also when they are encoded.`,
-    query: namedUserSchema,
+    query: userQuerySchema,
     problems: problems.filter((code) => code !== 'not_found'),
   };
 }

@@ -1,18 +1,18 @@
 import { z } from 'zod';
-import { auditPageSchema, auditQuerySchema } from '../../admin/audit.schema.ts';
+import { auditPageSchema, auditQuerySchema } from '../../admin/audit.controller.ts';
 import {
   newRevocationSchema,
   revocationSchema,
   revocationsPageSchema,
   revocationsQuerySchema,
-} from '../../admin/revocations.schema.ts';
+} from '../../admin/revocations.controller.ts';
 import {
   newTenantSchema,
   tenantPatchSchema,
   tenantSchema,
   tenantsPageSchema,
   tenantsQuerySchema,
-} from '../../admin/tenants.schema.ts';
+} from '../../admin/tenants.controller.ts';
 import { tenantIdSchema, userIdSchema } from '../../core/identifiers.ts';
 import type { Operation } from '../operation.ts';
 import { acts, revocations, tenant } from './admin.examples.ts';

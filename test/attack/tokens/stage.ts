@@ -13,6 +13,7 @@ import { newIssuer } from '../../../src/auth/registration.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { createDatabase, type TestDatabase } from '../../support/database.ts';
 import { startKeyServer, type KeyServer } from '../../support/key-server.ts';
+import { openTransactions } from '../../support/pools.ts';
 import { TEST_ISSUER, TEST_SECRET } from '../../support/tokens.ts';
 
 /* A service with the issuer of its settings and five that were registered, each of another kind. All name their key `k1`. */
@@ -175,6 +176,7 @@ async function registrar(database: TestDatabase): Promise<Stage['register']> {
       preparedStatements: false,
     };
     const pool = new CrossTenantPool(options);
+    const transactions = await openTransactions(database, { connections: 1 });
     try {
       const id = randomUUIDv7();
       const state = newIssuer(
@@ -186,9 +188,10 @@ async function registrar(database: TestDatabase): Promise<Stage['register']> {
         },
       );
       const store = new IssuersStore(pool, pool);
-      const record = await pool.transaction((run) => store.insert(run, id, state));
-      if (record === undefined) throw new Error('The issuer is registered already.');
+      const record = await transactions.registry.transaction((entities) => store.insert(entities, id, state));
+      if (record === 'iss-taken') throw new Error('The issuer is registered already.');
     } finally {
+      await transactions.end();
       await pool.end();
     }
   };

@@ -1,0 +1,56 @@
+import type { FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import { Problem } from '../core/errors.ts';
+import { userIdSchema, type UserId } from '../core/identifiers.ts';
+import { parseQuery, refuseQuery } from '../http/json-body.ts';
+import { pageQuerySchema } from '../history/page.ts';
+
+/* What the routes of administrators and operators have in common: ids, users, pages. */
+
+/** An id in a path. What cannot be one is answered as an id that nobody has. Throws Problem `not_found`. */
+export function parseId<Schema extends z.ZodType>(
+  schema: Schema,
+  text: unknown,
+  what: string,
+): z.infer<Schema> {
+  const parsed = schema.safeParse(text);
+  if (parsed.success) return parsed.data;
+  throw notFound(what);
+}
+
+export const notFound = (what: string): Problem => new Problem('not_found', `No ${what} has this id.`);
+
+/** The query of routes that name a user in it. */
+export const userQuerySchema = z.strictObject({ user: userIdSchema });
+
+/**
+ * The user that a request names in its path (`/v1/users/{id}/data`), or in its query (`/v1/users/data?user=`): a path can carry
+ * neither `.` nor `..`, also not encoded, since clients take them for a step in it (WHATWG URL, "path state"), nor every
+ * id of full length.
+ *
+ * @throws Problem `not_found`, `validation_failed`
+ */
+export function parseUserId({ params, query }: FastifyRequest): UserId {
+  if (typeof params !== 'object' || params === null || !('id' in params))
+    return parseQuery(userQuerySchema, query).user;
+  refuseQuery(query);
+  return parseId(userIdSchema, params.id, 'user');
+}
+
+/** `limit` and `cursor`, as every list takes them. */
+export const pageParameters = pageQuerySchema.shape;
+
+/** One page of a list. */
+export const pageSchema = (id: string, item: z.ZodType) =>
+  z
+    .strictObject({
+      items: z.array(item),
+      nextCursor: z
+        .string()
+        .nullable()
+        .meta({ description: 'Send it as `cursor` for the next page; null: there is none.' }),
+    })
+    .meta({ id });
+
+/** A time in an answer, where it is still a Date. */
+export const time = z.iso.datetime();

@@ -1,7 +1,0 @@
-import { Module } from '@nestjs/common';
-import { ChangeFeedModule } from '../cluster/change-feed.ts';
-import { Tenants } from './tenants.ts';
-import { TenantsStore } from './tenants.store.ts';
-
-@Module({ imports: [ChangeFeedModule], providers: [Tenants, TenantsStore], exports: [Tenants, TenantsStore] })
-export class TenantsModule {}
