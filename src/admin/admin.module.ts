@@ -1,6 +1,6 @@
 import { Module } from '@nestjs/common';
 import { AuditModule } from '../audit/audit.store.ts';
-import { IssuersModule } from '../auth/issuers.module.ts';
+import { IssuersModule } from '../auth/issuers.ts';
 import { TenantsModule } from '../tenants/tenants.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import { AuditController } from './audit.controller.ts';

@@ -3,17 +3,16 @@ import { METHOD_METADATA } from '@nestjs/common/constants.js';
 import { APP_GUARD, DiscoveryModule, DiscoveryService, MetadataScanner } from '@nestjs/core';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Cors } from './cors.ts';
-import { IssuersModule } from './issuers.module.ts';
+import { IssuersModule } from './issuers.ts';
 import { RevocationsModule } from './revocations.ts';
 import { settingsOf } from '../http/access.ts';
-import { TokenStatus } from './token-status.ts';
+import { Tokens, TokenStatus } from './tokens.ts';
 import { Budgets } from './budgets.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
 import { SessionController } from './session.controller.ts';
 import { Tickets } from './tickets.ts';
 import { TicketsStore } from './tickets.store.ts';
 import { TokenGuard } from './token.guard.ts';
-import { Tokens } from './tokens.ts';
 import { TenantsModule } from '../tenants/tenants.ts';
 
 /** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */

@@ -1,13 +1,15 @@
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Inject, Injectable, Logger, Module } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
-import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
+import { ChangeFeed, ChangeFeedModule, type ChangeSource } from '../cluster/change-feed.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import { environmentIssuer, type Issuer, type IssuerTenants } from './issuer.ts';
-import { IssuersStore, type IssuerRow } from './issuers.store.ts';
+import { IssuerEntity, type IssuerRow, IssuersStore } from './issuers.store.ts';
 import { GivenKeys, RemoteKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
 import { issuerDefinitionSchema, type IssuerDefinition } from './registration.schema.ts';
 import { SecretSeal } from './secrets.ts';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import { CROSS_TENANT } from '../postgres/entity-transactions.ts';
 
 /** What this node made of one version of a registration. */
 interface Known {
@@ -136,3 +138,11 @@ function tenantsOf({ tenant, tenants }: IssuerDefinition): IssuerTenants {
   // A registration names tenants. Should a row name none, it grants none.
   return { kind: 'listed', tenantIds: new Set(tenants) };
 }
+
+/** Who may sign tokens. Needs global providers of CONFIG and the database. */
+@Module({
+  imports: [ChangeFeedModule, TypeOrmModule.forFeature([IssuerEntity], CROSS_TENANT)],
+  providers: [Issuers, IssuersStore],
+  exports: [Issuers, IssuersStore],
+})
+export class IssuersModule {}

@@ -340,9 +340,9 @@ export class RemoteKeys implements VerificationKeys {
     this.#refreshWhenOld();
     const set = this.#cache.jwks;
     if (set !== this.#known.set) {
-      const text = JSON.stringify(set);
-      if (text !== this.#known.text) this.#version += 1;
-      this.#known = { set, text };
+      const asText = JSON.stringify(set);
+      if (asText !== this.#known.text) this.#version += 1;
+      this.#known = { set, text: asText };
     }
     return this.#version;
   }

@@ -16,7 +16,7 @@ import {
   topicSchema,
   userIdSchema,
 } from '../core/identifiers.ts';
-import { TokenStatus } from './token-status.ts';
+import { TokenStatus } from './tokens.ts';
 import { ticketInvalid } from './credentials.ts';
 import type { Principal } from '../http/access.ts';
 import { TicketsStore, type NewTicket } from './tickets.store.ts';

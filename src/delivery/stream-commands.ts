@@ -3,7 +3,7 @@ import { type Observable, Subject, type Subscription } from 'rxjs';
 import { ChangeFeed, type ChangeSource } from '../cluster/change-feed.ts';
 import { type Renewed, type StoredStreamCommand, StreamCommandsStore } from './stream-commands.store.ts';
 import { randomUUID } from 'node:crypto';
-import { TokenStatus } from '../auth/token-status.ts';
+import { TokenStatus } from '../auth/tokens.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { type Connection, Hubs } from './connection.ts';

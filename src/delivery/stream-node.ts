@@ -1,4 +1,4 @@
-import type { Caller } from '../auth/token-status.ts';
+import type { Caller } from '../auth/tokens.ts';
 import type { Config } from '../core/config.ts';
 import type { DatabaseClock } from '../postgres/clock.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';

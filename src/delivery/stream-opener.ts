@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { TokenStatus } from '../auth/token-status.ts';
+import { TokenStatus } from '../auth/tokens.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import { InFlight } from '../concurrency/pacing.ts';
 import { CONFIG, type Config } from '../core/config.ts';
