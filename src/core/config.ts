@@ -106,7 +106,7 @@ export const settingsSchema = z.object({
     'PostgreSQL 15 or newer, by the login of the service, which sees one tenant at a time. Several hosts after commas are tried in turn for one that takes writes; a Unix socket is ?host=/folder. Without it the service starts its own under DATA_DIR.',
   ),
   DATABASE_ENGINE_URL: databaseUrl.describe(
-    'The same database by the login for what concerns all tenants: heads of streams, the ledger, maintenance. Needed with DATABASE_URL.',
+    'The same database by the login for what concerns all tenants: heads of streams, receipts, maintenance. Needed with DATABASE_URL.',
   ),
   DATABASE_OWNER_URL: databaseUrl.describe(
     'The same database by the login that owns the tables. With it every start brings the tables up to date, and makes the other two logins if they are missing; without it `npm run migrate` has to have done so.',

@@ -160,7 +160,7 @@ export class Receipts implements OnModuleInit {
       if (away) this.#putBack(tenantId, pending);
       else away = await this.#write(tenantId, pending);
     }
-    this.metrics.ledgerFlushSeconds.observe((performance.now() - started) / 1_000);
+    this.metrics.receiptsFlushSeconds.observe((performance.now() - started) / 1_000);
   }
 
   /** True when the database writes for nobody; a lock is in the way of one tenant. What was not written waits for the next flush. */
@@ -197,7 +197,7 @@ export class Receipts implements OnModuleInit {
 
   #forgetAll(): void {
     this.#failingSince = undefined;
-    for (const { sent } of this.#tenants.values()) this.metrics.ledgerDropped.inc(sent.length);
+    for (const { sent } of this.#tenants.values()) this.metrics.receiptsDropped.inc(sent.length);
     this.#tenants.clear();
   }
 
@@ -211,9 +211,9 @@ export class Receipts implements OnModuleInit {
       const dropped = pending.sent.splice(0, excess).length;
       excess -= dropped;
       waiting -= dropped;
-      this.metrics.ledgerDropped.inc(dropped);
+      this.metrics.receiptsDropped.inc(dropped);
     }
-    this.metrics.ledgerQueue.set(waiting + this.#open.size);
+    this.metrics.receiptsQueue.set(waiting + this.#open.size);
   }
 
   #of(tenantId: TenantId): Pending {

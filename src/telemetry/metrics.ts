@@ -134,17 +134,17 @@ export class Metrics {
     'Batches that did not follow what this node knew, so that the log was read to close the hole.',
   );
 
-  readonly ledgerQueue = this.#gauge(
-    'tidings_ledger_queue',
-    'Intervals that are not in the ledger yet, those that still grow among them.',
+  readonly receiptsQueue = this.#gauge(
+    'tidings_receipts_queue',
+    'Intervals that are not stored yet, those that still grow among them.',
   );
-  readonly ledgerDropped = this.#counter(
-    'tidings_ledger_dropped_total',
-    'Intervals of `sent` forgotten because the ledger queue was full.',
+  readonly receiptsDropped = this.#counter(
+    'tidings_receipts_dropped_total',
+    'Intervals of `sent` forgotten because the queue of receipts was full.',
   );
-  readonly ledgerFlushSeconds = this.#histogram(
-    'tidings_ledger_flush_seconds',
-    'Time that one flush of the ledger took.',
+  readonly receiptsFlushSeconds = this.#histogram(
+    'tidings_receipts_flush_seconds',
+    'Time that one flush of receipts took.',
     REQUEST_SECONDS,
   );
   readonly acknowledgements = this.#counter(

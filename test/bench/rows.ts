@@ -11,7 +11,7 @@ import {
 import { asPosition, positionOfTime, POSITIONS_PER_MS, type Position } from '../../src/core/position.ts';
 
 /*
- * A log that was written over weeks, and what the ledger knows of it, by statements over sets: published one by one, ten
+ * A log that was written over weeks, and what receipts know of it, by statements over sets: published one by one, ten
  * million notifications would take an hour. Everything but ids follows from the number of a row, so that two logs differ in
  * their size alone: a device that comes back misses the same number of notifications in each.
  */
@@ -141,7 +141,7 @@ select $1, c.name || '-' || n, 'phone', c.cursor, array['rare'], 1
 from (values ('late', $2::bigint), ('far', $3::bigint)) c (name, cursor), generate_series(0, ${COMERS - 1}) n`;
 
 /**
- * Writes the log and its ledger, by the login of the superuser. As after weeks of running, the tables have been vacuumed and
+ * Writes the log and its receipts, by the login of the superuser. As after weeks of running, the tables have been vacuumed and
  * are on disk: otherwise both would be done while something is measured.
  */
 export async function fill(databaseUrl: string, log: Log, report: (line: string) => void): Promise<void> {
@@ -161,7 +161,7 @@ export async function fill(databaseUrl: string, log: Log, report: (line: string)
     const width = Math.floor((head - floor) / VISITS);
     await inSteps(0, users - 1, USERS_AT_ONCE, async (from, to) => {
       await client.query(VISITS_OF_USERS, [tenant, floor, width, from, to, topics, CLASS_WIDTHS]);
-      report(`the ledger of ${to + 1} of ${users} users`);
+      report(`the receipts of ${to + 1} of ${users} users`);
     });
     await client.query(COMERS_DEVICES, [tenant, log.beforeLate, floor]);
     await client.query(`vacuum (analyze) notifications, sends, acks, connections, devices, tenant_logs`);

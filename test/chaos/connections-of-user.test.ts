@@ -42,7 +42,7 @@ async function tenantWith(connectionsPerUser: number): Promise<string> {
   return tenant;
 }
 
-/** The streams of a user that the ledger knows as open, the newest first, as the limit orders them. */
+/** The streams of a user that receipts know as open, the newest first, as the limit orders them. */
 const openIds = async (tenant: string, user = 'alice'): Promise<string[]> =>
   (
     await nodes.here.database.query<{ id: string }>(

@@ -235,7 +235,7 @@ describe.each([
     expect(again.notifications).toEqual([]);
     await eventually(async () => expect((await health()).body.database).toMatchObject({ reachable: true }));
 
-    // What the ledger could not write meanwhile is there, too.
+    // What of receipts could not write meanwhile is there, too.
     await eventually(async () => {
       const [ended] = await sql('select until, reason from connections where connection_id = $1', [
         sync['connectionId'],

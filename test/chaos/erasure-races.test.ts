@@ -49,7 +49,7 @@ const send = (url: string, tenant: string) =>
 const UNIQUE_VIOLATION = '23505';
 
 /**
- * A stream whose next interval is held up on its way into the ledger: somebody else has written the same row, and has
+ * A stream whose next interval is held up on its way into the database: somebody else has written the same row, and has
  * not decided yet. Returns how that ends.
  */
 async function holdFlush(url: string, database: TestDatabase, tenant: string) {
@@ -257,7 +257,7 @@ describe('a node that', () => {
     const stream = await openLive(there.url, tenant, { ack: 'auto' });
     await send(there.url, tenant);
     await stream.untilNotifications(1);
-    // What was written waits for the ledger, or is there already; its end will be written when it is back.
+    // What was written waits to be stored, or is there already; its end will be written when it is back.
     proxy.away = true;
     proxy.cut();
     const { id } = await eraseSlowly(tenant);

@@ -175,7 +175,7 @@ test('an open stream keeps at most 3 KiB of heap', async () => {
     await warm.openAll(50);
     const before = await kept();
     await streams.openAll(50);
-    // What was on its way to the ledger is no part of a stream.
+    // What was on its way to be stored is no part of a stream.
     const perStream = await eventually(async () => {
       const bytes = ((await kept()) - before) / 6_000;
       expect(bytes).toBeLessThan(3 * 1_024);

@@ -47,7 +47,7 @@ async function openLive(service: Service, token: string, lastEventId?: string): 
 const keepTails = (tenant: string) =>
   Promise.all([here, there].map((node) => openLive(node, tokenOf(tenant, 'bob'))));
 
-/** Resolves when what these streams did is in the ledger, with their ends, and no node counts any of them. */
+/** Resolves when what these streams did is stored, with their ends, and no node counts any of them. */
 const untilRecorded = (tenant: string, connections: number) =>
   eventually(async () => {
     const rows = await here.database.query(

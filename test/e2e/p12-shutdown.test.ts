@@ -89,7 +89,7 @@ test('every stream gets bye, with a spread of times to come back, and history kn
 
   const connections = await database.query('select reason, until is not null as over from connections');
   expect(connections).toEqual(Array(20).fill({ reason: 'shutdown', over: true }));
-  // What was written in the last moment is in the ledger, too.
+  // What was written in the last moment is stored, too.
   const sends = await database.query('select from sends where to_position = $1', [last.position]);
   expect(sends).toHaveLength(20);
 });

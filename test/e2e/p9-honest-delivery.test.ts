@@ -46,7 +46,7 @@ class Tenant {
     ).status;
   }
 
-  /** The intervals of a ledger table that hold this position. */
+  /** The intervals of a table of receipts that hold this position. */
   async covering(table: 'sends' | 'acks', { position }: StoredAnswer): Promise<Interval[]> {
     return await service.database.query<Interval & Record<string, unknown>>(
       `select * from ${table} where tenant_id = $1 and from_position < $2 and to_position >= $2 order by to_position`,

@@ -8,7 +8,7 @@ import { RevocationsStore } from '../../src/auth/revocations.store.ts';
 import { OpenConnectionsStore } from '../../src/delivery/open-connections.store.ts';
 import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
-import { LedgerBench, userId } from '../support/ledger.ts';
+import { ReceiptsBench, userId } from '../support/receipts.ts';
 import { scannedWhole } from '../support/plans.ts';
 
 const ID = '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70';
@@ -34,7 +34,7 @@ const ROWS = [
 ];
 
 test('what is asked of revocations, tickets, streams, acts and tenants is asked by ranges of keys that name the tenant', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     for (const sql of ROWS) await bench.database.query(sql);
     const { tenant: pool, engine, ran } = bench.node().pools;
@@ -70,7 +70,7 @@ test('what is asked of revocations, tickets, streams, acts and tenants is asked 
 });
 
 test('a look at what changed reads by the transaction, however much there is', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     for (const sql of ROWS) await bench.database.query(sql);
     const { tenant: pool, engine, ran } = bench.node().pools;

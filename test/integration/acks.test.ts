@@ -4,13 +4,13 @@ import { Acknowledgements } from '../../src/receipts/acknowledgements.ts';
 import { CLASS_WIDTHS, widthClassOf } from '../../src/receipts/intervals.ts';
 import { asPosition, positionOfTime, POSITIONS_PER_MS, START } from '../../src/core/position.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
-import { ack, arrival, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
+import { ack, registration, ReceiptsBench, letIn, type ReceiptsNode } from '../support/receipts.ts';
 
-let bench: LedgerBench;
-let node: LedgerNode;
+let bench: ReceiptsBench;
+let node: ReceiptsNode;
 
 beforeAll(async () => {
-  bench = await LedgerBench.open();
+  bench = await ReceiptsBench.open();
   node = bench.node();
   await node.partitions.ensureCovering(START);
 });
@@ -26,7 +26,7 @@ async function tenantWith(
   const tenant = await bench.tenant(stream);
   await node.arrivals.register(
     tenant,
-    devices.map((device) => arrival({ device })),
+    devices.map((device) => registration({ device })),
   );
   return tenant;
 }
@@ -109,7 +109,7 @@ describe('an acknowledgement', () => {
 
   test('reaches one device of one user of one tenant', async () => {
     const [tenant, other] = [await tenantWith(['phone', 'tablet']), await tenantWith()];
-    await node.arrivals.register(tenant, [arrival({ user: 'bob' })]);
+    await node.arrivals.register(tenant, [registration({ user: 'bob' })]);
     await node.acks.acknowledge(tenant, [ack(30)]);
     expect(await bench.cursor(tenant, 'alice', 'tablet')).toBe(0);
     expect(await bench.cursor(tenant, 'bob', 'phone')).toBe(0);
@@ -164,7 +164,7 @@ describe('many acknowledgements at once', () => {
     const users = Array.from({ length: 300 }, (_, n) => `u-${n}`);
     await node.arrivals.register(
       tenant,
-      users.map((user) => arrival({ user })),
+      users.map((user) => registration({ user })),
     );
     for (let round = 1; round <= 5; round += 1) {
       const acks = users.map((user) => ack(round * 10, { user }));
@@ -176,9 +176,9 @@ describe('many acknowledgements at once', () => {
           users
             .toSorted()
             .reverse()
-            .map((user) => arrival({ user, resume: round * 10 - 5 })),
+            .map((user) => registration({ user, resume: round * 10 - 5 })),
         ),
-        other.ledger.moveCursors(
+        other.receipts.moveCursors(
           tenant,
           acks
             .toReversed()
@@ -220,13 +220,13 @@ test('the width class of every stored interval is the one that readers compute',
 
 describe('where no partition is', () => {
   const day = 24 * 3_600_000 * POSITIONS_PER_MS;
-  const partitionsOf = async (own: LedgerBench) =>
+  const partitionsOf = async (own: ReceiptsBench) =>
     await own.database.query(
       `select relname from pg_inherits join pg_class on oid = inhrelid where inhparent = 'acks'::regclass order by 1`,
     );
 
   test('none is made for a position that a caller names: what it confirms ends with the partition before', async () => {
-    const own = await LedgerBench.open();
+    const own = await ReceiptsBench.open();
     const { partitions, arrivals, acks } = own.node();
     const tenant = await own.tenant({ head: 2_000 * day });
     await partitions.ensureAhead();
@@ -234,7 +234,7 @@ describe('where no partition is', () => {
     const before = await partitionsOf(own);
     await arrivals.register(
       tenant,
-      ['phone', 'tablet', 'watch'].map((device) => arrival({ device })),
+      ['phone', 'tablet', 'watch'].map((device) => registration({ device })),
     );
 
     expect(
@@ -246,8 +246,8 @@ describe('where no partition is', () => {
       ]),
     ).toEqual(['confirmed', 'confirmed', 'confirmed', 'confirmed']);
     const resumed = await arrivals.register(tenant, [
-      arrival({ device: 'tablet', resume: 1_980 * day }),
-      arrival({ device: 'watch', resume: 1_899 * day }),
+      registration({ device: 'tablet', resume: 1_980 * day }),
+      registration({ device: 'watch', resume: 1_899 * day }),
     ]);
     expect(letIn(resumed)).toMatchObject([
       { outcome: 'exact', start: 1_980 * day },
@@ -268,11 +268,11 @@ describe('where no partition is', () => {
   });
 
   test('that of the current day is made, and what was answered is stored', async () => {
-    const own = await LedgerBench.open();
+    const own = await ReceiptsBench.open();
     const { arrivals, acks } = own.node();
     const now = positionOfTime(Date.now());
     const tenant = await own.tenant({ head: now });
-    await arrivals.register(tenant, [arrival()]);
+    await arrivals.register(tenant, [registration()]);
     expect(await acks.acknowledge(tenant, [ack(now)])).toEqual(['confirmed']);
     expect(await own.confirmed(tenant, 'alice', 'phone')).toEqual([[0, now]]);
     await own.close();

@@ -4,19 +4,27 @@ import type { TenantId } from '../../src/core/identifiers.ts';
 import type { AckResult } from '../../src/receipts/acknowledgements.store.ts';
 import type { DeviceRegistration, Registered } from '../../src/receipts/devices.store.ts';
 import { asPosition, START } from '../../src/core/position.ts';
-import { ack, arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
+import {
+  ack,
+  registration,
+  deviceId,
+  ReceiptsBench,
+  letIn,
+  userId,
+  type ReceiptsNode,
+} from '../support/receipts.ts';
 
 /*
  * Arrivals, acknowledgements and the cursors of ack=auto in random order, against a model that is small enough to be
  * right by reading.
  */
 
-let bench: LedgerBench;
-let left: LedgerNode;
-let right: LedgerNode;
+let bench: ReceiptsBench;
+let left: ReceiptsNode;
+let right: ReceiptsNode;
 
 beforeAll(async () => {
-  bench = await LedgerBench.open();
+  bench = await ReceiptsBench.open();
   left = bench.node();
   right = bench.node();
   await left.partitions.ensureCovering(START);
@@ -136,12 +144,12 @@ class Model {
 
 /** Runs a step and says what the stores answered. */
 async function run(
-  node: LedgerNode,
+  node: ReceiptsNode,
   tenant: TenantId,
   step: Step,
 ): Promise<{ arrived?: Registered[]; results?: AckResult[] }> {
   if (step.kind === 'arrive')
-    return { arrived: letIn(await node.arrivals.register(tenant, step.arrivals.map(arrival))) };
+    return { arrived: letIn(await node.arrivals.register(tenant, step.arrivals.map(registration))) };
   if (step.kind === 'acknowledge')
     return {
       results: await node.acks.acknowledge(
@@ -156,7 +164,7 @@ async function run(
       position: asPosition(to),
       openedAt: 0,
     }));
-    await node.ledger.moveCursors(tenant, moves);
+    await node.receipts.moveCursors(tenant, moves);
   }
   return {};
 }

@@ -1,15 +1,15 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { START } from '../../src/core/position.ts';
-import { arrival, ack, LedgerBench, letIn, type LedgerNode } from '../support/ledger.ts';
+import { registration, ack, ReceiptsBench, letIn, type ReceiptsNode } from '../support/receipts.ts';
 
 /** When the database was asked. */
 const AT: unknown = expect.any(Number);
 
-let bench: LedgerBench;
-let node: LedgerNode;
+let bench: ReceiptsBench;
+let node: ReceiptsNode;
 
 beforeAll(async () => {
-  bench = await LedgerBench.open();
+  bench = await ReceiptsBench.open();
   node = bench.node();
   await node.partitions.ensureCovering(START);
 });
@@ -20,7 +20,7 @@ afterAll(async () => {
 describe('a device that connects for the first time', () => {
   test('starts at the oldest kept', async () => {
     const tenant = await bench.tenant({ head: 100, floor: 10 });
-    expect(await node.arrivals.register(tenant, [arrival()])).toEqual([
+    expect(await node.arrivals.register(tenant, [registration()])).toEqual([
       { cursor: 10, head: 100, floor: 10, at: AT, start: 10, outcome: 'undelivered' },
     ]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(10);
@@ -29,27 +29,27 @@ describe('a device that connects for the first time', () => {
   test('starts where the furthest acknowledgement of the user is, not where a cursor skipped to', async () => {
     const tenant = await bench.tenant();
     await node.arrivals.register(tenant, [
-      arrival({ device: 'phone' }),
-      arrival({ device: 'tablet' }),
-      arrival({ device: 'watch' }),
+      registration({ device: 'phone' }),
+      registration({ device: 'tablet' }),
+      registration({ device: 'watch' }),
     ]);
     await node.acks.acknowledge(tenant, [
       ack(40, { device: 'phone' }),
       ack(60, { device: 'tablet' }),
       ack(30, { device: 'tablet' }),
     ]);
-    await node.arrivals.register(tenant, [arrival({ device: 'watch', from: 'latest' })]);
-    const [laptop] = await node.arrivals.register(tenant, [arrival({ device: 'laptop' })]);
+    await node.arrivals.register(tenant, [registration({ device: 'watch', from: 'latest' })]);
+    const [laptop] = await node.arrivals.register(tenant, [registration({ device: 'laptop' })]);
     expect(laptop).toMatchObject({ cursor: 60, start: 60, outcome: 'undelivered' });
   });
 
   test('learns nothing from another user, and nothing from the same user of another tenant', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-    await node.arrivals.register(tenant, [arrival({ user: 'bob' })]);
-    await node.arrivals.register(other, [arrival()]);
+    await node.arrivals.register(tenant, [registration({ user: 'bob' })]);
+    await node.arrivals.register(other, [registration()]);
     await node.acks.acknowledge(tenant, [ack(50, { user: 'bob' })]);
     await node.acks.acknowledge(other, [ack(70)]);
-    expect((await node.arrivals.register(tenant, [arrival({ device: 'laptop' })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [registration({ device: 'laptop' })]))[0]).toMatchObject({
       cursor: 0,
     });
     expect(await bench.cursor(other, 'alice', 'phone')).toBe(70);
@@ -57,7 +57,7 @@ describe('a device that connects for the first time', () => {
 
   test('confirms from where it would have started when it brings a position', async () => {
     const tenant = await bench.tenant({ floor: 10 });
-    expect((await node.arrivals.register(tenant, [arrival({ resume: 30 })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [registration({ resume: 30 })]))[0]).toMatchObject({
       cursor: 30,
       start: 30,
       outcome: 'exact',
@@ -69,9 +69,9 @@ describe('a device that connects for the first time', () => {
 describe('a resume', () => {
   test('continues after the position and confirms up to it, with the topics of the token', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [registration()]);
     const [arrived] = await node.arrivals.register(tenant, [
-      arrival({ resume: 42, topics: ['news', 'a "b" {c}, \\d'] }),
+      registration({ resume: 42, topics: ['news', 'a "b" {c}, \\d'] }),
     ]);
     expect(arrived).toEqual({ cursor: 42, head: 100, floor: 0, at: AT, start: 42, outcome: 'exact' });
     expect(
@@ -84,8 +84,8 @@ describe('a resume', () => {
 
   test('behind the cursor continues there and moves nothing back', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival({ resume: 50 })]);
-    const [arrived] = await node.arrivals.register(tenant, [arrival({ resume: 20 })]);
+    await node.arrivals.register(tenant, [registration({ resume: 50 })]);
+    const [arrived] = await node.arrivals.register(tenant, [registration({ resume: 20 })]);
     expect(arrived).toMatchObject({ cursor: 50, start: 20, outcome: 'exact' });
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(50);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[0, 50]]);
@@ -93,7 +93,7 @@ describe('a resume', () => {
 
   test('at the head is exact', async () => {
     const tenant = await bench.tenant({ head: 100 });
-    expect((await node.arrivals.register(tenant, [arrival({ resume: 100 })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [registration({ resume: 100 })]))[0]).toMatchObject({
       cursor: 100,
       start: 100,
       outcome: 'exact',
@@ -102,7 +102,7 @@ describe('a resume', () => {
 
   test.each(['undelivered', 'latest', 'earliest'] as const)('wins over from=%s', async (from) => {
     const tenant = await bench.tenant();
-    expect((await node.arrivals.register(tenant, [arrival({ resume: 42, from })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [registration({ resume: 42, from })]))[0]).toMatchObject({
       cursor: 42,
       start: 42,
       outcome: 'exact',
@@ -111,7 +111,7 @@ describe('a resume', () => {
 
   test('at the floor is no gap, since what follows it is kept', async () => {
     const tenant = await bench.tenant({ floor: 30 });
-    const [arrived] = await node.arrivals.register(tenant, [arrival({ resume: 30 })]);
+    const [arrived] = await node.arrivals.register(tenant, [registration({ resume: 30 })]);
     expect(arrived).toEqual({ cursor: 30, head: 100, floor: 30, at: AT, start: 30, outcome: 'exact' });
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([]);
   });
@@ -119,10 +119,10 @@ describe('a resume', () => {
   test('below the floor is a gap; it moves the cursor but never back, and confirms nothing that is kept', async () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 10);
-    expect(await node.arrivals.register(tenant, [arrival({ resume: 29 })])).toEqual([
+    expect(await node.arrivals.register(tenant, [registration({ resume: 29 })])).toEqual([
       { cursor: 29, head: 100, floor: 30, at: AT, start: 30, outcome: 'gap', requested: 29 },
     ]);
-    expect((await node.arrivals.register(tenant, [arrival({ resume: 20 })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [registration({ resume: 20 })]))[0]).toMatchObject({
       cursor: 29,
       start: 30,
       outcome: 'gap',
@@ -141,7 +141,7 @@ describe('a position that cannot be', () => {
     const tenant = await bench.tenant({ floor: 5 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
     const arrive = async (from: 'undelivered' | 'earliest' | 'latest') =>
-      (await node.arrivals.register(tenant, [arrival({ ...position, from })]))[0];
+      (await node.arrivals.register(tenant, [registration({ ...position, from })]))[0];
     expect(await arrive('undelivered')).toEqual({
       cursor: 20,
       head: 100,
@@ -172,7 +172,7 @@ describe('a position that cannot be', () => {
   test('says also what is missing when the cursor is below the floor', async () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
-    expect((await node.arrivals.register(tenant, [arrival({ malformed: true })]))[0]).toMatchObject({
+    expect((await node.arrivals.register(tenant, [registration({ malformed: true })]))[0]).toMatchObject({
       start: 30,
       outcome: 'reset',
       requested: 20,
@@ -184,7 +184,7 @@ describe('a stream without a position', () => {
   test('from=undelivered starts at the cursor', async () => {
     const tenant = await bench.tenant({ floor: 20 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
-    expect(await node.arrivals.register(tenant, [arrival()])).toEqual([
+    expect(await node.arrivals.register(tenant, [registration()])).toEqual([
       { cursor: 20, head: 100, floor: 20, at: AT, start: 20, outcome: 'undelivered' },
     ]);
   });
@@ -192,15 +192,15 @@ describe('a stream without a position', () => {
   test('from=undelivered is a gap when retention overtook the cursor', async () => {
     const tenant = await bench.tenant({ floor: 21 });
     await bench.setCursor(tenant, 'alice', 'phone', 20);
-    expect(await node.arrivals.register(tenant, [arrival()])).toEqual([
+    expect(await node.arrivals.register(tenant, [registration()])).toEqual([
       { cursor: 20, head: 100, floor: 21, at: AT, start: 21, outcome: 'gap', requested: 20 },
     ]);
   });
 
   test('from=latest moves the cursor to the head, and what it skipped is never confirmed', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival({ resume: 10 })]);
-    expect(await node.arrivals.register(tenant, [arrival({ from: 'latest' })])).toEqual([
+    await node.arrivals.register(tenant, [registration({ resume: 10 })]);
+    expect(await node.arrivals.register(tenant, [registration({ from: 'latest' })])).toEqual([
       { cursor: 100, head: 100, floor: 0, at: AT, start: 100, outcome: 'latest' },
     ]);
     await bench.setStream(tenant, { head: 200 });
@@ -214,7 +214,7 @@ describe('a stream without a position', () => {
   test('from=earliest starts at the oldest kept and leaves the cursor alone', async () => {
     const tenant = await bench.tenant({ floor: 10 });
     await bench.setCursor(tenant, 'alice', 'phone', 50);
-    expect(await node.arrivals.register(tenant, [arrival({ from: 'earliest' })])).toEqual([
+    expect(await node.arrivals.register(tenant, [registration({ from: 'earliest' })])).toEqual([
       { cursor: 50, head: 100, floor: 10, at: AT, start: 10, outcome: 'earliest' },
     ]);
   });
@@ -222,9 +222,9 @@ describe('a stream without a position', () => {
 
 test('every connect stores the topics of its token and when the device was seen', async () => {
   const tenant = await bench.tenant();
-  await node.arrivals.register(tenant, [arrival({ topics: ['a'] })]);
+  await node.arrivals.register(tenant, [registration({ topics: ['a'] })]);
   await bench.database.query(`update devices set last_seen_at = '2020-01-01' where tenant_id = $1`, [tenant]);
-  await node.arrivals.register(tenant, [arrival({ topics: ['b', 'ü'] })]);
+  await node.arrivals.register(tenant, [registration({ topics: ['b', 'ü'] })]);
   expect(
     await bench.database.query(
       `select topics, now() - last_seen_at < '1 minute' as recent from devices where tenant_id = $1`,
@@ -236,7 +236,7 @@ test('every connect stores the topics of its token and when the device was seen'
 test('a tenant without a stream row is an error and not an empty answer', async () => {
   const tenant = await bench.tenant();
   await bench.database.query('delete from tenant_logs where tenant_id = $1', [tenant]);
-  await expect(node.arrivals.register(tenant, [arrival()])).rejects.toThrow(
+  await expect(node.arrivals.register(tenant, [registration()])).rejects.toThrow(
     `no stream row for tenant ${tenant}`,
   );
   expect(await node.arrivals.register(tenant, [])).toEqual([]);
@@ -246,13 +246,13 @@ describe('many that arrive together', () => {
   test('are one statement, known and new, and answered in their order', async () => {
     const tenant = await bench.tenant();
     await node.arrivals.register(tenant, [
-      arrival({ user: 'u-3', resume: 33 }),
-      arrival({ user: 'u-1', resume: 11 }),
+      registration({ user: 'u-3', resume: 33 }),
+      registration({ user: 'u-1', resume: 11 }),
     ]);
     const before = node.pools.ran.length;
     const arrived = await node.arrivals.register(
       tenant,
-      ['u-4', 'u-3', 'u-2', 'u-1'].map((user) => arrival({ user })),
+      ['u-4', 'u-3', 'u-2', 'u-1'].map((user) => registration({ user })),
     );
     expect(node.pools.ran.length - before).toBe(1);
     expect(letIn(arrived).map(({ start }) => start)).toEqual([0, 33, 0, 11]);
@@ -261,14 +261,14 @@ describe('many that arrive together', () => {
   test('as tabs of one device walk on from one another and confirm nothing twice', async () => {
     const tenant = await bench.tenant();
     for (const device of ['known', 'new']) {
-      if (device === 'known') await node.arrivals.register(tenant, [arrival({ device })]);
+      if (device === 'known') await node.arrivals.register(tenant, [registration({ device })]);
       const before = node.pools.ran.length;
       const arrived = await node.arrivals.register(tenant, [
-        arrival({ device, resume: 20, topics: ['first'] }),
-        arrival({ device, resume: 10 }),
-        arrival({ device }),
-        arrival({ device, resume: 50 }),
-        arrival({ device, resume: 40, topics: ['last'] }),
+        registration({ device, resume: 20, topics: ['first'] }),
+        registration({ device, resume: 10 }),
+        registration({ device }),
+        registration({ device, resume: 50 }),
+        registration({ device, resume: 40, topics: ['last'] }),
       ]);
       expect(node.pools.ran.length - before).toBe(1);
       expect(letIn(arrived).map(({ start, cursor }) => [start, cursor])).toEqual([
@@ -296,7 +296,7 @@ describe('many that arrive together', () => {
     const tenant = await bench.tenant();
     for (let round = 0; round < 5; round += 1) {
       const crowd = Array.from({ length: 100 * (round + 1) }, (_, n) =>
-        arrival({ user: `u-${n}`, resume: round * 10 + 1 + (n % 7) }),
+        registration({ user: `u-${n}`, resume: round * 10 + 1 + (n % 7) }),
       );
       const [left, right] = await Promise.all([
         node.arrivals.register(tenant, crowd),
@@ -315,7 +315,7 @@ describe('many that arrive together', () => {
 });
 
 describe('crowds of the same devices on two nodes, in opposite orders', () => {
-  const crowd = ['a', 'b', 'c'].map((user) => arrival({ user, resume: 30 }));
+  const crowd = ['a', 'b', 'c'].map((user) => registration({ user, resume: 30 }));
 
   test.each([
     ['known', `select from devices where tenant_id = $1 and user_id = 'b' for update`],
@@ -347,7 +347,11 @@ describe('a twin on another node', () => {
     const arrived = await bench.whileHolding(
       `insert into devices (tenant_id, user_id, device_id, cursor) values ($1, 'alice', 'phone', 50)`,
       [tenant],
-      () => node.arrivals.register(tenant, [arrival({ user: 'aaron', resume: 70 }), arrival({ resume: 70 })]),
+      () =>
+        node.arrivals.register(tenant, [
+          registration({ user: 'aaron', resume: 70 }),
+          registration({ resume: 70 }),
+        ]),
     );
     expect(arrived).toMatchObject([
       { cursor: 70, outcome: 'exact' },
@@ -360,12 +364,12 @@ describe('a twin on another node', () => {
 
   test('that moves the cursor at the same moment is waited for, and no interval overlaps its own', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [registration()]);
     const [arrived] = await bench.whileHolding(
       `with moved as (update devices set cursor = 60 where tenant_id = $1)
        insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume) values ($1, 'alice', 'phone', 0, 60, 0, false)`,
       [tenant],
-      () => node.arrivals.register(tenant, [arrival({ resume: 80 })]),
+      () => node.arrivals.register(tenant, [registration({ resume: 80 })]),
     );
     expect(arrived).toMatchObject({ cursor: 80, start: 80 });
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([
@@ -376,11 +380,11 @@ describe('a twin on another node', () => {
 
   test('that moves the cursor past the head we know does not make the head smaller than the start', async () => {
     const tenant = await bench.tenant({ head: 100 });
-    await node.arrivals.register(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [registration()]);
     const [arrived] = await bench.whileHolding(
       `with published as (update tenant_logs set head = 150 where tenant_id = $1) update devices set cursor = 140 where tenant_id = $1`,
       [tenant],
-      () => node.arrivals.register(tenant, [arrival()]),
+      () => node.arrivals.register(tenant, [registration()]),
     );
     expect(arrived).toEqual({ cursor: 140, head: 140, floor: 0, at: AT, start: 140, outcome: 'undelivered' });
   });
@@ -389,7 +393,7 @@ describe('a twin on another node', () => {
     const tenant = await bench.tenant({ floor: 30 });
     await bench.setCursor(tenant, 'alice', 'phone', 10);
     const [arrived] = await bench.whileHolding(`delete from devices where tenant_id = $1`, [tenant], () =>
-      node.arrivals.register(tenant, [arrival()]),
+      node.arrivals.register(tenant, [registration()]),
     );
     expect(arrived).toMatchObject({ cursor: 30, start: 30, outcome: 'undelivered' });
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
@@ -409,15 +413,15 @@ describe('a device too many', () => {
     const tenant = await bench.tenant();
     const mostDevices = 2;
     await node.arrivals.register(tenant, [
-      arrival({ device: 'phone', mostDevices }),
-      arrival({ device: 'tablet', mostDevices }),
+      registration({ device: 'phone', mostDevices }),
+      registration({ device: 'tablet', mostDevices }),
     ]);
     const before = node.pools.ran.length;
     expect(
       await node.arrivals.register(tenant, [
-        arrival({ device: 'watch', resume: 30, mostDevices }),
-        arrival({ device: 'phone', resume: 40, mostDevices }),
-        arrival({ user: 'bob', device: 'watch', mostDevices }),
+        registration({ device: 'watch', resume: 30, mostDevices }),
+        registration({ device: 'phone', resume: 40, mostDevices }),
+        registration({ user: 'bob', device: 'watch', mostDevices }),
       ]),
     ).toMatchObject(['too-many-devices', { start: 40 }, { start: 0 }]);
     expect(node.pools.ran.length - before).toBe(1);
@@ -425,14 +429,16 @@ describe('a device too many', () => {
     expect(await bench.confirmed(tenant, 'alice', 'watch')).toEqual([]);
     // A limit that was lowered takes nothing away.
     expect(
-      await node.arrivals.register(tenant, [arrival({ device: 'tablet', mostDevices: 1 })]),
+      await node.arrivals.register(tenant, [registration({ device: 'tablet', mostDevices: 1 })]),
     ).toMatchObject([{ start: 0 }]);
   });
 
   test('is the one that came last, of many at once, and each of its tabs is refused', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival({ device: 'z' })]);
-    const crowd = ['d', 'z', 'c', 'b', 'd', 'a', 'b'].map((device) => arrival({ device, mostDevices: 3 }));
+    await node.arrivals.register(tenant, [registration({ device: 'z' })]);
+    const crowd = ['d', 'z', 'c', 'b', 'd', 'a', 'b'].map((device) =>
+      registration({ device, mostDevices: 3 }),
+    );
     const arrived = await node.arrivals.register(tenant, crowd);
     expect(arrived.map((one) => one !== 'too-many-devices')).toEqual([
       true,
@@ -448,20 +454,28 @@ describe('a device too many', () => {
 
   test('is counted without the devices of others, and without those of the same user in another tenant', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-    await node.arrivals.register(other, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
-    await node.arrivals.register(tenant, [arrival({ user: 'alic' }), arrival({ user: 'alice2' })]);
-    expect(await node.arrivals.register(tenant, [arrival({ mostDevices: 1 })])).toMatchObject([{ start: 0 }]);
+    await node.arrivals.register(other, [
+      registration({ device: 'phone' }),
+      registration({ device: 'tablet' }),
+    ]);
+    await node.arrivals.register(tenant, [registration({ user: 'alic' }), registration({ user: 'alice2' })]);
+    expect(await node.arrivals.register(tenant, [registration({ mostDevices: 1 })])).toMatchObject([
+      { start: 0 },
+    ]);
   });
 
   test('finds a place when one was forgotten', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival({ device: 'phone' }), arrival({ device: 'tablet' })]);
-    await bench.database.query(`delete from devices where tenant_id = $1 and device_id = 'phone'`, [tenant]);
-    const watch = arrival({ device: 'watch', mostDevices: 2 });
-    expect(await node.arrivals.register(tenant, [watch])).toMatchObject([{ start: 0 }]);
-    expect(await node.arrivals.register(tenant, [arrival({ device: 'phone', mostDevices: 2 })])).toEqual([
-      'too-many-devices',
+    await node.arrivals.register(tenant, [
+      registration({ device: 'phone' }),
+      registration({ device: 'tablet' }),
     ]);
+    await bench.database.query(`delete from devices where tenant_id = $1 and device_id = 'phone'`, [tenant]);
+    const watch = registration({ device: 'watch', mostDevices: 2 });
+    expect(await node.arrivals.register(tenant, [watch])).toMatchObject([{ start: 0 }]);
+    expect(await node.arrivals.register(tenant, [registration({ device: 'phone', mostDevices: 2 })])).toEqual(
+      ['too-many-devices'],
+    );
   });
 
   test('is counted once more when another node made one at the same moment', async () => {
@@ -469,7 +483,7 @@ describe('a device too many', () => {
     const [arrived] = await bench.whileHolding(
       `insert into devices (tenant_id, user_id, device_id, cursor, ordinal) values ($1, 'alice', 'tablet', 0, 1)`,
       [tenant],
-      () => node.arrivals.register(tenant, [arrival({ device: 'phone', resume: 30, mostDevices: 1 })]),
+      () => node.arrivals.register(tenant, [registration({ device: 'phone', resume: 30, mostDevices: 1 })]),
     );
     expect(arrived).toBe('too-many-devices');
     expect(await devices(tenant)).toEqual(['tablet']);
@@ -481,7 +495,7 @@ describe('a device too many', () => {
     for (let round = 0; round < 10; round += 1) {
       const tenant = await bench.tenant();
       const crowd = ['alice', 'bob'].flatMap((user) =>
-        Array.from({ length: 12 }, (_, n) => arrival({ user, device: `d-${n}`, mostDevices: 7 })),
+        Array.from({ length: 12 }, (_, n) => registration({ user, device: `d-${n}`, mostDevices: 7 })),
       );
       const answers = await Promise.all(
         nodes.map(({ arrivals }, index) =>

@@ -6,7 +6,14 @@ import type { TenantId } from '../../src/core/identifiers.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { RevocationsStore } from '../../src/auth/revocations.store.ts';
 import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
-import { arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '../support/ledger.ts';
+import {
+  registration,
+  deviceId,
+  ReceiptsBench,
+  letIn,
+  userId,
+  type ReceiptsNode,
+} from '../support/receipts.ts';
 
 /*
  * What an erasure has taken does not come back by a statement that began after its row was there, whatever the node
@@ -16,10 +23,10 @@ import { arrival, deviceId, LedgerBench, letIn, userId, type LedgerNode } from '
 /** When the erasure was settled. */
 const ERASED_AT = Date.UTC(2026, 10, 22, 12, 0, 0, 123);
 
-let bench: LedgerBench;
-let node: LedgerNode;
+let bench: ReceiptsBench;
+let node: ReceiptsNode;
 beforeAll(async () => {
-  bench = await LedgerBench.open();
+  bench = await ReceiptsBench.open();
   node = bench.node();
   await node.partitions.ensureCovering(START);
 });
@@ -50,14 +57,14 @@ async function recorded(tenant: TenantId, user: string, openedAt: number) {
   const of = { user: userId(user), device: deviceId('phone'), openedAt };
   const connectionId = randomUUID();
   await bench.setCursor(tenant, user, 'phone', 5);
-  await node.ledger.recordConnections(tenant, [
+  await node.receipts.recordConnections(tenant, [
     { ...of, connectionId, node: 'n', topics: [], since: openedAt, position: asPosition(5) },
   ]);
   const at = openedAt + 10;
-  await node.ledger.recordSends(tenant, [
+  await node.receipts.recordSends(tenant, [
     { ...of, connectionId, from: asPosition(5), to: asPosition(9), at, replayed: false },
   ]);
-  await node.ledger.moveCursors(tenant, [{ ...of, position: asPosition(9) }]);
+  await node.receipts.moveCursors(tenant, [{ ...of, position: asPosition(9) }]);
   const [row] = await bench.database.query<{ connections: number; sends: number }>(
     `select (select count(*) from connections where tenant_id = $1 and connection_id = $2)::int as connections,
        (select count(*) from sends where tenant_id = $1 and connection_id = $2)::int as sends`,
@@ -114,7 +121,7 @@ describe('what a stream did', () => {
         position: asPosition(openedAt === ERASED_AT ? 9 : 7),
       })),
     );
-    await node.ledger.moveCursors(tenant, moves);
+    await node.receipts.moveCursors(tenant, moves);
     expect(
       await Promise.all(['alice', 'bob', 'carol'].map((user) => bench.cursor(tenant, user, 'phone'))),
     ).toEqual([7, 5, 9]);
@@ -133,7 +140,7 @@ describe('while a user is being erased', () => {
       await erasure(tenant, user, 'closing');
       const arrived = await node.arrivals.register(
         tenant,
-        users.map((each) => arrival({ user: each, resume: 50 })),
+        users.map((each) => registration({ user: each, resume: 50 })),
       );
       const isHeld = (each: string) => user === undefined || each === user;
       expect(arrived.map((one) => one === 'being-erased')).toEqual(users.map(isHeld));
@@ -151,7 +158,7 @@ describe('while a user is being erased', () => {
   test('afterwards they do', async () => {
     const tenant = await bench.tenant();
     await erasure(tenant, 'alice', 'done');
-    const [arrived] = await node.arrivals.register(tenant, [arrival({ resume: 50 })]);
+    const [arrived] = await node.arrivals.register(tenant, [registration({ resume: 50 })]);
     expect(arrived).toMatchObject({ outcome: 'exact', start: 50 });
   });
 

@@ -7,14 +7,14 @@ import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.
 import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.store.ts';
 import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.store.ts';
 import { ExportStore } from '../../src/privacy/export.store.ts';
-import { LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
+import { ReceiptsBench, userId, type ReceiptsNode } from '../support/receipts.ts';
 import { explain, scannedWhole, type PlanNode } from '../support/plans.ts';
 
 const DAY_MS = 86_400_000;
 const WORKER = '0190a000-0000-7000-8000-00000000000a';
 
 /** Ten thousand rows of a hundred tenants in each table, those that are partitioned over three days. */
-async function crowd(bench: LedgerBench, { partitions }: LedgerNode): Promise<void> {
+async function crowd(bench: ReceiptsBench, { partitions }: ReceiptsNode): Promise<void> {
   const now = Date.now();
   const days = [2, 1, 0].map((ago) => positionOfTime(now - ago * DAY_MS));
   for (const day of days) await partitions.ensureCovering(day);
@@ -50,7 +50,7 @@ async function crowd(bench: LedgerBench, { partitions }: LedgerNode): Promise<vo
   await bench.database.query('analyze');
 }
 
-async function expectRanges(bench: LedgerBench, { pools }: LedgerNode): Promise<void> {
+async function expectRanges(bench: ReceiptsBench, { pools }: ReceiptsNode): Promise<void> {
   for (const ran of pools.ran) {
     const { statement } = ran;
     const scanned = await scannedWhole(bench.database, ran);
@@ -63,7 +63,7 @@ async function expectRanges(bench: LedgerBench, { pools }: LedgerNode): Promise<
 }
 
 test('what is erased and what is exported is found by ranges of keys that name the tenant', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     const node = bench.node();
     await crowd(bench, node);
@@ -113,7 +113,7 @@ const rowsRead = (step: PlanNode, table: string): number =>
     : 0) + (step.Plans ?? []).reduce((sum, inner) => sum + rowsRead(inner, table), 0);
 
 test('the answer to a key costs a look into the log, however much the user has in it', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     const { pools, partitions } = bench.node();
     const tenantId = await bench.tenant({ head: 1 });
@@ -167,7 +167,7 @@ test('the answer to a key costs a look into the log, however much the user has i
 });
 
 test('a process that is not at work on an erasure (any more) erases nothing', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     const { tenant: pool, engine } = bench.node().pools;
     const tenantId = await bench.tenant();

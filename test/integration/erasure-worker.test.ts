@@ -5,7 +5,7 @@ import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.store.ts';
 import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.store.ts';
-import { LedgerBench, userId } from '../support/ledger.ts';
+import { ReceiptsBench, userId } from '../support/receipts.ts';
 
 const SLOW = '0190a000-0000-7000-8000-00000000000a';
 const OTHER = '0190a000-0000-7000-8000-00000000000b';
@@ -32,7 +32,7 @@ async function begin(
 }
 
 test('a process that was given up for dead does nothing more to an erasure that another has taken over', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     const { tenant: pool, engine } = bench.node().pools;
     const tenantId = await bench.tenant({ head: 1 });
@@ -67,7 +67,7 @@ test('a process that was given up for dead does nothing more to an erasure that 
 });
 
 test('a tenant whose end is ordered once more while it comes makes neither wait for the other', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     const { tenant: pool, engine } = bench.node().pools;
     const tenantId = await bench.tenant({ head: 1 });

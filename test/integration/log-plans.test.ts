@@ -4,13 +4,13 @@ import { AppendStore } from '../../src/log/append.store.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
-import { LedgerBench, topic, userId } from '../support/ledger.ts';
+import { ReceiptsBench, topic, userId } from '../support/receipts.ts';
 import { scannedWhole } from '../support/plans.ts';
 
 const DAY_MS = 86_400_000;
 
 test('the log is written and read by ranges of keys that name the tenant, and never as a whole', async () => {
-  const bench = await LedgerBench.open();
+  const bench = await ReceiptsBench.open();
   try {
     const { pools, partitions } = bench.node();
     const now = Date.now();

@@ -7,15 +7,15 @@ import { type Reader, Receipts } from '../../src/receipts/receipts.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import { settingsOf } from '../support/database.ts';
-import { deviceId, LedgerBench, userId, type LedgerNode } from '../support/ledger.ts';
+import { deviceId, ReceiptsBench, userId, type ReceiptsNode } from '../support/receipts.ts';
 import { holding, untilHeld } from '../support/privacy.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
-let bench: LedgerBench;
-let node: LedgerNode;
+let bench: ReceiptsBench;
+let node: ReceiptsNode;
 beforeAll(async () => {
   Logger.overrideLogger(false);
-  bench = await LedgerBench.open();
+  bench = await ReceiptsBench.open();
   node = bench.node();
   await node.partitions.ensureCovering(START);
 });
@@ -24,9 +24,9 @@ afterAll(async () => {
 });
 
 /** Nothing is written before `flush`. */
-const ledgerOn = ({ ledger }: LedgerNode) =>
+const receiptsOf = ({ receipts }: ReceiptsNode) =>
   new Receipts(
-    ledger,
+    receipts,
     new Metrics(),
     readConfig({ ...settingsOf(bench.database), JWT_SECRET: TEST_SECRET, NODE_NAME: 'n' }),
   );
@@ -42,10 +42,10 @@ const reader = (tenantId: TenantId, user: string, openedAt: number): Reader => (
 });
 
 /** A stream that opened, wrote and ended. */
-function live(ledger: Receipts, of: Reader): void {
-  ledger.opened(of, of.openedAt, START);
-  ledger.sent(of, { from: START, to: asPosition(5), at: of.openedAt, replayed: false });
-  ledger.ended(of, of.openedAt + 1, asPosition(5), 'client');
+function live(receipts: Receipts, of: Reader): void {
+  receipts.opened(of, of.openedAt, START);
+  receipts.sent(of, { from: START, to: asPosition(5), at: of.openedAt, replayed: false });
+  receipts.ended(of, of.openedAt + 1, asPosition(5), 'client');
 }
 
 const stored = async (tenant: TenantId) =>
@@ -57,22 +57,22 @@ const stored = async (tenant: TenantId) =>
     )
   ).map(({ who }) => who);
 
-test('what waits for the ledger of streams that are forgotten is not written, and all else is', async () => {
+test('what waits for the receipts of streams that are forgotten is not written, and all else is', async () => {
   const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-  const ledger = ledgerOn(node);
+  const receipts = receiptsOf(node);
   for (const user of ['alice', 'bob'])
-    for (const openedAt of [1_000, 2_000]) live(ledger, reader(tenant, user, openedAt));
-  live(ledger, reader(other, 'alice', 1_000));
-  await ledger.purge(tenant, ({ user, openedAt }) => user === 'alice' && openedAt <= 1_000);
-  await ledger.flush();
+    for (const openedAt of [1_000, 2_000]) live(receipts, reader(tenant, user, openedAt));
+  live(receipts, reader(other, 'alice', 1_000));
+  await receipts.purge(tenant, ({ user, openedAt }) => user === 'alice' && openedAt <= 1_000);
+  await receipts.flush();
   expect(await stored(tenant)).toEqual(['alice 2', 'bob 1', 'bob 2']);
   expect(await stored(other)).toEqual(['alice 1']);
 });
 
 /** A flush that fails; `meanwhile` runs while it is under way. */
-async function failToFlush(ledger: Receipts, meanwhile: () => Promise<void> | undefined): Promise<void> {
+async function failToFlush(receipts: Receipts, meanwhile: () => Promise<void> | undefined): Promise<void> {
   const release = await holding(bench.database, 'lock table sends in exclusive mode');
-  const flushing = ledger.flush();
+  const flushing = receipts.flush();
   await untilHeld(bench.database, 'insert into sends');
   const done = meanwhile();
   await bench.database.query(
@@ -85,45 +85,45 @@ async function failToFlush(ledger: Receipts, meanwhile: () => Promise<void> | un
 
 test('what is more than one statement writes is written whole, also when the second fails at first', async () => {
   const tenant = await bench.tenant();
-  const ledger = ledgerOn(node);
+  const receipts = receiptsOf(node);
   const users = Array.from({ length: 1_200 }, (_, n) => `user-${String(n).padStart(4, '0')}`);
-  for (const user of users) live(ledger, reader(tenant, user, 1_000));
+  for (const user of users) live(receipts, reader(tenant, user, 1_000));
   // One of the second part: the first is in the database by then, and is not written again.
   await bench.database.query(
     `create function fail_once() returns trigger language plpgsql as $$ begin raise exception 'not yet'; end $$;
      create trigger fail_once before insert on sends for each row when (new.user_id = 'user-0700') execute function fail_once()`,
   );
-  await ledger.flush();
+  await receipts.flush();
   const sent = `select from sends where tenant_id = $1`;
   expect(await bench.database.query(sent, [tenant])).toHaveLength(500);
   await bench.database.query('drop function fail_once cascade');
-  await ledger.flush();
+  await receipts.flush();
   expect(await stored(tenant)).toEqual(users.map((user) => `${user} 1`));
 });
 
 test('what could not be written when it was forgotten is not written later', async () => {
   const tenant = await bench.tenant();
-  const ledger = ledgerOn(node);
-  live(ledger, reader(tenant, 'alice', 1_000));
-  live(ledger, reader(tenant, 'bob', 1_000));
-  await failToFlush(ledger, () => ledger.purge(tenant, ({ user }) => user === 'alice'));
-  await ledger.flush();
+  const receipts = receiptsOf(node);
+  live(receipts, reader(tenant, 'alice', 1_000));
+  live(receipts, reader(tenant, 'bob', 1_000));
+  await failToFlush(receipts, () => receipts.purge(tenant, ({ user }) => user === 'alice'));
+  await receipts.flush();
   expect(await stored(tenant)).toEqual(['bob 1']);
 });
 
 test('what could not be written for half a day is given up, and what comes after that is written', async () => {
   const tenant = await bench.tenant();
-  const ledger = ledgerOn(node);
-  live(ledger, reader(tenant, 'alice', 1_000));
+  const receipts = receiptsOf(node);
+  live(receipts, reader(tenant, 'alice', 1_000));
   const began = performance.now();
-  await failToFlush(ledger, () => undefined);
+  await failToFlush(receipts, () => undefined);
   const clock = jest.spyOn(performance, 'now');
   try {
     clock.mockReturnValue(began + 13 * 3_600_000);
-    await ledger.flush();
+    await receipts.flush();
     expect(await stored(tenant)).toEqual([]);
-    live(ledger, reader(tenant, 'bob', 1_000));
-    await ledger.flush();
+    live(receipts, reader(tenant, 'bob', 1_000));
+    await receipts.flush();
     expect(await stored(tenant)).toEqual(['bob 1']);
   } finally {
     clock.mockRestore();

@@ -6,16 +6,24 @@ import type { ConnectionOpened, SendInterval } from '../../src/receipts/receipts
 import { NodeName } from '../../src/cluster/node-name.ts';
 import { NodesStore } from '../../src/cluster/nodes.store.ts';
 import { asPosition, positionOfTime, START } from '../../src/core/position.ts';
-import { ack, arrival, deviceId, LedgerBench, topic, userId, type LedgerNode } from '../support/ledger.ts';
+import {
+  ack,
+  registration,
+  deviceId,
+  ReceiptsBench,
+  topic,
+  userId,
+  type ReceiptsNode,
+} from '../support/receipts.ts';
 import { scannedWhole } from '../support/plans.ts';
 
 const AT = Date.UTC(2026, 10, 22, 12, 0, 0, 123);
 
-let bench: LedgerBench;
-let node: LedgerNode;
+let bench: ReceiptsBench;
+let node: ReceiptsNode;
 
 beforeAll(async () => {
-  bench = await LedgerBench.open();
+  bench = await ReceiptsBench.open();
   node = bench.node();
   await node.partitions.ensureCovering(START);
 });
@@ -60,8 +68,8 @@ describe('connections', () => {
   test('are recorded when they open and ended when they end, to the millisecond', async () => {
     const tenant = await bench.tenant();
     const [first, second] = [connection('alice'), connection('bob')];
-    await node.ledger.recordConnections(tenant, [first, second]);
-    await node.ledger.endConnections(tenant, [
+    await node.receipts.recordConnections(tenant, [first, second]);
+    await node.receipts.endConnections(tenant, [
       {
         connectionId: first.connectionId,
         until: AT + 1_001,
@@ -99,8 +107,8 @@ describe('connections', () => {
       reason: 'client',
     };
     for (const reason of ['client', 'shutdown']) {
-      await node.ledger.recordConnections(tenant, [opened]);
-      await node.ledger.endConnections(tenant, [{ ...ended, reason }]);
+      await node.receipts.recordConnections(tenant, [opened]);
+      await node.receipts.endConnections(tenant, [{ ...ended, reason }]);
     }
     expect(await stored(tenant)).toMatchObject([{ until: new Date(AT + 5), reason: 'client' }]);
   });
@@ -108,8 +116,8 @@ describe('connections', () => {
   test('of one tenant cannot be ended by another', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
     const opened = connection();
-    await node.ledger.recordConnections(tenant, [opened]);
-    await node.ledger.endConnections(other, [
+    await node.receipts.recordConnections(tenant, [opened]);
+    await node.receipts.endConnections(other, [
       { connectionId: opened.connectionId, until: AT, position: asPosition(1), reason: 'client' },
     ]);
     expect(await stored(tenant)).toMatchObject([{ until: null }]);
@@ -125,7 +133,7 @@ describe('sends', () => {
 
   test('are intervals with their width class, their time, and whether they were replayed', async () => {
     const tenant = await bench.tenant();
-    await node.ledger.recordSends(tenant, [
+    await node.receipts.recordSends(tenant, [
       interval(0, 2 ** 22, { replayed: true }),
       interval(5, 9, { user: userId('b,"\\{} ü'), device: deviceId('null') }),
     ]);
@@ -153,14 +161,14 @@ describe('sends', () => {
 
   test('stay as they are when a flush repeats', async () => {
     const tenant = await bench.tenant();
-    await node.ledger.recordSends(tenant, [interval(0, 5)]);
-    await node.ledger.recordSends(tenant, [interval(0, 5), interval(5, 8)]);
+    await node.receipts.recordSends(tenant, [interval(0, 5)]);
+    await node.receipts.recordSends(tenant, [interval(0, 5), interval(5, 8)]);
     expect(await stored(tenant)).toHaveLength(2);
   });
 
   test('that end at or below the floor are not stored', async () => {
     const tenant = await bench.tenant({ floor: 50 });
-    await node.ledger.recordSends(tenant, [interval(0, 50), interval(40, 45), interval(50, 51)]);
+    await node.receipts.recordSends(tenant, [interval(0, 50), interval(40, 45), interval(50, 51)]);
     expect(await stored(tenant)).toMatchObject([{ from_position: 50, to_position: 51 }]);
   });
 
@@ -172,7 +180,7 @@ describe('sends', () => {
     const partitions = async () =>
       (await bench.database.query(`select 1 from pg_inherits where inhparent = 'sends'::regclass`)).length;
     const before = await partitions();
-    await node.ledger.recordSends(tenant, [interval(gone - 1, gone), interval(now - 1, now)]);
+    await node.receipts.recordSends(tenant, [interval(gone - 1, gone), interval(now - 1, now)]);
     expect(await stored(tenant)).toMatchObject([{ from_position: now - 1, to_position: now }]);
     expect(await partitions()).toBe(before);
   });
@@ -181,9 +189,9 @@ describe('sends', () => {
 describe('the cursors of streams that acknowledge by themselves', () => {
   test('follow what was written, never back, and confirm nothing', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival(), arrival({ device: 'tablet' })]);
-    await node.ledger.moveCursors(tenant, [move(30), move(20), move(40, 'tablet')]);
-    await node.ledger.moveCursors(tenant, [move(10), move(50, 'tablet')]);
+    await node.arrivals.register(tenant, [registration(), registration({ device: 'tablet' })]);
+    await node.receipts.moveCursors(tenant, [move(30), move(20), move(40, 'tablet')]);
+    await node.receipts.moveCursors(tenant, [move(10), move(50, 'tablet')]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(30);
     expect(await bench.cursor(tenant, 'alice', 'tablet')).toBe(50);
     expect(await bench.database.query('select 1 from acks where tenant_id = $1', [tenant])).toEqual([]);
@@ -191,17 +199,17 @@ describe('the cursors of streams that acknowledge by themselves', () => {
 
   test('are skipped by a later acknowledgement, which confirms only what comes after', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival()]);
-    await node.ledger.moveCursors(tenant, [move(30)]);
+    await node.arrivals.register(tenant, [registration()]);
+    await node.receipts.moveCursors(tenant, [move(30)]);
     await node.acks.acknowledge(tenant, [ack(45)]);
     expect(await bench.confirmed(tenant, 'alice', 'phone')).toEqual([[30, 45]]);
   });
 
   test('of a device that is gone do not bring it back, and its topics and last visit are left alone', async () => {
     const [tenant, other] = [await bench.tenant(), await bench.tenant()];
-    await node.arrivals.register(other, [arrival({ topics: ['a'] })]);
-    await node.ledger.moveCursors(tenant, [move(30)]);
-    await node.ledger.moveCursors(other, [move(30)]);
+    await node.arrivals.register(other, [registration({ topics: ['a'] })]);
+    await node.receipts.moveCursors(tenant, [move(30)]);
+    await node.receipts.moveCursors(other, [move(30)]);
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBeUndefined();
     expect(
       await bench.database.query('select cursor, topics from devices where tenant_id = $1', [other]),
@@ -210,9 +218,9 @@ describe('the cursors of streams that acknowledge by themselves', () => {
 
   test('wait for an acknowledgement on another node and do not undo it', async () => {
     const tenant = await bench.tenant();
-    await node.arrivals.register(tenant, [arrival()]);
+    await node.arrivals.register(tenant, [registration()]);
     await bench.whileHolding('update devices set cursor = 60 where tenant_id = $1', [tenant], () =>
-      node.ledger.moveCursors(tenant, [move(50)]),
+      node.receipts.moveCursors(tenant, [move(50)]),
     );
     expect(await bench.cursor(tenant, 'alice', 'phone')).toBe(60);
   });
@@ -306,9 +314,9 @@ test('a process that waits for its name sees a twin whose clock was set back, an
   expect(outcome).toMatch(/alive under the name awaited/);
 });
 
-describe('every statement of the ledger, among many tenants, devices and days', () => {
+describe('every statement of receipts, among many tenants, devices and days', () => {
   test('reads by ranges of keys and never a whole table', async () => {
-    const crowded = await LedgerBench.open();
+    const crowded = await ReceiptsBench.open();
     const own = crowded.node();
     const day = 24 * 3_600_000 * 4096;
     await Promise.all([0, 1, 2, 3].map((n) => own.partitions.ensureCovering(asPosition(n * day))));
@@ -339,13 +347,13 @@ describe('every statement of the ledger, among many tenants, devices and days', 
     const crowd = Array.from({ length: 20 }, (_, n) => `u-${n}`);
     await own.arrivals.register(
       tenant,
-      crowd.map((user) => arrival({ user, device: 'd-1', resume: 2 * day })),
+      crowd.map((user) => registration({ user, device: 'd-1', resume: 2 * day })),
     );
     await own.acks.acknowledge(
       tenant,
       crowd.map((user) => ack(3 * day, { user, device: 'd-1' })),
     );
-    await own.ledger.moveCursors(
+    await own.receipts.moveCursors(
       tenant,
       crowd.map((user) => ({
         user: userId(user),
@@ -354,9 +362,9 @@ describe('every statement of the ledger, among many tenants, devices and days', 
         openedAt: AT,
       })),
     );
-    await own.ledger.recordSends(tenant, [interval(1, 2)]);
-    await own.ledger.recordConnections(tenant, [connection()]);
-    await own.ledger.endConnections(tenant, [
+    await own.receipts.recordSends(tenant, [interval(1, 2)]);
+    await own.receipts.recordConnections(tenant, [connection()]);
+    await own.receipts.endConnections(tenant, [
       { connectionId: randomUUID(), until: AT, position: asPosition(1), reason: 'client' },
     ]);
 

@@ -27,35 +27,35 @@ function node() {
         return Promise.resolve([]);
       },
     },
-    ledger: { recorded: new Subject() },
+    receipts: { recorded: new Subject() },
     tenants: { changed: new Subject(), limits: () => ({ connectionsPerUser: 1 }) },
     hubs: { ofUser: () => [{}] },
     config: { LEDGER_FLUSH_MS: FLUSH_MS },
   };
-  const { store, ledger, tenants, hubs, config } = parts as unknown as Record<keyof typeof parts, never>;
-  const replacements = new Eviction(store, {} as never, ledger, tenants, hubs, clock, config);
-  replacements.onModuleInit();
+  const { store, receipts, tenants, hubs, config } = parts as unknown as Record<keyof typeof parts, never>;
+  const eviction = new Eviction(store, {} as never, receipts, tenants, hubs, clock, config);
+  eviction.onModuleInit();
   const order = (ago: number) =>
-    replacements.reconcile({
+    eviction.reconcile({
       kind: 'reconcile',
       id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70',
       tenantId: tenantIdSchema.parse('acme'),
       user: userIdSchema.parse('alice'),
       at: NOW - ago,
     });
-  return { replacements, counts, order };
+  return { eviction, counts, order };
 }
 
 test.each([
   ['just now', 0],
   ['by a node of which it hears late', 500],
 ])('when every node has had the time to write down what ended before the order, given %s', (_, ago) => {
-  const { replacements, counts, order } = node();
+  const { eviction, counts, order } = node();
   order(ago);
   jest.advanceTimersByTime(10_000);
   expect(counts).toHaveLength(1);
   // Orders that come within 50 ms share a statement.
   expect(counts[0]).toBeGreaterThanOrEqual(FLUSH_MS + 400 - ago);
   expect(counts[0]).toBeLessThanOrEqual(FLUSH_MS + 400 + 50 - ago);
-  replacements.onModuleDestroy();
+  eviction.onModuleDestroy();
 });

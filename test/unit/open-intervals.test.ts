@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { OpenIntervals, type Reader, type SentInterval } from '../../src/receipts/receipts.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { asPosition } from '../../src/core/position.ts';
-import { deviceId } from '../support/ledger.ts';
+import { deviceId } from '../support/receipts.ts';
 
 let now = 0;
 beforeEach(() => {

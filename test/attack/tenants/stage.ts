@@ -62,7 +62,7 @@ export interface Stage {
   close(): Promise<void>;
 }
 
-/** What a node does by itself, again and again: looks at what others did, reports itself, writes the ledger. */
+/** What a node does by itself, again and again: looks at what others did, reports itself, writes receipts. */
 const isOwnWork = ({ pool, name }: Heard): boolean =>
   /^tidings (changes|entities|engine|maintenance)$/.test(pool) ||
   // `name_tenant` stands before each statement of a tenant, also before its own.
@@ -70,7 +70,7 @@ const isOwnWork = ({ pool, name }: Heard): boolean =>
     name,
   );
 
-/** So that what streams did is in the ledger at once. */
+/** So that what streams did is stored at once. */
 const SETTINGS = { LEDGER_FLUSH_MS: '10', CHANGES_POLL_MS: '100' };
 
 export async function setStage(given: Record<string, string> = {}): Promise<Stage> {
@@ -211,7 +211,7 @@ async function settle(node: Service, id: string): Promise<Tenant> {
     ticket,
     cursor: (path) => cursorOf(url, callers, path),
   };
-  // What the streams got is in the ledger.
+  // What the streams got is stored.
   for (const [{ id: got }, devices] of [
     [published.everyone, 2],
     [last, 1],
@@ -243,7 +243,7 @@ export async function visit(
   await untilRecorded(database, stream.named('sync').at(0)?.['connectionId']);
 }
 
-/** A stream is over, and all of it is in the ledger: its end is written last. */
+/** A stream is over, and all of it is stored: its end is written last. */
 export async function untilRecorded(database: TestDatabase, connectionId: unknown): Promise<void> {
   await eventually(async () => {
     const [row] = await database.query(

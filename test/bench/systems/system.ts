@@ -13,7 +13,7 @@ export interface Running {
   heap?(): Promise<number | undefined>;
   /** Statements that were run so far to open streams and to read the log for them, if PostgreSQL counts them (pg_stat_statements). */
   statements?(): Promise<number>;
-  /** Whatever it does after its answers, such as writing the ledger, is done when this resolves. */
+  /** Whatever it does after its answers, such as writing receipts, is done when this resolves. */
   settle(): Promise<void>;
   stop(): Promise<void>;
 }

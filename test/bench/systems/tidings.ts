@@ -43,7 +43,7 @@ export async function startTidings(
       return inspector === undefined ? undefined : await heapOf(inspector);
     },
     statements: () => ask(STATEMENTS),
-    settle: () => ledgerWritten(service.url),
+    settle: () => receiptsWritten(service.url),
     async stop() {
       await service.end();
       await admin.end();
@@ -52,19 +52,19 @@ export async function startTidings(
   };
 }
 
-/** Waits until all that was sent stands in the ledger. */
-async function ledgerWritten(url: string): Promise<void> {
+/** Waits until all that was sent is stored. */
+async function receiptsWritten(url: string): Promise<void> {
   let waiting: number;
   do {
     // The figure is of the last flush, of which there are four a second; to ask costs the service 3 ms.
     await sleep(500);
     const figures = await (await fetch(`${url}/metrics`)).text();
-    waiting = Number(/^tidings_ledger_queue(?:{.*})? (\d+)$/m.exec(figures)?.[1]);
+    waiting = Number(/^tidings_receipts_queue(?:{.*})? (\d+)$/m.exec(figures)?.[1]);
   } while (waiting > 0);
-  if (Number.isNaN(waiting)) throw new Error('The service does not say how much waits for the ledger.');
+  if (Number.isNaN(waiting)) throw new Error('The service does not say how much waits to be stored.');
 }
 
-/* By which streams find their place and read the log. What the ledger writes four times a second is not among them. */
+/* By which streams find their place and read the log. What is written as receipts four times a second is not among them. */
 const STATEMENTS = `
 select coalesce(sum(calls), 0) from pg_stat_statements
 where query like '%with comer as materialized%' or query like '%own as (%'`;

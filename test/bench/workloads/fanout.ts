@@ -6,7 +6,7 @@ const MESSAGES = 40;
 const PER_SECOND = 5;
 const BYTES = 240;
 
-/** Live messages to all who listen, ledger included. */
+/** Live messages to all who listen, receipts included. */
 export const fanout: Workload = {
   name: 'fanout',
   does: `${MESSAGES} messages of ${BYTES} bytes to everyone, ${PER_SECOND}/s, ${CONNECTIONS} connections`,

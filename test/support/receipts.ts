@@ -25,12 +25,12 @@ import { eventually } from './eventually.ts';
 import { openMaintenancePool, openPools, type TestPools } from './pools.ts';
 
 /** The stores as one node has them. */
-export interface LedgerNode {
+export interface ReceiptsNode {
   readonly pools: TestPools;
   readonly partitions: Partitions;
   readonly arrivals: DevicesStore;
   readonly acks: AcksStore;
-  readonly ledger: ReceiptsStore;
+  readonly receipts: ReceiptsStore;
 }
 
 export const userId = (text: string): UserId => userIdSchema.parse(text);
@@ -47,17 +47,17 @@ export interface Held {
 }
 
 /** A database with stores on it, and shorthands in plain numbers. */
-export class LedgerBench {
+export class ReceiptsBench {
   readonly #pools = new Set<TestPools | MaintenancePool>();
   #tenants = 0;
 
   private constructor(readonly database: TestDatabase) {}
 
-  static async open(): Promise<LedgerBench> {
-    return new LedgerBench(await createDatabase());
+  static async open(): Promise<ReceiptsBench> {
+    return new ReceiptsBench(await createDatabase());
   }
 
-  node(connections = 4): LedgerNode {
+  node(connections = 4): ReceiptsNode {
     const pools = openPools(this.database, connections);
     const maintenance = openMaintenancePool(this.database);
     this.#pools.add(pools).add(maintenance);
@@ -70,7 +70,7 @@ export class LedgerBench {
       partitions,
       arrivals: new DevicesStore(pools.tenant, partitions),
       acks: new AcksStore(pools.tenant, partitions),
-      ledger: new ReceiptsStore(pools.engine, partitions),
+      receipts: new ReceiptsStore(pools.engine, partitions),
     };
   }
 
@@ -157,7 +157,7 @@ export class LedgerBench {
   }
 
   /** Takes the database away from a node. */
-  async cut(node: LedgerNode): Promise<void> {
+  async cut(node: ReceiptsNode): Promise<void> {
     this.#pools.delete(node.pools);
     await node.pools.end();
   }
@@ -182,7 +182,7 @@ interface ArrivalInNumbers {
   mostDevices?: number;
 }
 
-export function arrival({
+export function registration({
   user = 'alice',
   device = 'phone',
   topics = [],
