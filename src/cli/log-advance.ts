@@ -1,5 +1,6 @@
 import 'reflect-metadata';
 import { readSettings, settingsSchema } from '../core/config.ts';
+import { TUNING } from '../core/tuning.ts';
 import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 import { advance, type Advanced } from '../log/advance.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
@@ -38,7 +39,6 @@ const settings = settingsSchema.pick({
   ...DATABASE_SETTINGS,
   DATABASE_CONNECT_TIMEOUT_MS: true,
   PARTITION_HOURS: true,
-  PARTITIONS_AHEAD: true,
 });
 
 /** `tidings log-advance`. */
@@ -51,7 +51,12 @@ export const logAdvance: Command = async (args, environment, terminal) => {
     const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: engine });
     try {
       const store = new PartitionsStore(pool);
-      return await advance(new AdvanceStore(pool), new Partitions(store, config), store, ahead);
+      return await advance(
+        new AdvanceStore(pool),
+        new Partitions(store, { ...TUNING, ...config }),
+        store,
+        ahead,
+      );
     } finally {
       await pool.end();
     }

@@ -30,7 +30,7 @@ where m.tenant_id = $1 and m.connection_id = $2 and exists (
 )`,
 };
 
-/** Which streams are open, on whichever node. A stream of the last moments (LEDGER_FLUSH_MS) is not there yet. */
+/** Which streams are open, on whichever node. A stream of the last moments (RECEIPTS_FLUSH_MS) is not there yet. */
 @Injectable()
 export class OpenConnectionsStore {
   constructor(private readonly pool: ClientPool) {}

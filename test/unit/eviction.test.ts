@@ -30,7 +30,7 @@ function node() {
     ledger: { recorded: new Subject() },
     tenants: { changed: new Subject(), limits: () => ({ connectionsPerUser: 1 }) },
     hubs: { ofUser: () => [{}] },
-    config: { LEDGER_FLUSH_MS: FLUSH_MS },
+    config: { RECEIPTS_FLUSH_MS: FLUSH_MS },
   };
   const { store, ledger, tenants, hubs, config } = parts as unknown as Record<keyof typeof parts, never>;
   const replacements = new Eviction(store, {} as never, ledger, tenants, hubs, clock, config);
