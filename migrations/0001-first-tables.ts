@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** The tables of the log and the ledger. docs/architecture.md tells what each is for. */
+/** The tables of the log and the ledger. docs/reference/tables.md tells what each is for. */
 export class FirstTables1700000000001 implements MigrationInterface {
   name = 'FirstTables1700000000001';
 

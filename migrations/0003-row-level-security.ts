@@ -20,9 +20,9 @@ const OF_TENANTS = [
 ];
 
 /**
- * The wall between tenants, in the database itself: a login sees the rows of the tenant that `tidings.tenant` names for
+ * Tenant isolation in the database itself: a login sees the rows of the tenant that `tidings.tenant` names for
  * the transaction, and none without it. `nullif`, since after a transaction that named one the setting is empty and not null. Forced, so that it
- * holds for the owner too. What the engine's login sees beyond that is granted with its rights (src/postgres/privileges.ts).
+ * holds for the owner too. What the cross-tenant role sees beyond that is granted with its privileges (src/postgres/privileges.ts).
  */
 export async function enclose(runner: QueryRunner, table: string): Promise<void> {
   await runner.query(`alter table ${table} enable row level security, force row level security`);
@@ -47,7 +47,7 @@ export class RowLevelSecurity1700000000003 implements MigrationInterface {
       )`);
     await runner.query(`grant select on database_logins to public`);
 
-    // Partitions belong to the owner; the engine's login has them made and dropped, and can do nothing else with them.
+    // Partitions belong to the owner; the cross-tenant role has them made and dropped, and can do nothing else with them.
     // The name is the table's with digits behind it, so that no other table can be attached or dropped.
     await runner.query(`
       create function partitioned_table(name text) returns text

@@ -20,7 +20,7 @@ export class Limits1700000000004 implements MigrationInterface {
         add column spent_at timestamptz not null default now(),
         add column appended_bytes bigint not null default 0,
         add column removed_bytes bigint not null default 0`);
-    // Of every tenant: for a moment the owner is not bound by its own wall.
+    // Of every tenant: for a moment row-level security does not bind the owner.
     for (const table of ['streams', 'notifications'])
       await runner.query(`alter table ${table} no force row level security`);
     await runner.query(`

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ACTIONS } from '../audit/audit.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
-import { historyQuerySchema } from '../history/history.query.ts';
+import { historyQuerySchema } from '../history/page.ts';
 import { cursor, limit, pageOf, time } from './page.schema.ts';
 
 const action = z.enum(ACTIONS);

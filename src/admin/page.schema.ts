@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { pageQuerySchema } from '../history/history.query.ts';
+import { pageQuerySchema } from '../history/page.ts';
 
 /** `limit` and `cursor`, as every list takes them. */
 export const { limit, cursor } = pageQuerySchema.shape;

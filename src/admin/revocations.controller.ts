@@ -6,8 +6,7 @@ import { PaidFrom } from '../auth/budgets.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { connectionPlace, pageOf, readCursor, type Listing } from '../history/history.cursor.ts';
-import { DEFAULT_LIMIT } from '../history/history.query.ts';
+import { connectionPlace, DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { MOST_REVOKED, Revocations } from '../auth/revocations.ts';
 import {
   RevocationsStore,

@@ -8,6 +8,7 @@ import { type Config, CONFIG, STOP } from '../core/config.ts';
 import { deadlinesOf, serverOptions, type Deadlines } from '../http/connections.ts';
 import { LoggingModule, REQUEST_ID_HEADER, ServiceLogger } from '../telemetry/logging.ts';
 import { buildPipeline } from './pipeline.ts';
+import { Shutdown } from './shutdown.ts';
 import { ProblemFilter, sendProblem, toProblem } from '../http/problem.filter.ts';
 import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { AdminModule } from '../admin/admin.module.ts';
@@ -15,14 +16,14 @@ import { AuthModule } from '../auth/auth.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
 import { DocsModule } from '../openapi/docs.module.ts';
-import { HealthModule } from '../health/health.module.ts';
+import { HealthModule } from '../health/health.controller.ts';
 import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { LogModule } from '../log/log.module.ts';
-import { MaintenanceModule } from '../maintenance/maintenance.module.ts';
+import { MaintenanceModule } from '../maintenance/maintenance.ts';
 import { MetricsModule } from '../telemetry/metrics-endpoint.ts';
-import { HistoryModule } from '../history/history.module.ts';
+import { HistoryModule } from '../history/history.controller.ts';
 import { PublishingModule } from '../publishing/publish.controller.ts';
-import { PrivacyModule } from '../privacy/privacy.module.ts';
+import { PrivacyModule } from '../privacy/privacy.controller.ts';
 import { StreamModule } from '../delivery/stream.module.ts';
 
 interface AppOptions {
@@ -102,7 +103,7 @@ class AppModule {
         MaintenanceModule,
         DocsModule,
       ],
-      providers: [{ provide: APP_FILTER, useClass: ProblemFilter }],
+      providers: [Shutdown, { provide: APP_FILTER, useClass: ProblemFilter }],
     };
   }
 }

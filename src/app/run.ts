@@ -8,7 +8,7 @@ import { createApp } from './app.ts';
 import { loadOrCreateSecret } from '../auth/dev-secret.ts';
 import { readConfig, removedSettings, type Config } from '../core/config.ts';
 import type { Tuning } from '../core/tuning.ts';
-import type { DatabaseUrls } from '../postgres/logins.ts';
+import type { DatabaseUrls } from '../postgres/roles.ts';
 import { openDatabase } from '../postgres/open-database.ts';
 import { StartError } from '../core/errors.ts';
 
@@ -104,12 +104,12 @@ function isSelfContained({ DATABASE_URL, JWT_SECRET, JWKS_URL }: Config): boolea
   return DATABASE_URL === undefined && JWT_SECRET === undefined && JWKS_URL === undefined;
 }
 
-async function complete(settings: Config, { service, engine }: DatabaseUrls): Promise<Config> {
+async function complete(settings: Config, { service, crossTenant }: DatabaseUrls): Promise<Config> {
   // The owner's login is for the start only: nothing of the application gets to see it.
   const config = {
     ...settings,
     DATABASE_URL: service,
-    DATABASE_ENGINE_URL: engine,
+    DATABASE_ENGINE_URL: crossTenant,
     DATABASE_OWNER_URL: undefined,
   };
   if (!isSelfContained(settings)) return Object.freeze(config);

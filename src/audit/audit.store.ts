@@ -1,10 +1,10 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Action, AuditEntry, AuditRecord } from './audit.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 export interface AuditFilters {
   readonly action: Action | undefined;

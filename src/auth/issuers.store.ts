@@ -1,9 +1,10 @@
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
-import { errorCode, type Pool, type Statement } from '../postgres/pool.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { IssuerDefinition } from './registration.schema.ts';
 import type { IssuerState } from './registration.ts';
+import { errorCode } from '../postgres/errors.ts';
 
 /** A registered issuer. */
 export interface IssuerRecord extends IssuerState {

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What is revoked: one token by its `jti`, or all tokens of a user (or service) that were issued before an instant. */
 export type Revoked =

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import { beingErased } from '../postgres/erased.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, ClientPool } from '../postgres/pools.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A ticket that is to be kept. */
 export interface NewTicket {

@@ -1,20 +1,22 @@
 import 'reflect-metadata';
+import { readFile } from 'node:fs/promises';
+import { buffer } from 'node:stream/consumers';
+import type { parseArgs } from 'node:util';
 import type { z } from 'zod';
-import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
 import type { Change, Outcome } from '../admin/audited-transactions.ts';
+import { changeIssuer, registerIssuer, removeIssuer } from '../admin/issuer-acts.ts';
 import { issuerView, type IssuerView } from '../admin/issuer-view.ts';
-import { COMMAND, type Action } from '../audit/audit.ts';
 import { recordAction } from '../audit/audit.store.ts';
+import { COMMAND, type Action } from '../audit/audit.ts';
+import { IssuersStore } from '../auth/issuers.store.ts';
+import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/registration.schema.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
+import { Problem } from '../core/errors.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import type { Pool, PoolOptions } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';
 import { namingTenant } from '../postgres/tenant-pool.ts';
-import { Problem } from '../core/errors.ts';
-import type { TenantId } from '../core/identifiers.ts';
-import { IssuersStore } from '../auth/issuers.store.ts';
-import { UsageError, type Command } from './command.ts';
-import { optionOf, readArguments, type Order } from './issuer-arguments.ts';
-import { DATABASE_SETTINGS, onDatabase } from './on-database.ts';
+import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 
 export const HELP = `Registers who may sign tokens, beside the issuer of the settings.
 
@@ -57,18 +59,15 @@ type Settings = Readonly<z.infer<typeof settings>>;
 
 /** `tidings issuer`: the registry of issuers from the command line, above all for the first one. */
 export const issuer: Command = async (args, environment, terminal) => {
-  const order = await readArguments(args, terminal.input);
-  if (order.kind === 'help') {
-    terminal.print(HELP);
-    return;
-  }
+  const subcommand = await readArguments(args, terminal.input);
+  if (subcommand.kind === 'help') return terminal.print(HELP);
   const config = readSettings(environment, settings);
-  const text = await onDatabase(config, terminal.report, async ({ engine }) => {
-    const pool = new CrossTenantPool(poolOptions(config, engine));
+  const text = await onDatabase(config, terminal.report, async ({ crossTenant }) => {
+    const pool = new CrossTenantPool(poolOptions(config, crossTenant));
     try {
-      return await new Registry(pool, new IssuersStore(pool, pool), config).follow(order);
+      return await new IssuerCommand(pool, new IssuersStore(pool, pool), config).run(subcommand);
     } catch (error) {
-      throw inWords(error);
+      throw usageErrorOf(error);
     } finally {
       await pool.end();
     }
@@ -76,34 +75,35 @@ export const issuer: Command = async (args, environment, terminal) => {
   terminal.print(`${text}\n`);
 };
 
-class Registry {
+/** Runs one subcommand in a transaction together with its audit records, and says what it did. */
+class IssuerCommand {
   constructor(
     private readonly pool: CrossTenantPool,
     private readonly issuers: IssuersStore,
     private readonly config: Settings,
   ) {}
 
-  async follow(order: Exclude<Order, { kind: 'help' }>): Promise<string> {
-    if (order.kind === 'list') return listing(await this.#all(), order.json);
-    if (order.kind === 'add') {
-      const { registration } = order;
+  async run(subcommand: Exclude<Subcommand, { kind: 'help' }>): Promise<string> {
+    if (subcommand.kind === 'list') return listing(await this.#all(), subcommand.json);
+    if (subcommand.kind === 'add') {
+      const { registration } = subcommand;
       const { id, iss } = await this.#perform('issuer.create', (run) =>
         registerIssuer(run, this.issuers, registration, this.config),
       );
       return `Registered ${iss} as ${id}. Nodes that run take its tokens within a second.`;
     }
-    const { id } = await this.#find(order.iss);
-    if (order.kind === 'remove') {
+    const { id } = await this.#find(subcommand.iss);
+    if (subcommand.kind === 'remove') {
       await this.#perform('issuer.delete', (run) => removeIssuer(run, this.issuers, id));
-      return `Removed ${order.iss}. Its tokens are refused and its streams end within a second.`;
+      return `Removed ${subcommand.iss}. Its tokens are refused and its streams end within a second.`;
     }
-    const status = order.kind === 'disable' ? 'disabled' : 'active';
+    const status = subcommand.kind === 'disable' ? 'disabled' : 'active';
     await this.#perform('issuer.update', (run) =>
       changeIssuer(run, this.issuers, id, { status }, this.config),
     );
     return status === 'active'
-      ? `Enabled ${order.iss}. Its tokens are taken again within a second.`
-      : `Disabled ${order.iss}. Its tokens are refused and its streams end within a second.`;
+      ? `Enabled ${subcommand.iss}. Its tokens are taken again within a second.`
+      : `Disabled ${subcommand.iss}. Its tokens are refused and its streams end within a second.`;
   }
 
   async #perform<Result>(
@@ -118,7 +118,7 @@ class Registry {
     return result;
   }
 
-  /** A command has no tenant of its own: each tenant that is concerned gets a record, and sees no other tenant in it. */
+  /** A command has no tenant of its own: each tenant that the issuer may name gets a record, which names no other tenant. */
   async #record(run: Pool['rows'], action: Action, change: Change<IssuerView>): Promise<void> {
     const { target, before, after } = change;
     const shown = after ?? before;
@@ -157,6 +157,159 @@ class Registry {
   }
 }
 
+/** What the command line asks for. */
+type Subcommand =
+  | { readonly kind: 'help' }
+  | { readonly kind: 'list'; readonly json: boolean }
+  | { readonly kind: 'add'; readonly registration: IssuerRegistration }
+  | { readonly kind: 'disable' | 'enable' | 'remove'; readonly iss: string };
+
+const OPTIONS = {
+  iss: { type: 'string' },
+  name: { type: 'string' },
+  'jwks-url': { type: 'string' },
+  keys: { type: 'string' },
+  secret: { type: 'string' },
+  audience: { type: 'string', multiple: true },
+  tenant: { type: 'string' },
+  tenants: { type: 'string' },
+  scopes: { type: 'string' },
+  algorithms: { type: 'string' },
+  claim: { type: 'string', multiple: true },
+  'require-at-jwt': { type: 'boolean' },
+  json: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
+} as const;
+
+type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS }>>['values'];
+
+/** The option that gives a member of the registration, where it is not simply the member's name. */
+const OPTION_OF: Readonly<Record<string, string>> = {
+  jwksUrl: '--jwks-url',
+  audiences: '--audience',
+  claims: '--claim',
+  requireAtJwt: '--require-at-jwt',
+};
+const optionOf = (member: string): string => OPTION_OF[member] ?? `--${member}`;
+
+/**
+ * Reads the command line, and what it points to.
+ *
+ * @param input read to its end for `--secret -`
+ * @throws UsageError
+ */
+async function readArguments(args: readonly string[], input: AsyncIterable<Uint8Array>): Promise<Subcommand> {
+  const { values, positionals } = parse({ args: [...args], options: OPTIONS, allowPositionals: true });
+  const [command, ...rest] = positionals;
+  if (values.help === true || command === undefined) return { kind: 'help' };
+  switch (command) {
+    case 'list':
+      accept(values, ['json'], rest, 0);
+      return { kind: 'list', json: values.json ?? false };
+    case 'disable':
+    case 'enable':
+    case 'remove':
+      accept(values, [], rest, 1);
+      return { kind: command, iss: rest[0] ?? '' };
+    case 'add': {
+      const { json: _, help: __, ...taken } = OPTIONS;
+      accept(values, Object.keys(taken), rest, 0);
+      return { kind: 'add', registration: registrationOf(await membersOf(values, input)) };
+    }
+    default:
+      throw new UsageError(
+        `There is no command ${command}; there are add, list, disable, enable and remove.`,
+      );
+  }
+}
+
+function accept(values: Values, options: readonly string[], rest: readonly string[], count: number): void {
+  const foreign = Object.keys(values).find((name) => !options.includes(name));
+  if (foreign !== undefined) throw new UsageError(`--${foreign} does not go with this command.`);
+  if (rest.length !== count)
+    throw new UsageError(
+      count === 0 ? 'This command takes options only.' : 'Give the iss of one issuer, and nothing else.',
+    );
+}
+
+async function membersOf(values: Values, input: AsyncIterable<Uint8Array>): Promise<Record<string, unknown>> {
+  const { keys, secret, audience, tenants, scopes, algorithms, claim } = values;
+  const members = {
+    iss: values.iss,
+    name: values.name,
+    jwksUrl: values['jwks-url'],
+    keys: keys === undefined ? undefined : keysOf(await fileOf('keys', keys)),
+    secret: secret === undefined ? undefined : await secretOf(secret, input),
+    algorithms: listOf(algorithms),
+    audiences: audience,
+    tenant: values.tenant,
+    tenants: listOf(tenants),
+    claims: claim === undefined ? undefined : claimsOf(claim),
+    scopes: listOf(scopes),
+    requireAtJwt: values['require-at-jwt'],
+  };
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
+}
+
+/** The API's own schema validates the issuer; what it refuses is told by the option that it came from. */
+function registrationOf(members: Record<string, unknown>): IssuerRegistration {
+  const parsed = issuerRegistrationSchema.safeParse(members, {
+    error: ({ input }) => (input === undefined ? 'is required' : undefined),
+  });
+  if (parsed.success) return parsed.data;
+  const lines = parsed.error.issues.map(({ path: [member, ...within], message, ...issue }) => {
+    const unknown = issue.code === 'unrecognized_keys' ? issue.keys.join(', ') : '';
+    return `  - ${[optionOf(String(member)), ...within].join(' ')}: ${unknown === '' ? message : `does not take ${unknown}`}`;
+  });
+  throw new UsageError(`The issuer cannot be registered like this:\n${lines.join('\n')}`);
+}
+
+const listOf = (text: string | undefined): string[] | undefined =>
+  text
+    ?.split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== '');
+
+function claimsOf(pairs: readonly string[]): Record<string, string | string[]> {
+  const claims: Record<string, string | string[]> = {};
+  const scopes: string[] = [];
+  for (const pair of pairs) {
+    const [, what, claim] = /^([a-z]+)=(.+)$/s.exec(pair) ?? [];
+    if (what === undefined || claim === undefined)
+      throw new UsageError(
+        '--claim takes what it is about and where it is: tenant=org_id, scopes=/realm_access/roles.',
+      );
+    if (what === 'scopes') scopes.push(claim);
+    else if (what in claims) throw new UsageError(`--claim ${what}= was given twice.`);
+    else claims[what] = claim;
+  }
+  return scopes.length === 0 ? claims : { ...claims, scopes };
+}
+
+/** The secret is never an argument itself, since every user of the machine can read those; no message repeats it either. */
+async function secretOf(source: string, input: AsyncIterable<Uint8Array>): Promise<string> {
+  const text = source === '-' ? (await buffer(input)).toString() : await fileOf('secret', source);
+  return text.replace(/\r?\n$/, '');
+}
+
+async function fileOf(option: 'keys' | 'secret', file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch {
+    const or = option === 'secret' ? ', or - for standard input' : '';
+    throw new UsageError(`--${option} takes the name of a file that can be read${or}.`);
+  }
+}
+
+function keysOf(text: string): unknown {
+  try {
+    const keys: unknown = JSON.parse(text);
+    return keys;
+  } catch {
+    throw new UsageError('--keys takes a file that holds a JWK Set in JSON (RFC 7517).');
+  }
+}
+
 const PAGE_ROWS = 200;
 
 const seenBy = (tenantId: TenantId, view: IssuerView | null): IssuerView | null =>
@@ -178,7 +331,8 @@ function listing(issuers: readonly IssuerView[], json: boolean): string {
     .join('\n\n');
 }
 
-function inWords(error: unknown): unknown {
+/** What the API would answer as a problem, in the words of the command line; another error stays as it is. */
+function usageErrorOf(error: unknown): unknown {
   if (!(error instanceof Problem)) return error;
   const faults = (error.errors ?? []).map(
     ({ pointer, detail }) => `  - ${optionOf(pointer.split('/')[1] ?? '')}: ${detail}`,

@@ -1,13 +1,12 @@
 import 'reflect-metadata';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { TUNING } from '../core/tuning.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import { advance, type Advanced } from '../log/advance.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
+import { advance, type Advanced } from '../log/advance.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
 import { Partitions } from '../log/partitions.ts';
-import { parse, UsageError, type Command } from './command.ts';
-import { DATABASE_SETTINGS, onDatabase } from './on-database.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
+import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 
 const HELP = `Lifts the head of every tenant's log to at least the database's present time.
 
@@ -47,8 +46,8 @@ export const logAdvance: Command = async (args, environment, terminal) => {
   if (values.help) return terminal.print(HELP);
   const ahead = secondsOf(values.ahead);
   const config = readSettings(environment, settings);
-  const result = await onDatabase(config, terminal.report, async ({ engine }) => {
-    const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: engine });
+  const result = await onDatabase(config, terminal.report, async ({ crossTenant }) => {
+    const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: crossTenant });
     try {
       const store = new PartitionsStore(pool);
       return await advance(

@@ -1,7 +1,6 @@
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { openDatabase } from '../postgres/open-database.ts';
-import { parse, type Command } from './command.ts';
-import { DATABASE_SETTINGS } from './on-database.ts';
+import { DATABASE_SETTINGS, parse, type Command } from './command.ts';
 
 const HELP = `Brings the tables up to date, as every start of the service with DATABASE_OWNER_URL does, and nothing else.
 

@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
 import { ConfigError, VERSION } from '../core/config.ts';
+import { parse, UsageError, type Command, type Terminal } from './command.ts';
 import { StartError } from '../core/errors.ts';
-import { UsageError, type Command, type Terminal } from './command.ts';
 
 interface Entry {
   readonly summary: string;
-  /** Imported only when it is meant: to print a token nobody wants to wait for the whole service. */
+  /** Imports the command only when it is called: nobody who prints a token should wait for the whole service to load. */
   readonly load: () => Promise<Command>;
 }
 
@@ -14,7 +14,7 @@ const COMMANDS: ReadonlyMap<string, Entry> = new Map([
     'start',
     {
       summary: 'runs the service until it is told to stop; so does tidings without a command',
-      load: async () => (await import('./start.ts')).start,
+      load: async () => start,
     },
   ],
   [
@@ -76,9 +76,29 @@ export async function tidings([name = 'start', ...args]: readonly string[]): Pro
   }
 }
 
+const START_HELP = `Runs the service until SIGTERM or Ctrl-C.
+
+  tidings start
+
+Without settings it starts a PostgreSQL of its own under .data, makes a secret there, and listens on loopback. What
+it says to people goes to standard error; standard output carries the structured log.
+`;
+
+/** `tidings start`. */
+async function start(
+  args: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  terminal: Terminal,
+): Promise<void> {
+  const { values } = parse({ args: [...args], options: { help: { type: 'boolean', short: 'h' } } });
+  if (values.help === true) return terminal.print(START_HELP);
+  const { run } = await import('../app/run.ts');
+  await run(environment);
+}
+
 /**
- * What an operator mends takes a sentence; what nobody foresaw comes with its stack and those of its causes, and without
- * their other properties, which hold what was asked for: a URL with its password, a row.
+ * An error in words. One that the operator can mend is a sentence. Any other comes with its stack and the stacks of its
+ * causes, and without their other properties, which may hold a URL with its password or a row.
  */
 function inWords(error: unknown, command: string): string {
   if (error instanceof UsageError) return `${error.message}\n(${command} --help tells how to use this.)`;
@@ -93,7 +113,7 @@ function inWords(error: unknown, command: string): string {
 /** How far the causes of an error are followed. */
 const MAX_CAUSES = 5;
 
-/** What the environment has already wins, also where it is empty. */
+/** Reads `.env`. A variable that the environment has already stays as it is, even if it is empty. */
 function readEnvFile(): void {
   try {
     process.loadEnvFile();

@@ -4,8 +4,8 @@ import type { z } from 'zod';
 import { readClaims } from '../auth/claims.ts';
 import { loadOrCreateSecret } from '../auth/dev-secret.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
-import { environmentRules } from '../auth/issuer.ts';
 import { parse, UsageError, type Command } from './command.ts';
+import { environmentRules } from '../auth/issuer.ts';
 
 const HELP = `Prints a token that this service accepts, signed with its current secret.
 

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool } from '../postgres/pools.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What the database had when it was asked. */
 interface ChangeSnapshot {

@@ -1,12 +1,23 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
 export const NODE_SILENCE_SECONDS = 10;
 /** The same in SQL. */
 export const NODE_SILENCE = `interval '${NODE_SILENCE_SECONDS} seconds'`;
+
+/** SQL: whether a node lives. @param node alias of a row of `nodes` */
+export const lives = (node: string): string => `${node}.seen_at >= clock_timestamp() - ${NODE_SILENCE}`;
+
+/**
+ * SQL: whether a stream is open: it has no end, and its node lives and did not start again since.
+ * @param connection alias of a row of `connections`
+ */
+export const isOpen = (connection: string): string => `${connection}.until is null and exists (
+  select from nodes n where n.node = ${connection}.node and n.started_at <= ${connection}.since and ${lives('n')}
+)`;
 
 /** The last sign of life of another process that has the name of this one, in microseconds since 1970 by the database's clock. */
 export type SeenAt = number;

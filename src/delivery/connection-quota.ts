@@ -6,8 +6,8 @@ import type { TenantId } from '../core/identifiers.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { jittered } from './frames.ts';
-import { Hubs } from './hubs.ts';
-import { StreamLimitsStore } from './open-connections.store.ts';
+import { Hubs } from './connection.ts';
+import { OpenConnectionsStore } from './open-connections.store.ts';
 
 /** How often nodes tell one another how many streams a tenant has, in ms. */
 const EXCHANGE_MS = 500;
@@ -15,7 +15,7 @@ const EXCHANGE_MS = 500;
 const REMEMBERED_MS = 60_000;
 
 /** The streams of one tenant. */
-interface Account {
+interface TenantCount {
   /** On this node, those that are about to open among them. */
   here: number;
   /** What the other nodes were told of these. */
@@ -32,7 +32,7 @@ interface Account {
  */
 @Injectable()
 export class ConnectionQuota implements OnModuleInit {
-  readonly #accounts = new Map<TenantId, Account>();
+  readonly #counts = new Map<TenantId, TenantCount>();
   readonly #logger = new Logger(ConnectionQuota.name);
   #taken = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -42,7 +42,7 @@ export class ConnectionQuota implements OnModuleInit {
   #emptied: (() => void) | undefined;
 
   constructor(
-    private readonly store: StreamLimitsStore,
+    private readonly store: OpenConnectionsStore,
     private readonly tenants: Tenants,
     private readonly hubs: Hubs,
     private readonly metrics: Metrics,
@@ -68,17 +68,17 @@ export class ConnectionQuota implements OnModuleInit {
       this.metrics.overLimit.inc({ limit: 'node' });
       return false;
     }
-    let account = this.#accounts.get(tenantId);
-    if (account === undefined) {
-      account = { here: 0, told: 0, elsewhere: 0, wantedAt: 0 };
-      this.#accounts.set(tenantId, account);
+    let count = this.#counts.get(tenantId);
+    if (count === undefined) {
+      count = { here: 0, told: 0, elsewhere: 0, wantedAt: 0 };
+      this.#counts.set(tenantId, count);
     }
-    account.wantedAt = performance.now();
-    if (account.here + account.elsewhere >= this.tenants.limits(tenantId).connections) {
+    count.wantedAt = performance.now();
+    if (count.here + count.elsewhere >= this.tenants.limits(tenantId).connections) {
       this.metrics.overLimit.inc({ limit: 'connections' });
       return false;
     }
-    account.here += 1;
+    count.here += 1;
     this.#taken += 1;
     this.metrics.connections.set(this.#taken);
     return true;
@@ -86,8 +86,8 @@ export class ConnectionQuota implements OnModuleInit {
 
   /** Gives a place back that was taken, when the stream has ended or did not begin. */
   leave(tenantId: TenantId): void {
-    const account = this.#accounts.get(tenantId);
-    if (account !== undefined) account.here -= 1;
+    const count = this.#counts.get(tenantId);
+    if (count !== undefined) count.here -= 1;
     this.#taken -= 1;
     this.metrics.connections.set(this.#taken);
     if (this.#taken === 0) this.#emptied?.();
@@ -111,30 +111,29 @@ export class ConnectionQuota implements OnModuleInit {
   }
 
   async #exchange(): Promise<void> {
-    const accounts = [...this.#accounts];
-    if (accounts.length === 0) return;
-    const news = accounts.flatMap(([tenantId, account]) =>
-      account.here === account.told ? [] : [{ tenantId, connections: account.here, account }],
+    const known = [...this.#counts];
+    if (known.length === 0) return;
+    const news = known.flatMap(([tenantId, count]) =>
+      count.here === count.told ? [] : [{ tenantId, connections: count.here, count }],
     );
     const counts = await this.store.exchange(
       this.config.NODE_NAME,
       news,
-      accounts.map(([tenantId]) => tenantId),
+      known.map(([tenantId]) => tenantId),
     );
-    for (const { account, connections } of news) account.told = connections;
+    for (const { count, connections } of news) count.told = connections;
     const elsewhere = new Map(counts.map(({ tenantId, connections }) => [tenantId, connections]));
     const forgetBefore = performance.now() - REMEMBERED_MS;
-    for (const [tenantId, account] of accounts) {
-      account.elsewhere = elsewhere.get(tenantId) ?? 0;
-      if (account.here + account.told === 0 && account.wantedAt < forgetBefore)
-        this.#accounts.delete(tenantId);
+    for (const [tenantId, count] of known) {
+      count.elsewhere = elsewhere.get(tenantId) ?? 0;
+      if (count.here + count.told === 0 && count.wantedAt < forgetBefore) this.#counts.delete(tenantId);
       else await this.#keep(tenantId);
     }
   }
 
   /** Ends the newest streams of the tenant, if it has too many and they are here. */
   async #keep(tenantId: TenantId): Promise<void> {
-    const { here, elsewhere } = this.#accounts.get(tenantId) ?? { here: 0, elsewhere: 0 };
+    const { here, elsewhere } = this.#counts.get(tenantId) ?? { here: 0, elsewhere: 0 };
     const { connections: most } = this.tenants.limits(tenantId);
     const excess = here + elsewhere - most;
     if (here === 0 || excess <= 0) return;

@@ -1,4 +1,6 @@
+import { Injectable } from '@nestjs/common';
 import type { SentInterval, SentSource } from '../receipts/receipts.ts';
+import type { TenantId, UserId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import type { Page } from './backlog.ts';
 import {
@@ -135,7 +137,7 @@ export class Connection implements HubMember, SentSource {
   }
 
   /**
-   * Goes on with a new token of the same user. `at`: when that was ordered, ms since 1970. `record`: the id of a new record
+   * Goes on with a new token of the same user. `at`: when that was commanded, ms since 1970. `record`: the id of a new record
    * in history, which other topics need: what the old one was sent must not count for a topic that it did not have. Gained topics begin
    * where the stream is, lost ones end there.
    */
@@ -405,7 +407,7 @@ export class TokenLife {
     return this.#expiresAt - now;
   }
 
-  /** A new token, by an order given `at`. False: a later order was there before it. */
+  /** A new token, by a command given `at`. False: a later one was there before it. */
   renew(expiresAt: number, at: number, now: number): boolean {
     if (at < this.#renewedAt) return false;
     this.#renewedAt = at;
@@ -420,5 +422,24 @@ export class TokenLife {
   #drawAhead(now: number): number {
     const most = Math.min(this.notice.TOKEN_EXPIRY_SPREAD_SECONDS * 1_000, this.left(now) / 10);
     return Math.random() * Math.max(0, most);
+  }
+}
+
+/** The open streams of this node, by tenant. */
+@Injectable()
+export class Hubs extends Map<TenantId, TenantHub<Connection>> {
+  connections(tenantId: TenantId): Iterable<Connection> {
+    return this.get(tenantId)?.connections ?? [];
+  }
+
+  ofUser(tenantId: TenantId, user: UserId): Connection[] {
+    return [...(this.get(tenantId)?.recipients(addressOfUser(user)) ?? [])];
+  }
+
+  /** The open stream of a user that its client, or history, knows by this id. */
+  find(tenantId: TenantId, user: UserId, connectionId: string): Connection | undefined {
+    for (const connection of this.ofUser(tenantId, user))
+      if (connection.isKnownAs(connectionId)) return connection;
+    return undefined;
   }
 }

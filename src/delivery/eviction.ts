@@ -7,10 +7,9 @@ import type { TenantId, UserId } from '../core/identifiers.ts';
 import { Receipts } from '../receipts/receipts.ts';
 import { NODE_SILENCE_SECONDS } from '../cluster/nodes.store.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import type { Connection } from './connection.ts';
+import { type Connection, Hubs } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
-import { Hubs } from './hubs.ts';
-import { StreamLimitsStore, type CrowdedUser } from './open-connections.store.ts';
+import { OpenConnectionsStore, type CrowdedUser } from './open-connections.store.ts';
 import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
 
 /** Somebody who may have too many streams. */
@@ -24,20 +23,20 @@ const TOGETHER_MS = 50;
 /** When to try again what the database did not answer, in ms. */
 const AGAIN_MS = 500;
 /**
- * How long after an order streams are ended by it, in ms, beyond RECEIPTS_FLUSH_MS: by then every node has written down what
+ * How long after a `reconcile` streams are ended by it, in ms, beyond RECEIPTS_FLUSH_MS: by then every node has written down what
  * ended before, also one that is busy. A page that is reloaded must not cost its user another one.
  */
 const SETTLED_MS = 400;
 
 /**
  * Sees to it that no user has more streams than the limit of the tenant: the oldest go, on whichever node they are. What
- * is on one node goes at once. For the rest the records of open streams are the account that all nodes share: a node that
- * finds too many orders a recount, and each ends its own (docs/adr/0010-limits-on-streams.md).
+ * is on one node goes at once. For the rest the records of open streams are what all nodes count by: a node that
+ * finds too many has all nodes reconcile, and each ends its own (docs/adr/0010-limits-on-streams.md).
  */
 @Injectable()
 export class Eviction implements OnModuleInit, OnModuleDestroy {
-  readonly #suspects = new Subject<readonly Candidate[]>();
-  readonly #orders = new Subject<Candidate & { readonly at: number }>();
+  readonly #candidates = new Subject<readonly Candidate[]>();
+  readonly #reconciliations = new Subject<Candidate & { readonly at: number }>();
   readonly #surplus = new Subject<readonly Candidate[]>();
   readonly #logger = new Logger(Eviction.name);
   #subscriptions: Subscription[] = [];
@@ -45,9 +44,9 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   #seenAt = performance.now();
 
   constructor(
-    private readonly store: StreamLimitsStore,
-    private readonly orders: StreamCommandsStore,
-    private readonly ledger: Receipts,
+    private readonly store: OpenConnectionsStore,
+    private readonly commands: StreamCommandsStore,
+    private readonly receipts: Receipts,
     private readonly tenants: Tenants,
     private readonly hubs: Hubs,
     private readonly clock: DatabaseClock,
@@ -58,14 +57,14 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
     const settled = this.config.RECEIPTS_FLUSH_MS + SETTLED_MS;
     this.#subscriptions = [
       // Whoever is recorded last finds all the others: of several nodes at least one sees what is too many.
-      this.ledger.recorded.subscribe(({ tenantId, opened }) =>
-        this.#suspects.next(opened.map(({ user }) => ({ tenantId, user }))),
+      this.receipts.recorded.subscribe(({ tenantId, opened }) =>
+        this.#candidates.next(opened.map(({ user }) => ({ tenantId, user }))),
       ),
-      this.#inTurn(this.#suspects, (crowds) => this.#order(crowds)),
-      this.#orders
+      this.#inTurn(this.#candidates, (crowded) => this.#tellAll(crowded)),
+      this.#reconciliations
         .pipe(delayWhen(({ at }) => timer(Math.max(0, at + settled - this.clock.now()))))
-        .subscribe((suspect) => this.#surplus.next([suspect])),
-      this.#inTurn(this.#surplus, (crowds) => this.#end(crowds)),
+        .subscribe((candidate) => this.#surplus.next([candidate])),
+      this.#inTurn(this.#surplus, (crowded) => this.#end(crowded)),
       this.tenants.changed.subscribe((tenantId) => this.#keepTo(tenantId)),
     ];
   }
@@ -85,14 +84,14 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
 
   /** Some node found that the user has too many. */
   reconcile({ tenantId, user, at }: StoredStreamCommand & { readonly kind: 'reconcile' }): void {
-    if (this.hubs.ofUser(tenantId, user).length > 0) this.#orders.next({ tenantId, user, at });
+    if (this.hubs.ofUser(tenantId, user).length > 0) this.#reconciliations.next({ tenantId, user, at });
   }
 
   /** This node has just given a sign of life. While it gave none the others did not count its streams. */
   seen(): void {
     const now = performance.now();
     if (now - this.#seenAt > NODE_SILENCE_SECONDS * 1_000)
-      for (const tenantId of this.hubs.keys()) this.#suspects.next(this.#usersOf(tenantId));
+      for (const tenantId of this.hubs.keys()) this.#candidates.next(this.#usersOf(tenantId));
     this.#seenAt = now;
   }
 
@@ -107,16 +106,16 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   }
 
   /** Tells all nodes; what is too many may be on any. */
-  async #order(crowds: readonly CrowdedUser[]): Promise<void> {
-    for (const [tenantId, users] of Map.groupBy(crowds, (crowd) => crowd.tenantId))
-      await this.orders.reconcile(
+  async #tellAll(crowded: readonly CrowdedUser[]): Promise<void> {
+    for (const [tenantId, users] of Map.groupBy(crowded, (user) => user.tenantId))
+      await this.commands.reconcile(
         tenantId,
         users.map(({ user }) => user),
       );
   }
 
-  #end(crowds: readonly CrowdedUser[]): Promise<void> {
-    for (const { tenantId, user, most, streams } of crowds)
+  #end(crowded: readonly CrowdedUser[]): Promise<void> {
+    for (const { tenantId, user, most, streams } of crowded)
       for (const { connectionId } of streams.slice(most)) {
         const connection = this.hubs.find(tenantId, user, connectionId);
         if (connection !== undefined) replace(connection);
@@ -124,35 +123,37 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
     return Promise.resolve();
   }
 
-  /** One statement after the other: who of the suspects has too many, and what to do about it. */
+  /** One statement after the other: who of the candidates has too many, and what to do about it. */
   #inTurn(
-    suspects: Subject<readonly Candidate[]>,
-    act: (crowds: readonly CrowdedUser[]) => Promise<void>,
+    candidates: Subject<readonly Candidate[]>,
+    act: (crowded: readonly CrowdedUser[]) => Promise<void>,
   ): Subscription {
     const attempt = async (due: readonly Candidate[]): Promise<void> => {
       try {
-        const crowds = await this.#crowdsAmong(due);
-        if (crowds.length > 0) await act(crowds);
+        const crowded = await this.#crowdedAmong(due);
+        if (crowded.length > 0) await act(crowded);
         this.#failing = false;
       } catch (error) {
         if (!this.#failing)
           this.#logger.warn(`streams of users cannot be counted over all nodes: ${messageOf(error)}`);
         this.#failing = true;
-        setTimeout(() => suspects.next(due), AGAIN_MS).unref();
+        setTimeout(() => candidates.next(due), AGAIN_MS).unref();
       }
     };
-    return suspects
+    return candidates
       .pipe(
         // A timer runs only while somebody waits.
-        buffer(suspects.pipe(auditTime(TOGETHER_MS))),
+        buffer(candidates.pipe(auditTime(TOGETHER_MS))),
         concatMap((due) => attempt(due.flat())),
       )
       .subscribe();
   }
 
-  async #crowdsAmong(suspects: readonly Candidate[]): Promise<CrowdedUser[]> {
-    const users = new Map(suspects.map((suspect) => [`${suspect.tenantId} ${suspect.user}`, suspect]));
-    const crowds = await this.store.crowded(
+  async #crowdedAmong(candidates: readonly Candidate[]): Promise<CrowdedUser[]> {
+    const users = new Map(
+      candidates.map((candidate) => [`${candidate.tenantId} ${candidate.user}`, candidate]),
+    );
+    const crowded = await this.store.crowded(
       [...users.values()].map(({ tenantId, user }) => ({
         tenantId,
         user,
@@ -160,7 +161,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
       })),
     );
     // Of its own streams a node knows better what has ended.
-    return crowds
+    return crowded
       .map(({ streams, ...of }) => ({
         ...of,
         streams: streams.filter(

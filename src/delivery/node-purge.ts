@@ -5,8 +5,8 @@ import { Receipts } from '../receipts/receipts.ts';
 import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../core/position.ts';
 import { jittered } from './frames.ts';
-import { Hubs } from './hubs.ts';
-import { Streams } from './streams.ts';
+import { Hubs } from './connection.ts';
+import { StreamOpener } from './stream-opener.ts';
 
 /** Of whom this node is to have nothing in memory any more. */
 export interface Purged {
@@ -19,13 +19,13 @@ export interface Purged {
   readonly upTo: Position;
 }
 
-/** Takes users, or a tenant, out of this node's memory: open streams, tails, and what waits for the ledger and the log. */
+/** Takes users, or a tenant, out of this node's memory: open streams, tails, and what waits to be stored as receipts or in the log. */
 @Injectable()
 export class NodePurge {
   constructor(
-    private readonly streams: Streams,
+    private readonly opener: StreamOpener,
     private readonly hubs: Hubs,
-    private readonly ledger: Receipts,
+    private readonly receipts: Receipts,
     private readonly ingest: Ingest,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
@@ -37,17 +37,17 @@ export class NodePurge {
   async purge({ tenantId, who, openedUntil, upTo }: Purged): Promise<void> {
     const isGone = (user: UserId) => who === 'everybody' || who(user);
     // A stream on its way in was not told of anything; behind it nobody is let in who should not be.
-    await this.streams.opened(tenantId);
+    await this.opener.opened(tenantId);
     for (const connection of this.hubs.connections(tenantId)) {
       const { user, openedAt } = connection.subscriber;
       if (openedAt <= openedUntil && isGone(user)) connection.erase(jittered(this.config.STREAM_RETRY_MS));
     }
     // Unless it was made anew since, whose publishes these would be.
-    if (who === 'everybody' && openedUntil === Infinity) this.ingest.forget(tenantId);
+    if (who === 'everybody' && openedUntil === Infinity) this.ingest.purge(tenantId);
     await this.ingest.settledOf(tenantId);
     const hub = this.hubs.get(tenantId);
     if (who === 'everybody') hub?.tail.restart(hub.tail.head);
-    else await hub?.forget(who, upTo);
-    await this.ledger.forget(tenantId, ({ user, openedAt: since }) => since <= openedUntil && isGone(user));
+    else await hub?.purge(who, upTo);
+    await this.receipts.purge(tenantId, ({ user, openedAt: since }) => since <= openedUntil && isGone(user));
   }
 }

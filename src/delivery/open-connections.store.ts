@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
-import { NODE_SILENCE } from '../cluster/nodes.store.ts';
+import { isOpen, lives } from '../cluster/nodes.store.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A stream that is open. */
 interface OpenConnection {
@@ -14,7 +14,6 @@ interface OpenConnection {
 }
 
 /*
- * Open as GET /v1/connections decides it: without an end, on a node that was seen lately and did not start again since.
  * A stream whose topics were renewed goes on with another record; its client and older listings know it by the first.
  */
 const FIND: Statement = {
@@ -23,26 +22,12 @@ const FIND: Statement = {
 select m.connection_id as "connectionId", m.user_id as "user", m.device_id as device, m.node, m.since
 from connections m
 where m.tenant_id = $1 and m.connection_id = $2 and exists (
-  select from connections c join nodes n on n.node = c.node
+  select from connections c
   where c.tenant_id = $1 and c.user_id = m.user_id and c.device_id = m.device_id and c.node = m.node
     and (c.connection_id = m.connection_id or m.reason = 'renewed' and c.since >= m.until)
-    and c.until is null and n.started_at <= c.since and n.seen_at >= clock_timestamp() - ${NODE_SILENCE}
+    and ${isOpen('c')}
 )`,
 };
-
-/** Which streams are open, on whichever node. A stream of the last moments (RECEIPTS_FLUSH_MS) is not there yet. */
-@Injectable()
-export class OpenConnectionsStore {
-  constructor(private readonly pool: ClientPool) {}
-
-  /** Undefined: no such stream is open in the tenant. */
-  async find(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {
-    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(tenantId, FIND, [
-      connectionId,
-    ]);
-    return row;
-  }
-}
 
 /** A stream that has to go, by the id of its record in history. */
 interface Excess {
@@ -87,7 +72,7 @@ with present as (
 )
 select c.tenant_id as "tenantId", sum(c.connections)::int as connections
 from connection_counts c join nodes n on n.node = c.node
-where c.tenant_id = any($4::text[]) and c.node <> $1 and n.seen_at >= clock_timestamp() - ${NODE_SILENCE}
+where c.tenant_id = any($4::text[]) and c.node <> $1 and ${lives('n')}
 group by c.tenant_id`,
 };
 
@@ -95,11 +80,6 @@ const LEAVE: Statement = {
   name: 'leave_connection_counts',
   text: `delete from connection_counts where node = $1`,
 };
-
-/* Open as GET /v1/connections decides it. */
-const IS_OPEN = `c.until is null and exists (
-  select from nodes n where n.node = c.node and n.started_at <= c.since and n.seen_at >= clock_timestamp() - ${NODE_SILENCE}
-)`;
 
 /*
  * The rows have one order, and what goes is at its end. What a node does not see yet can only make that end longer: so
@@ -111,7 +91,7 @@ const NEWEST_OF_TENANT: Statement = {
 select user_id as "user", connection_id as "connectionId"
 from (
   select c.user_id, c.connection_id, c.node, c.since from connections c
-  where c.tenant_id = $1 and ${IS_OPEN}
+  where c.tenant_id = $1 and ${isOpen('c')}
   order by c.since, c.connection_id offset $2
 ) newest
 where node = $3 order by since desc, connection_id desc limit $4`,
@@ -125,23 +105,31 @@ select u.tenant_id as "tenantId", u.user_id as "user", u.most, o.connection_id a
 from unnest($1::text[], $2::text[], $3::int[]) as u (tenant_id, user_id, most)
 cross join lateral (
   select c.connection_id, c.node, c.since, count(*) over () as streams from connections c
-  where c.tenant_id = u.tenant_id and c.user_id = u.user_id and ${IS_OPEN}
+  where c.tenant_id = u.tenant_id and c.user_id = u.user_id and ${isOpen('c')}
 ) o
 where o.streams > u.most
 order by o.since desc, o.connection_id desc`,
 };
 
-/** The SQL of the limits on streams, which all nodes keep together. */
+/** Which streams are open, on whichever node. A stream of the last moments (RECEIPTS_FLUSH_MS) is not there yet. */
 @Injectable()
-export class StreamLimitsStore {
+export class OpenConnectionsStore {
   constructor(
-    private readonly engine: CrossTenantPool,
+    private readonly crossTenant: CrossTenantPool,
     private readonly pool: ClientPool,
   ) {}
 
+  /** Undefined: no such stream is open in the tenant. */
+  async find(tenantId: TenantId, connectionId: string): Promise<OpenConnection | undefined> {
+    const [row] = await this.pool.rows<OpenConnection & Record<string, unknown>>(tenantId, FIND, [
+      connectionId,
+    ]);
+    return row;
+  }
+
   /** Tells the other nodes how many streams tenants have on this one now, and hears how many they have of those that are asked about. */
   async exchange(node: string, here: readonly Count[], asked: readonly TenantId[]): Promise<Count[]> {
-    return await this.engine.rows<Count & Record<string, unknown>>(EXCHANGE, [
+    return await this.crossTenant.rows<Count & Record<string, unknown>>(EXCHANGE, [
       node,
       here.map(({ tenantId }) => tenantId),
       here.map(({ connections }) => connections),
@@ -151,7 +139,7 @@ export class StreamLimitsStore {
 
   /** The node has no streams (any more). */
   async leave(node: string): Promise<void> {
-    await this.engine.rows(LEAVE, [node]);
+    await this.crossTenant.rows(LEAVE, [node]);
   }
 
   /** Of the streams of this node those that came when the tenant had `most` already; the newest first, `limit` of them. */
@@ -165,7 +153,7 @@ export class StreamLimitsStore {
 
   /** Those of the users who have more streams than they may. */
   async crowded(users: readonly Allowance[]): Promise<CrowdedUser[]> {
-    const rows = await this.engine.rows<Allowance & OpenStream & Record<string, unknown>>(CROWDED, [
+    const rows = await this.crossTenant.rows<Allowance & OpenStream & Record<string, unknown>>(CROWDED, [
       users.map(({ tenantId }) => tenantId),
       users.map(({ user }) => user),
       users.map(({ most }) => most),

@@ -3,10 +3,10 @@ import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
 import { z } from 'zod';
 import { beingErased, nowBeingErased } from '../postgres/erased.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, ClientPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import { topicSchema, type TenantId, type Topic, type UserId } from '../core/identifiers.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What a new token changes about an open stream. Times in ms since 1970. */
 export interface Renewed {
@@ -28,7 +28,7 @@ export type StreamCommand =
       readonly renewed: Renewed;
     };
 
-/** An order as it was stored; `at` by the database's clock, in ms since 1970. `reconcile`: the user may have too many streams. */
+/** A command as it was stored; `at` by the database's clock, in ms since 1970. `reconcile`: the user may have too many streams. */
 export type StoredStreamCommand = (StreamCommand | { readonly kind: 'reconcile'; readonly user: UserId }) & {
   readonly tenantId: TenantId;
   readonly id: string;
@@ -90,7 +90,7 @@ type Row = Record<string, unknown> & {
       }
   );
 
-/** The SQL of orders to open streams. */
+/** The SQL of commands to open streams. */
 @Injectable()
 export class StreamCommandsStore {
   constructor(
@@ -99,21 +99,21 @@ export class StreamCommandsStore {
   ) {}
 
   /** In the transaction of `run`. False: the data of the user is being erased, and there is nothing to be told. */
-  async insert(run: RunOfTenant, tenantId: TenantId, order: StreamCommand): Promise<boolean> {
+  async insert(run: RunOfTenant, tenantId: TenantId, command: StreamCommand): Promise<boolean> {
     const rows = await run(tenantId, INSERT, [
       randomUUID(),
-      order.kind,
-      order.kind === 'close' ? null : order.user,
-      order.kind === 'disconnect' ? null : order.connectionId,
-      order.kind === 'renew' ? JSON.stringify(order.renewed) : null,
+      command.kind,
+      command.kind === 'close' ? null : command.user,
+      command.kind === 'disconnect' ? null : command.connectionId,
+      command.kind === 'renew' ? JSON.stringify(command.renewed) : null,
     ]);
     return rows.length > 0;
   }
 
   /** As a statement of its own. Throws Problem `being_erased`. */
-  async renew(tenantId: TenantId, order: StreamCommand & { kind: 'renew' }): Promise<void> {
+  async renew(tenantId: TenantId, command: StreamCommand & { kind: 'renew' }): Promise<void> {
     const run: RunOfTenant = (...statement) => this.pool.rows(...statement);
-    if (!(await this.insert(run, tenantId, order))) throw nowBeingErased();
+    if (!(await this.insert(run, tenantId, command))) throw nowBeingErased();
   }
 
   /** As a statement of its own. */
@@ -123,11 +123,11 @@ export class StreamCommandsStore {
 
   /** Those that were not visible in the snapshot `snapshot`, in their order. */
   async since(snapshot: string): Promise<readonly StoredStreamCommand[]> {
-    return (await this.changes.rows<Row>(SINCE, [snapshot])).map(orderOf);
+    return (await this.changes.rows<Row>(SINCE, [snapshot])).map(commandOf);
   }
 }
 
-function orderOf(row: Row): StoredStreamCommand {
+function commandOf(row: Row): StoredStreamCommand {
   const common = { tenantId: row.tenant_id, id: row.order_id, at: row.at };
   if (row.kind === 'close') return { ...common, kind: 'close', connectionId: row.connection_id };
   if (row.kind === 'disconnect') return { ...common, kind: 'disconnect', user: row.user_id };

@@ -6,9 +6,8 @@ import { randomUUID } from 'node:crypto';
 import { TokenStatus } from '../auth/token-status.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import type { Connection } from './connection.ts';
+import { type Connection, Hubs } from './connection.ts';
 import { jittered } from './frames.ts';
-import { Hubs } from './hubs.ts';
 import { Eviction } from './eviction.ts';
 
 /** What open streams are told by whichever node was asked: to close, or to go on with a new token. */
@@ -25,7 +24,7 @@ export class StreamCommands implements ChangeSource {
     changes.register(this);
   }
 
-  /** Each order once, in the sequence in which they were given. */
+  /** Each command once, in the sequence in which they were given. */
   get received(): Observable<StoredStreamCommand> {
     return this.#received;
   }
@@ -36,30 +35,30 @@ export class StreamCommands implements ChangeSource {
   }
 
   async catchUp(since: string): Promise<void> {
-    const orders = await this.store.since(since);
+    const commands = await this.store.since(since);
     const known = this.#known;
-    this.#known = new Set(orders.map(({ id }) => id));
-    for (const order of orders) if (!known.has(order.id)) this.#received.next(order);
+    this.#known = new Set(commands.map(({ id }) => id));
+    for (const command of commands) if (!known.has(command.id)) this.#received.next(command);
   }
 }
 
-/** Ends and renews open streams when something was revoked, or somebody ordered it, on whichever node that was. */
+/** Ends and renews open streams when something was revoked, or somebody commanded it, on whichever node that was. */
 @Injectable()
 export class StreamControl implements OnModuleInit, OnModuleDestroy {
   #subscriptions: Subscription[] = [];
 
   constructor(
     private readonly hubs: Hubs,
-    private readonly admission: TokenStatus,
-    private readonly orders: StreamCommands,
-    private readonly replacements: Eviction,
+    private readonly tokenStatus: TokenStatus,
+    private readonly commands: StreamCommands,
+    private readonly eviction: Eviction,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
   onModuleInit(): void {
     this.#subscriptions = [
-      this.admission.changed.subscribe((tenantId) => this.#admitAgain(tenantId)),
-      this.orders.received.subscribe((order) => this.#obey(order)),
+      this.tokenStatus.changed.subscribe((tenantId) => this.#admitAgain(tenantId)),
+      this.commands.received.subscribe((command) => this.#obey(command)),
     ];
   }
 
@@ -74,30 +73,30 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
   }
 
   #admit(connection: Connection): void {
-    if (this.admission.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
+    if (this.tokenStatus.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
   }
 
-  #obey(order: StoredStreamCommand): void {
-    if (order.kind === 'renew') {
-      const { tenantId, user, connectionId, renewed, at } = order;
+  #obey(command: StoredStreamCommand): void {
+    if (command.kind === 'renew') {
+      const { tenantId, user, connectionId, renewed, at } = command;
       const connection = this.hubs.find(tenantId, user, connectionId);
-      connection?.renew(tokenOf(order, renewed), at, randomUUID());
+      connection?.renew(tokenOf(command, renewed), at, randomUUID());
       // The node that took the new token may have been the last to hear that it is revoked.
       if (connection !== undefined) this.#admit(connection);
       return;
     }
-    if (order.kind === 'reconcile') {
-      this.replacements.reconcile(order);
+    if (command.kind === 'reconcile') {
+      this.eviction.reconcile(command);
       return;
     }
     const meant =
-      order.kind === 'disconnect'
-        ? this.hubs.ofUser(order.tenantId, order.user)
-        : this.hubs.connections(order.tenantId);
+      command.kind === 'disconnect'
+        ? this.hubs.ofUser(command.tenantId, command.user)
+        : this.hubs.connections(command.tenantId);
     for (const connection of meant) {
-      if (order.kind === 'close' && !connection.isKnownAs(order.connectionId)) continue;
-      // An order that is heard late, after the database was away, does not mean who has come since.
-      if (connection.subscriber.openedAt <= order.at) this.#revoke(connection);
+      if (command.kind === 'close' && !connection.isKnownAs(command.connectionId)) continue;
+      // A command that is heard late, after the database was away, does not mean who has come since.
+      if (connection.subscriber.openedAt <= command.at) this.#revoke(connection);
     }
   }
 

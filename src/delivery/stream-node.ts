@@ -23,7 +23,7 @@ export interface Subscriber {
   readonly caller: Caller;
   /** `ack=auto`: the cursor follows what was written. */
   readonly autoAck: boolean;
-  /** In ms since 1970, told by the database and not estimated: orders are as exact, and may follow within a millisecond. */
+  /** In ms since 1970, told by the database and not estimated: commands are as exact, and may follow within a millisecond. */
   readonly openedAt: number;
 }
 

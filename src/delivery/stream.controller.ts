@@ -23,14 +23,14 @@ import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { parsePosition } from '../core/position.ts';
 import { byeFrame, jittered } from './frames.ts';
 import { openEventStream, STREAM_HEADERS } from './socket.ts';
-import { Streams } from './streams.ts';
+import { StreamOpener } from './stream-opener.ts';
 import { z } from 'zod';
 import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/credentials.ts';
 import { Tokens } from '../auth/tokens.ts';
 import { ChangeFeed } from '../cluster/change-feed.ts';
 import { Problem } from '../core/errors.ts';
-import { Hubs } from './hubs.ts';
+import { Hubs } from './connection.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 import { StreamCommandsStore } from './stream-commands.store.ts';
 import { Tickets } from '../auth/tickets.ts';
@@ -96,7 +96,7 @@ class PassingTroubleFilter implements ExceptionFilter {
 @UseFilters(PassingTroubleFilter)
 export class StreamController {
   constructor(
-    private readonly streams: Streams,
+    private readonly opener: StreamOpener,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -121,7 +121,7 @@ export class StreamController {
     const { tenantId, subject: user, topics, expiresAt: tokenExpiresAt } = principal;
     const sent = header || query.lastEventId || undefined;
     const resume = sent === undefined ? undefined : parsePosition(sent);
-    await this.streams.open(
+    await this.opener.open(
       {
         tenantId,
         user,
@@ -160,7 +160,7 @@ export class RenewalsController {
     private readonly tokens: Tokens,
     private readonly hubs: Hubs,
     private readonly connections: OpenConnectionsStore,
-    private readonly orders: StreamCommandsStore,
+    private readonly commands: StreamCommandsStore,
     private readonly changes: ChangeFeed,
   ) {}
 
@@ -191,7 +191,7 @@ export class RenewalsController {
     if (renewed.device !== undefined && renewed.device !== connection.device) throw mismatch('device');
 
     const { topics, expiresAt, issuer, tokenId, issuedAt } = renewed;
-    await this.orders.renew(tenantId, {
+    await this.commands.renew(tenantId, {
       kind: 'renew',
       connectionId,
       user,

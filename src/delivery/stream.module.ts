@@ -3,12 +3,13 @@ import { AuthModule } from '../auth/auth.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { ReceiptsModule } from '../receipts/receipts.module.ts';
 import { TenantsModule } from '../tenants/tenants.module.ts';
-import { DeviceRegistrations } from './device-registrations.ts';
+import { LogFeed } from './log-feed.ts';
+import { StreamOpener } from './stream-opener.ts';
 import { Backlog } from './backlog.ts';
 import { ConnectionQuota } from './connection-quota.ts';
 import { NodePurge } from './node-purge.ts';
-import { Hubs } from './hubs.ts';
-import { OpenConnectionsStore, StreamLimitsStore } from './open-connections.store.ts';
+import { Hubs } from './connection.ts';
+import { OpenConnectionsStore } from './open-connections.store.ts';
 import { Eviction } from './eviction.ts';
 import { RenewalsController, StreamController, TicketsController } from './stream.controller.ts';
 import { StreamCommands, StreamControl } from './stream-commands.ts';
@@ -19,19 +20,19 @@ import { Streams } from './streams.ts';
   imports: [AuthModule, ChangeFeedModule, ReceiptsModule, TenantsModule],
   controllers: [StreamController, RenewalsController, TicketsController],
   providers: [
+    StreamOpener,
     Streams,
     Hubs,
+    LogFeed,
+    Backlog,
     ConnectionQuota,
     Eviction,
-    StreamLimitsStore,
+    OpenConnectionsStore,
     StreamControl,
     StreamCommands,
     StreamCommandsStore,
-    OpenConnectionsStore,
-    DeviceRegistrations,
-    Backlog,
     NodePurge,
   ],
-  exports: [NodePurge, StreamCommandsStore, OpenConnectionsStore],
+  exports: [ConnectionQuota, LogFeed, NodePurge, OpenConnectionsStore, StreamCommandsStore, Streams],
 })
 export class StreamModule {}

@@ -38,9 +38,9 @@ export class TenantHub<Member extends HubMember> {
   readonly #recipients = new Map<Address, Member | Set<Member>>();
   readonly #arrived: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
   /** The first is under way. */
-  readonly #wide: Run[] = [];
-  /** Of what arrived up to here, only what is in `#wide` is still to be offered. */
-  #sorted: Position;
+  readonly #broadcasts: Run[] = [];
+  /** Of what arrived up to here, only what is in `#broadcasts` is still to be offered. */
+  #enqueuedUpTo: Position;
   #dispatching = false;
   #healing: Promise<void> | undefined;
 
@@ -51,7 +51,7 @@ export class TenantHub<Member extends HubMember> {
   ) {
     this.tail = new Tail(head);
     this.dispatchedUpTo = head;
-    this.#sorted = head;
+    this.#enqueuedUpTo = head;
   }
 
   join(connection: Member): void {
@@ -94,7 +94,7 @@ export class TenantHub<Member extends HubMember> {
   }
 
   /** Drops from memory what is for users of whom `isGone` holds, up to `position`. */
-  async forget(isGone: (user: string) => boolean, position: Position): Promise<void> {
+  async purge(isGone: (user: string) => boolean, position: Position): Promise<void> {
     // What is being read may have been asked for before it was erased.
     await this.#healing?.catch(() => undefined);
     for (const address of [...this.tail.addresses]) {
@@ -159,8 +159,8 @@ export class TenantHub<Member extends HubMember> {
       void connection.readOn();
     }
     this.#arrived.length = 0;
-    this.#wide.length = 0;
-    this.#sorted = head;
+    this.#broadcasts.length = 0;
+    this.#enqueuedUpTo = head;
     this.dispatchedUpTo = head;
   }
 
@@ -169,22 +169,22 @@ export class TenantHub<Member extends HubMember> {
     if (this.#dispatching) return;
     this.#dispatching = true;
     const slice = new TimeSlicer();
-    while (this.#arrived.length > 0 || this.#wide.length > 0) {
-      await this.#serveFew(slice);
-      await this.#serveMany(slice);
+    while (this.#arrived.length > 0 || this.#broadcasts.length > 0) {
+      await this.#serveDirect(slice);
+      await this.#serveBroadcast(slice);
     }
     this.#dispatching = false;
   }
 
   /** Offers what is for a few connections, and puts the rest behind what waits. */
-  async #serveFew(slice: TimeSlicer): Promise<void> {
+  async #serveDirect(slice: TimeSlicer): Promise<void> {
     for (let batch = this.#arrived.shift(); batch !== undefined; batch = this.#arrived.shift()) {
       for (const entries of runsOf(batch.entries)) {
         const run = { entries, committedAt: batch.committedAt };
-        if (!this.#overtake(run)) this.#wide.push(run);
+        if (!this.#overtake(run)) this.#broadcasts.push(run);
         if (slice.isOver) await slice.next();
       }
-      this.#sorted = asPosition(Math.max(this.#sorted, batch.head));
+      this.#enqueuedUpTo = asPosition(Math.max(this.#enqueuedUpTo, batch.head));
       this.#settle();
     }
   }
@@ -195,7 +195,7 @@ export class TenantHub<Member extends HubMember> {
     if (known === undefined) return true;
     if (known instanceof Set && known.size > DIRECT_LIMIT) return false;
     for (const connection of each(known)) {
-      const missing = this.#wide.length === 0 ? run.entries : this.#missing(connection);
+      const missing = this.#broadcasts.length === 0 ? run.entries : this.#missing(connection);
       // The tail was trimmed beyond what waits.
       if (missing === undefined) return false;
       connection.deliver(missing);
@@ -210,25 +210,28 @@ export class TenantHub<Member extends HubMember> {
   }
 
   /** Offers the first of what waits. */
-  async #serveMany(slice: TimeSlicer): Promise<void> {
-    const [run] = this.#wide;
+  async #serveBroadcast(slice: TimeSlicer): Promise<void> {
+    const [run] = this.#broadcasts;
     if (run === undefined) return;
     // Whoever becomes live while this waits is visited too, and knows by its position what it has.
     for (const connection of this.recipients(run.entries[0].address)) {
       connection.deliver(run.entries);
       if (!slice.isOver) continue;
       await slice.next();
-      await this.#serveFew(slice);
+      await this.#serveDirect(slice);
     }
     this.#observe(run);
     // Unless the hub has started anew meanwhile.
-    if (this.#wide[0] === run) this.#wide.shift();
+    if (this.#broadcasts[0] === run) this.#broadcasts.shift();
     this.#settle();
   }
 
   #settle(): void {
-    const [next] = this.#wide;
-    const offered = Math.min(this.#sorted, next === undefined ? Infinity : next.entries[0].position - 1);
+    const [next] = this.#broadcasts;
+    const offered = Math.min(
+      this.#enqueuedUpTo,
+      next === undefined ? Infinity : next.entries[0].position - 1,
+    );
     this.dispatchedUpTo = asPosition(Math.max(this.dispatchedUpTo, offered));
   }
 

@@ -1,18 +1,18 @@
-import { Controller, Get, HttpStatus, Res } from '@nestjs/common';
+import { Controller, Get, Global, HttpStatus, Module, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { Public, RouteSettings } from '../http/access.ts';
 import { AppendPool } from '../postgres/pools.ts';
-import type { Ready } from './health.schema.ts';
-import { Readiness } from './readiness.ts';
+import { HealthStore, Readiness, type Ready } from './readiness.store.ts';
+import { Draining } from '../core/draining.ts';
+import { Public, RouteSettings } from '../http/access.ts';
 
 @Controller('health')
-export class HealthController {
+class HealthController {
   constructor(
     private readonly readiness: Readiness,
     private readonly appends: AppendPool,
   ) {}
 
-  /** 200 as long as the process can answer. Asks nobody: a database that is away is no reason to restart the service. */
+  /** 200 as long as the process can answer. It does not ask the database: if that is away, a restart would not help. */
   @Get('live')
   @Public()
   @RouteSettings({ quiet: true })
@@ -34,3 +34,12 @@ export class HealthController {
     return { ...report, database: { ...report.database, writeFailure: failure } };
   }
 }
+
+/** Global because of `Draining`, which is asked wherever work begins. */
+@Global()
+@Module({
+  controllers: [HealthController],
+  providers: [Draining, HealthStore, Readiness],
+  exports: [Draining],
+})
+export class HealthModule {}

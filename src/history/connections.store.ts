@@ -1,9 +1,9 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import { NODE_SILENCE } from '../cluster/nodes.store.ts';
 import type { Position } from '../core/position.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A stream that was or is open. */
 export interface ConnectionRecord {
@@ -24,19 +24,19 @@ export interface ConnectionRecord {
 /** Which connections: open now, or open at some time in [since, until), ms since 1970. */
 export type Period = 'now' | { readonly since: number | undefined; readonly until: number | undefined };
 
-/** Where a listing goes on: the start in microseconds, as the database has it, and the id. */
+/** Where a listing goes on: the start of a connection as the database has it, in microseconds, and its id. */
 export type ConnectionPlace = readonly [since: string, connectionId: string];
 
 export interface ConnectionPage {
   readonly items: readonly ConnectionRecord[];
-  /** The last connection that was looked at; undefined: there are no more. */
+  /** The last connection that was read; undefined: there are no more. */
   readonly reached: ConnectionPlace | undefined;
 }
 
 /*
- * `scan` connections are looked at, newest start first, whatever is left of them. A connection without an end is open
- * while its node lives: a node that died ended it when it was last seen, and one that started again, before that start.
- * Ends are compared as they are shown, in milliseconds.
+ * Reads $5 connections, newest start first, however many of them are in the period. A connection without an end is open
+ * while its node lives. If the node has died, it ended when the node was last seen; if the node has started again since,
+ * it ended at that start. Ends are compared as they are shown, in milliseconds.
  */
 const connections = (name: string, which: string): Statement => ({
   name,
@@ -79,7 +79,7 @@ type Row = Omit<ConnectionRecord, 'place'> & { shown: boolean; sinceExact: strin
 export class ConnectionsStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  /** Looks at the next `scan` connections after `after`, newest start first. */
+  /** Reads the next `scan` connections after `after`, newest start first. The page has those that are in the period. */
   async page(
     tenantId: TenantId,
     user: UserId | undefined,

@@ -1,10 +1,16 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
-import { ackOf, coveringOfUser, hadTopic, LOG_HEAD } from './covering.ts';
-import { receiptsOf, type Confirmation, type LogEntry, type Receipt } from './delivery-status.ts';
+import { ackOf, containing, containingOfUser, hadTopic, LOG_HEAD } from './containing.ts';
+import {
+  type Confirmation,
+  type Counts,
+  type LogEntry,
+  type Receipt,
+  receiptsOf,
+} from './delivery-status.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 const SENT_TO_USERS: Statement = {
   name: 'history_sent_to_users',
@@ -13,7 +19,7 @@ select p.position, p.user_id as "user", i.device_id as device, count(*)::int as 
   min(i.at) as "firstSentAt", max(i.at) as "lastSentAt"
 from ${LOG_HEAD}
 cross join unnest($2::text[], $3::bigint[]) as p (user_id, position)
-cross join lateral ${coveringOfUser('p.position', 'i.device_id, i.connection_id, i.at', 'p.user_id')} i
+cross join lateral ${containingOfUser('p.position', 'i.device_id, i.connection_id, i.at', 'p.user_id')} i
 where $4::text is null or ${hadTopic('i.connection_id', '$4')}
 group by 1, 2, 3`,
 };
@@ -30,7 +36,7 @@ cross join lateral (${ackOf('p.user_id', 'd.device_id', 'p.position')}) a
 where a.from_position < p.position`,
 };
 
-/* Devices in the order of their key: a page costs the same however many follow. */
+/* In the order of the key of devices, so that a page costs the same however many devices follow. */
 const confirmedByDevices = (name: string, target: string): Statement => ({
   name,
   text: `
@@ -49,27 +55,116 @@ const CONFIRMED_BY_DEVICES = confirmedByDevices('history_devices', '');
 const CONFIRMED_BY_DEVICES_OF_USER = confirmedByDevices('history_devices_of_user', 'and user_id = $7');
 
 type Sent = Omit<Receipt, 'deliveredAt'>;
+type MaybeConfirmed = Omit<Confirmation, 'at'> & { readonly at: Date | null };
 
-export interface DevicePage {
+interface DevicePage {
   readonly receipts: readonly Receipt[];
-  /** The last device that was looked at; undefined: there are no more. */
+  /** The last device that was read; undefined: there are no more. */
   readonly reached: { readonly user: UserId; readonly device: DeviceId } | undefined;
 }
 
+/** The devices of a broadcast are counted up to this number. */
+const COUNTED_DEVICES = 10_000;
+
 /**
- * Which device each notification was written to, and which confirmed it. Acknowledgements are read before sends: a
- * late one counts by what was sent before it.
+ * How many intervals of each kind are read to count the devices of one broadcast, those of the narrowest width first. The
+ * estimate is enough for most broadcasts. Mostly one interval is one device, so `exact` shows whether there are more
+ * devices than are counted. Only where a device has several connections, or many devices do not have the topic, the
+ * limit may be reached before that; then `longest` is left, which may take a tenth of a second. A topic costs more, since
+ * the connection of each interval is read too, so in a list it has a limit of its toUsers.
+ */
+const COUNT_DEPTHS = {
+  estimate: 100,
+  topicInList: 600,
+  exact: 1.25 * COUNTED_DEVICES,
+  longest: 4 * COUNTED_DEVICES,
+} as const;
+
+export type CountDepth = keyof typeof COUNT_DEPTHS;
+
+/** What one interval of what was sent costs. For a topic its connection is read too. */
+const SEND_COSTS = { everyone: 1, topic: 3 } as const;
+
+/** How many rows `rows` has for each position. */
+const perPosition = (rows: string): string =>
+  `(select position, count(*)::int as n from ${rows} group by position)`;
+
+/*
+ * Several broadcasts have mostly the same connections, so each connection is read once (`had_topic`) and not once for each
+ * interval, which would be most of the work. Comparisons stand in sub-selects that become hashes (`in` beside `or`),
+ * whatever the planner believes about the number of rows.
+ */
+const COUNT_DEVICES: Statement = {
+  name: 'history_counts',
+  text: `
+with asked as materialized (
+  select * from unnest($2::bigint[], $3::text[], $4::timestamptz[]) as p (position, topic, expires_at)
+), sends_read as materialized (
+  select p.position, p.topic, i.* from ${LOG_HEAD} cross join asked p
+  cross join lateral (
+    select i.* from ${containing('sends', 'p.position', 'i.user_id, i.device_id, i.connection_id')} i limit $5
+  ) i
+), had_topic as materialized (
+  select s.connection_id, s.topic from (select distinct connection_id, topic from sends_read where topic is not null) s
+  where ${hadTopic('s.connection_id', 's.topic')}
+), sent as materialized (
+  select distinct position, user_id, device_id from sends_read
+  where topic is null or (connection_id, topic) in (select connection_id, topic from had_topic)
+), acks_read as materialized (
+  select p.position, p.topic, p.expires_at, i.* from ${LOG_HEAD} cross join asked p
+  cross join lateral (
+    select i.* from ${containing('acks', 'p.position', 'i.user_id, i.device_id, i.at, i.topics')} i limit $5
+  ) i
+), delivered as materialized (
+  select distinct position, user_id, device_id from acks_read
+  where (topic is null or topic = any(topics)) and (
+    expires_at is null or at < expires_at
+    or (position, user_id, device_id) in (select position, user_id, device_id from sent)
+  )
+)
+select position, coalesce(s.n, 0) as sent, coalesce(d.n, 0) as delivered,
+  coalesce(r.n, 0) as "sendsRead", coalesce(a.n, 0) as "acksRead"
+from asked
+left join ${perPosition('sent')} s using (position)
+left join ${perPosition('delivered')} d using (position)
+left join ${perPosition('sends_read')} r using (position)
+left join ${perPosition('acks_read')} a using (position)`,
+};
+
+interface CountRow {
+  position: Position;
+  /** Devices. */
+  sent: number;
+  delivered: number;
+  /** Intervals. */
+  sendsRead: number;
+  acksRead: number;
+}
+
+export interface BroadcastCounts {
+  readonly counts: Counts;
+  /** What it cost to count, in intervals. */
+  readonly cost: number;
+  /** A greater depth could find more devices, and fewer were found than are counted at most. */
+  readonly isCutShort: boolean;
+  /** A greater depth would not change whether it was sent, or delivered, to anybody at all. */
+  readonly statusIsCertain: boolean;
+}
+
+/**
+ * To which devices notifications were written, and which devices confirmed them. Acknowledgements are read before what was
+ * sent: one that comes after the expiry counts only if the notification had been written to that device before.
  */
 @Injectable()
 export class DeliveriesStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  /** The receipts of notifications to single users, by position. Others are left out. */
+  /** The receipts of those notifications that are to single users, by position. */
   async ofUsers(tenantId: TenantId, entries: readonly LogEntry[]): Promise<Map<Position, Receipt[]>> {
-    const own = entries.flatMap((entry) => ('user' in entry.to ? [{ entry, user: entry.to.user }] : []));
-    if (own.length === 0) return new Map();
-    const users = own.map(({ user }) => user);
-    const positions = own.map(({ entry }) => entry.position);
+    const toUsers = entries.flatMap((entry) => ('user' in entry.to ? [{ entry, user: entry.to.user }] : []));
+    if (toUsers.length === 0) return new Map();
+    const users = toUsers.map(({ user }) => user);
+    const positions = toUsers.map(({ entry }) => entry.position);
     const values = [users, positions];
     const confirmed = Map.groupBy(
       await this.pool.rows<{ position: Position } & Confirmation>(tenantId, CONFIRMED_BY_USERS, values),
@@ -77,14 +172,14 @@ export class DeliveriesStore {
     );
     const sent = await this.#sent(tenantId, users, positions, null);
     return new Map(
-      own.map(({ entry }) => {
+      toUsers.map(({ entry }) => {
         const { position } = entry;
         return [position, receiptsOf(entry, sent.get(position) ?? [], confirmed.get(position) ?? [])];
       }),
     );
   }
 
-  /** Looks at the next `limit` devices after `after` that may have the notification. */
+  /** The receipts of the next `limit` devices after `after` that may have the notification. */
   async devices(
     tenantId: TenantId,
     entry: LogEntry,
@@ -100,7 +195,7 @@ export class DeliveriesStore {
         : await this.pool.rows<MaybeConfirmed>(tenantId, CONFIRMED_BY_DEVICES, values);
     const users = [...new Set(devices.map(({ user }) => user))];
     const sent = await this.#sent(tenantId, users, Array<Position>(users.length).fill(position), topic);
-    // A user's other devices are on other pages.
+    // Other devices of the same users are on other pages.
     const onPage = new Set(devices.map(({ user, device }) => `${device} ${user}`));
     const ofPage = (sent.get(position) ?? []).filter(({ user, device }) => onPage.has(`${device} ${user}`));
     const confirmed = devices.flatMap(({ at, ...device }) => (at === null ? [] : [{ ...device, at }]));
@@ -110,7 +205,29 @@ export class DeliveriesStore {
     };
   }
 
-  /** What was sent of notifications to the devices of users, in pairs; `topic`: to connections that had it. */
+  /** How many devices notifications to topics and to everyone reached, by position. */
+  async counts(
+    tenantId: TenantId,
+    entries: readonly LogEntry[],
+    depth: CountDepth,
+  ): Promise<Map<Position, BroadcastCounts>> {
+    const limit = COUNT_DEPTHS[depth];
+    const rows = await this.pool.rows<CountRow>(tenantId, COUNT_DEVICES, [
+      entries.map(({ position }) => position),
+      entries.map(({ to }) => ('topic' in to ? to.topic : null)),
+      entries.map(({ expiresAt }) => expiresAt?.toISOString() ?? null),
+      limit,
+    ]);
+    const topics = new Set(entries.filter(({ to }) => 'topic' in to).map(({ position }) => position));
+    const costOf = ({ position }: CountRow) =>
+      topics.has(position) ? SEND_COSTS.topic : SEND_COSTS.everyone;
+    return new Map(rows.map((row) => [row.position, countsOf(row, limit, costOf(row))]));
+  }
+
+  /**
+   * What was sent of each position to the devices of the user beside it. With a `topic` only what was sent to connections
+   * that had it.
+   */
   async #sent(
     tenantId: TenantId,
     users: readonly UserId[],
@@ -132,4 +249,20 @@ export class DeliveriesStore {
   }
 }
 
-type MaybeConfirmed = Omit<Confirmation, 'at'> & { readonly at: Date | null };
+function countsOf(
+  { sent, delivered, sendsRead, acksRead }: CountRow,
+  limit: number,
+  sendCost: number,
+): BroadcastCounts {
+  const cut = { sent: sendsRead >= limit, delivered: acksRead >= limit };
+  return {
+    counts: {
+      sent: Math.min(sent, COUNTED_DEVICES),
+      delivered: Math.min(delivered, COUNTED_DEVICES),
+      more: cut.sent || cut.delivered || sent > COUNTED_DEVICES || delivered > COUNTED_DEVICES,
+    },
+    cost: sendsRead * sendCost + acksRead,
+    isCutShort: (cut.sent && sent <= COUNTED_DEVICES) || (cut.delivered && delivered <= COUNTED_DEVICES),
+    statusIsCertain: delivered > 0 || (!cut.delivered && (sent > 0 || !cut.sent)),
+  };
+}

@@ -2,7 +2,7 @@ import type { DeviceId, UserId } from '../core/identifiers.ts';
 import type { Recipient } from '../core/notification.ts';
 import { timeOfPosition, type Position } from '../core/position.ts';
 
-/** Exclusive, in this order of precedence: any device confirmed; the time is over; written to a socket; none of these yet. */
+/** A notification has the first of these that is true: a device confirmed it, it is over, it was written to a socket, none of these. */
 export const STATUSES = ['delivered', 'expired', 'sent', 'queued'] as const;
 export type Status = (typeof STATUSES)[number];
 
@@ -19,18 +19,18 @@ export interface LogEntry {
   readonly expired: boolean;
 }
 
-/** What one device has of one notification, as the ledger recorded it. */
+/** What is recorded of one notification and one device. */
 export interface Receipt {
   readonly user: UserId;
   readonly device: DeviceId;
-  /** Intervals that cover the notification: how often it was written. 0 when that was forgotten, see docs/operations.md. */
+  /** How often it was written: the intervals that contain it. 0 if a node died before that was recorded. */
   readonly sends: number;
   readonly firstSentAt: Date | null;
   readonly lastSentAt: Date | null;
   readonly deliveredAt: Date | null;
 }
 
-/** Devices of a broadcast; with `more` there are at least so many. */
+/** How many devices a broadcast reached; with `more` at least so many. */
 export interface Counts {
   readonly sent: number;
   readonly delivered: number;
@@ -51,7 +51,7 @@ export const summaryOf = (receipts: readonly Receipt[]) => ({
   delivered: receipts.some(({ deliveredAt }) => deliveredAt !== null),
 });
 
-/** What an acknowledgement of a device covers, before it is known whether the device could have had it. */
+/** An acknowledgement that contains the notification. It is not known yet whether the device can have received it. */
 export interface Confirmation {
   readonly user: UserId;
   readonly device: DeviceId;
@@ -59,8 +59,8 @@ export interface Confirmation {
 }
 
 /**
- * An acknowledgement says "all that was addressed to me up to here"; what had expired by then may never have been
- * written. So a late one counts only for a device that the notification was written to.
+ * An acknowledgement says "I have all that was addressed to me up to here". What had expired by then may never have been
+ * written, so after the expiry it counts only for a device to which the notification was written.
  */
 export const confirms = (entry: Pick<LogEntry, 'expiresAt'>, at: Date, sends: number): boolean =>
   entry.expiresAt === null || at < entry.expiresAt || sends > 0;
@@ -80,14 +80,14 @@ export function receiptsOf(
     const unsent = { user, device, sends: 0, firstSentAt: null, lastSentAt: null };
     receipts.set(keyOf({ user, device }), { ...(known ?? unsent), deliveredAt: at });
   }
-  return [...receipts.values()].map((receipt) => inOrder(entry.position, receipt)).sort(byDevice);
+  return [...receipts.values()].map((receipt) => clampTimes(entry.position, receipt)).sort(byDevice);
 }
 
 /**
- * The time of an interval is when the last of it was written, and the nodes' clocks are not the database's. What must
- * have happened earlier is never shown later: accepted, first sent, delivered.
+ * Puts times in the order in which things must have happened: accepted, first sent, delivered. As recorded they may differ,
+ * since the time of an interval is that of its last notification, and nodes have clocks of their own.
  */
-export function inOrder(position: Position, receipt: Receipt): Receipt {
+function clampTimes(position: Position, receipt: Receipt): Receipt {
   const accepted = timeOfPosition(position);
   const after = (time: Date | null, bound: number) =>
     time === null ? null : new Date(Math.max(time.getTime(), bound));
@@ -98,8 +98,8 @@ export function inOrder(position: Position, receipt: Receipt): Receipt {
   return { ...receipt, deliveredAt, firstSentAt, lastSentAt: receipt.sends === 1 ? firstSentAt : lastSentAt };
 }
 
-/** Bytewise, as the database compares ids: UTF-8 order is the order of code points, which UTF-16 is not. */
-export function byDevice(a: { user: string; device: string }, b: { user: string; device: string }): number {
+/** Bytewise, as the database compares ids. JavaScript's own order of texts, by UTF-16 units, is another one. */
+function byDevice(a: { user: string; device: string }, b: { user: string; device: string }): number {
   return (
     Buffer.compare(Buffer.from(a.user), Buffer.from(b.user)) ||
     Buffer.compare(Buffer.from(a.device), Buffer.from(b.device))

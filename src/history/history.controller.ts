@@ -1,41 +1,49 @@
-import { Controller, Get, Headers, Param, Query, Res } from '@nestjs/common';
+import { Controller, Get, Headers, Module, Param, Query, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import { Draining } from '../core/draining.ts';
+import type { TenantId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
 import { asPosition, type Position } from '../core/position.ts';
+import { ConnectionsStore, type ConnectionRecord } from './connections.store.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import type { LogEntry, Receipt } from './delivery-status.ts';
-import { beginLines, LINES_TYPE, wantsLines } from './export.ts';
+import { HistoryService, itemJson, pageJson, type Filters } from './history.service.ts';
+import { HistoryStore } from './history.store.ts';
+import { beginLines, LINES_TYPE, wantsLines } from './ndjson.ts';
 import {
+  connectionPlace,
+  connectionsQuerySchema,
+  DEFAULT_LIMIT,
   devicePlace,
+  historyQuerySchema,
+  isNotificationId,
+  pageQuerySchema,
   positionPlace,
   readCursor,
   timelinePlace,
   writeCursor,
   type Listing,
-} from './history.cursor.ts';
-import { itemJson, pageJson } from './history-item.ts';
-import { DEFAULT_LIMIT, historyQuerySchema, isNotificationId, pageQuerySchema } from './history.query.ts';
-import { HistoryService, type Filters } from './history.service.ts';
-import { HistoryStore } from './history.store.ts';
-import { compareKeys, keyOf, timelineOf } from './timeline.ts';
-import { TimelineStore } from './timeline.store.ts';
+} from './page.ts';
+import { compareKeys, keyOf, timelineOf, TimelineStore } from './timeline.store.ts';
 
-const MOST_PER_PAGE = 200;
-/** Devices that are looked at for one page of a notification's devices. */
-const MOST_DEVICES = 400;
+/** Items of one page of an NDJSON answer. */
+const LINES_PER_PAGE = 200;
+/** Devices that are read at most for one page of a notification's devices. */
+const MAX_DEVICES = 400;
+/** Connections that are read for one page: more than it can hold, since of those in a past period not all are shown. */
+const CONNECTIONS_READ = 1_000;
 
 const JSON_TYPE = 'application/json; charset=utf-8';
 
-/** Looks back: what was published, whom it reached, and when. */
+/** The routes under /v1/notifications that read: what was published, whom it reached, and when. */
 @Controller('v1/notifications')
-export class HistoryController {
+class HistoryController {
   constructor(
     private readonly history: HistoryService,
     private readonly log: HistoryStore,
-    private readonly receipts: DeliveriesStore,
+    private readonly deliveries: DeliveriesStore,
     private readonly timelines: TimelineStore,
     private readonly draining: Draining,
   ) {}
@@ -114,10 +122,10 @@ export class HistoryController {
     const entry = await this.#find(principal, id);
     const items: Receipt[] = [];
     let more = true;
-    // In most broadcasts the first devices have it; only where they do not, more are looked at.
-    for (const look of [limit, MOST_DEVICES - limit]) {
+    // Most devices have received a broadcast, so as many as the page holds are read first, and more only if some of them have not.
+    for (const devices of [limit, MAX_DEVICES - limit]) {
       if (!more || items.length >= limit) break;
-      const { receipts, reached } = await this.receipts.devices(principal.tenantId, entry, after, look);
+      const { receipts, reached } = await this.deliveries.devices(principal.tenantId, entry, after, devices);
       const taken = receipts.slice(0, limit - items.length);
       items.push(...taken);
       const last = taken.length < receipts.length ? taken.at(-1) : reached;
@@ -129,28 +137,76 @@ export class HistoryController {
     return { items, nextCursor };
   }
 
-  /** The entry, for operators and for who published it; for everybody else it is not there. */
+  /** The entry, for operators and for its publisher. Throws Problem `not_found` for anybody else, as if it did not exist. */
   async #find({ tenantId, subject, scopes }: Principal, id: string): Promise<LogEntry> {
     const entry = isNotificationId(id) ? await this.log.find(tenantId, id) : undefined;
     if (entry !== undefined && (scopes.has('history:read') || entry.publisher === subject)) return entry;
     throw new Problem('not_found', 'There is no notification with this id.');
   }
 
-  async *#lines(
-    tenantId: Principal['tenantId'],
-    filters: Filters,
-    before: Position | undefined,
-    most: number,
-  ) {
+  /** The selection as lines of JSON, read page by page. Throws Problem `draining` when the node shuts down. */
+  async *#lines(tenantId: TenantId, filters: Filters, before: Position | undefined, limit: number) {
     let next = before;
-    let left = most;
+    let left = limit;
     do {
       if (this.draining.active)
         throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
-      const page = await this.history.page(tenantId, filters, next, Math.min(left, MOST_PER_PAGE));
+      const page = await this.history.page(tenantId, filters, next, Math.min(left, LINES_PER_PAGE));
       left -= page.items.length;
       next = page.next;
       yield page.items.map((item) => `${itemJson(item)}\n`).join('');
     } while (next !== undefined && left > 0);
   }
 }
+
+/** Who is connected now, and who was at a given time. */
+@Controller('v1/connections')
+class ConnectionsController {
+  constructor(private readonly connections: ConnectionsStore) {}
+
+  @Get()
+  @RequireScope('history:read')
+  async list(
+    @CurrentPrincipal() { tenantId }: Principal,
+    @Query() rawQuery: unknown,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ) {
+    const {
+      user,
+      since,
+      until,
+      limit = DEFAULT_LIMIT,
+      cursor,
+    } = parseQuery(connectionsQuerySchema, rawQuery);
+    const listing: Listing = [tenantId, 'connections', user, since, until];
+    const period = since === undefined && until === undefined ? 'now' : { since, until };
+    const after = cursor === undefined ? undefined : readCursor(listing, cursor, connectionPlace);
+    const found = await this.connections.page(tenantId, user, period, after, CONNECTIONS_READ);
+    const items = found.items.slice(0, limit);
+    const next = found.items.length > limit ? items.at(-1)?.place : found.reached;
+    reply.header('cache-control', 'no-store');
+    return { items: items.map(itemOf), nextCursor: next === undefined ? null : writeCursor(listing, next) };
+  }
+}
+
+function itemOf({
+  connectionId,
+  user,
+  device,
+  node,
+  since,
+  until,
+  position,
+  reason,
+  topics,
+}: ConnectionRecord) {
+  return { connectionId, user, device, node, since, until, position: String(position), reason, topics };
+}
+
+/** What reached whom, and when; who is connected, and who was. */
+@Module({
+  controllers: [HistoryController, ConnectionsController],
+  providers: [HistoryService, HistoryStore, DeliveriesStore, TimelineStore, ConnectionsStore],
+  exports: [HistoryService, ConnectionsStore],
+})
+export class HistoryModule {}

@@ -1,27 +1,31 @@
 import { Injectable } from '@nestjs/common';
 import type { TenantId } from '../core/identifiers.ts';
-import { asPosition, positionOfTime, START, timeOfPosition, type Position } from '../core/position.ts';
-import { CountsStore, type Counted, type Look } from './counts.store.ts';
-import { DeliveriesStore } from './deliveries.store.ts';
-import { statusOf, summaryOf, type LogEntry, type Receipt, type Status } from './delivery-status.ts';
-import type { HistoryItem } from './history-item.ts';
-import type { HistoryQuery } from './history.query.ts';
+import {
+  asPosition,
+  createdAt,
+  positionOfTime,
+  START,
+  timeOfPosition,
+  type Position,
+} from '../core/position.ts';
+import { DeliveriesStore, type BroadcastCounts, type CountDepth } from './deliveries.store.ts';
+import {
+  statusOf,
+  summaryOf,
+  type Counts,
+  type LogEntry,
+  type Receipt,
+  type Status,
+} from './delivery-status.ts';
 import { HistoryStore, type Scan, type Selection } from './history.store.ts';
+import type { HistoryQuery } from './page.ts';
 
-const END = asPosition(Number.MAX_SAFE_INTEGER);
-
-/*
- * What one page may cost, whatever is asked of however long a log. A page that has reached a bound ends there, with a
- * cursor. Bounds are numbers of rows and not times, so that the same question has the same pages.
- */
-const MOST_SCANNED = 5_000;
-const MOST_JUDGED = 50;
-const MOST_BYTES = 2 * 1024 * 1024;
-/** Of broadcasts, as their cost adds up; what is being counted then is counted on. */
-const MOST_COUNTED = 4_500;
-const GLANCED_AT_ONCE = 6;
-/** Rows of the log that are looked at first for a type; then four times as many. */
-const FIRST_SCANNED = 200;
+/** A notification with what became of it: receipts if it is to single users, counts if to a topic or to everyone. */
+export interface HistoryItem {
+  readonly entry: LogEntry;
+  readonly status: Status;
+  readonly outcome: { readonly devices: readonly Receipt[] } | { readonly counts: Counts };
+}
 
 export type Filters = Omit<HistoryQuery, 'limit' | 'cursor'>;
 
@@ -31,30 +35,53 @@ export interface HistoryPage {
   readonly next: Position | undefined;
 }
 
-/** What a page has cost so far. */
-interface Spent {
-  scanned: number;
-  judged: number;
-  bytes: number;
-  /** Of broadcasts, as their cost adds up. */
-  counted: number;
-  /** A topic had more of them than a list looks at: there are too many devices for others to have fewer. */
-  vast: boolean;
+/*
+ * The scan budget: what one page may read, however long the log is and whatever is asked of it. A page whose budget is spent
+ * ends there, with a cursor. The bounds are numbers of rows and not times, so that the same question has the same pages.
+ */
+const MAX_ROWS_SCANNED = 5_000;
+const MAX_ENTRIES_READ = 50;
+const MAX_BYTES = 2 * 1024 * 1024;
+/** Intervals that are read to count broadcasts. A count that has begun is finished. */
+const MAX_COUNT_COST = 4_500;
+
+/** Rows of the log that are scanned first for a type; four times as many each time after that. */
+const FIRST_SCAN = 200;
+/** Broadcasts whose counts are estimated by one statement. */
+const ESTIMATES_AT_ONCE = 6;
+
+/** What a page has used of its scan budget. */
+class ScanBudget {
+  rowsScanned = 0;
+  entriesRead = 0;
+  bytes = 0;
+  countCost = 0;
+  /** A topic had more receipts than a list reads: with so many devices those of other topics would not be fewer. */
+  topicsAreTooLarge = false;
+
+  get isSpent(): boolean {
+    return (
+      this.rowsScanned >= MAX_ROWS_SCANNED || this.entriesRead >= MAX_ENTRIES_READ || this.bytes >= MAX_BYTES
+    );
+  }
+
+  get mayCount(): boolean {
+    return this.countCost < MAX_COUNT_COST;
+  }
 }
 
-interface Judged {
+interface MatchingItems {
   readonly items: readonly HistoryItem[];
-  /** Where the page goes on, if it did not get to the end of the entries. */
+  /** Where the page goes on if it ends before the last entry. */
   readonly next: Position | undefined;
 }
 
-/** Pages of history: entries of the log, joined with what the ledger says of them. */
+/** Pages of history: entries of the log, each with its receipts or counts. */
 @Injectable()
 export class HistoryService {
   constructor(
     private readonly log: HistoryStore,
     private readonly deliveries: DeliveriesStore,
-    private readonly broadcasts: CountsStore,
   ) {}
 
   /** The next page below `before`, newest first. It may be short, even empty, while `next` is set. */
@@ -65,86 +92,86 @@ export class HistoryService {
     limit: number,
   ): Promise<HistoryPage> {
     const { user, topic, type, status, since, until } = filters;
-    // Nothing is addressed to both.
+    // No notification is addressed to both.
     if (user !== undefined && topic !== undefined) return { items: [], next: undefined };
     const selection: Selection = { user, topic, type, first: since === undefined ? START : boundOf(since) };
     const items: HistoryItem[] = [];
-    const spent: Spent = { scanned: 0, judged: 0, bytes: 0, counted: 0, vast: false };
-    const within = () =>
-      spent.scanned < MOST_SCANNED && spent.judged < MOST_JUDGED && spent.bytes < MOST_BYTES;
+    const budget = new ScanBudget();
     let next: Position | undefined = asPosition(
       Math.min(before ?? END, until === undefined ? END : boundOf(until)),
     );
-    let scan = FIRST_SCANNED / 4;
+    let scan = FIRST_SCAN / 4;
     do {
       const wanted = limit - items.length;
-      const rows = status === undefined ? wanted : MOST_JUDGED;
-      scan = type === undefined ? rows : Math.min(scan * 4, MOST_SCANNED - spent.scanned);
-      const found: Scan = await this.log.scan(tenantId, selection, next, { scan, rows, bytes: MOST_BYTES });
-      const judged: Judged = await this.#judge(
+      const rows = status === undefined ? wanted : MAX_ENTRIES_READ;
+      scan = type === undefined ? rows : Math.min(scan * 4, MAX_ROWS_SCANNED - budget.rowsScanned);
+      const found: Scan = await this.log.scan(tenantId, selection, next, { scan, rows, bytes: MAX_BYTES });
+      const matching: MatchingItems = await this.#matching(
         tenantId,
         found.entries,
         next,
         { status, items: wanted },
-        spent,
+        budget,
       );
-      items.push(...judged.items);
-      if (judged.next !== undefined) return { items, next: judged.next };
+      items.push(...matching.items);
+      if (matching.next !== undefined) return { items, next: matching.next };
       next = found.reached;
-      spent.scanned += found.scanned;
-      spent.judged += found.entries.length;
-      spent.bytes += judged.items.reduce((sum, { entry }) => sum + entry.data.length, 0);
-    } while (next !== undefined && items.length < limit && within());
+      budget.rowsScanned += found.scanned;
+      budget.entriesRead += found.entries.length;
+      budget.bytes += matching.items.reduce((sum, { entry }) => sum + entry.data.length, 0);
+    } while (next !== undefined && items.length < limit && !budget.isSpent);
     return { items, next };
   }
 
-  /** What became of one entry. */
+  /** One entry with what became of it. */
   async item(tenantId: TenantId, entry: LogEntry): Promise<HistoryItem> {
-    if (isBroadcast(entry)) return broadcastItem(entry, await this.#count(tenantId, entry, ['look', 'long']));
+    if (isBroadcast(entry))
+      return broadcastItem(entry, await this.#count(tenantId, entry, ['exact', 'longest']));
     const receipts = await this.deliveries.ofUsers(tenantId, [entry]);
     return userItem(entry, receipts.get(entry.position) ?? []);
   }
 
   /**
-   * Finds what became of entries below `before`, in their order, until as many as are `wanted` are found, or
-   * MOST_COUNTED were counted.
+   * The items of entries below `before`, in their order, which have the status that is wanted. Ends early when as many as
+   * are wanted are found, or the budget allows no further count.
    */
-  async #judge(
+  async #matching(
     tenantId: TenantId,
     entries: readonly LogEntry[],
     before: Position,
     wanted: { readonly status: Status | undefined; readonly items: number },
-    spent: Spent,
-  ): Promise<Judged> {
+    budget: ScanBudget,
+  ): Promise<MatchingItems> {
     const { status } = wanted;
     const receipts = await this.deliveries.ofUsers(tenantId, entries);
-    const glances = new Map<Position, Counted>();
+    const estimates = new Map<Position, BroadcastCounts>();
     const items: HistoryItem[] = [];
     let next = before;
     for (const [index, entry] of entries.entries()) {
       if (items.length >= wanted.items) return { items, next };
-      if (isBroadcast(entry) && !glances.has(entry.position)) {
-        if (spent.counted >= MOST_COUNTED) return { items, next };
-        const group = entries.slice(index).filter(isBroadcast).slice(0, GLANCED_AT_ONCE);
-        for (const glance of await this.broadcasts.counts(tenantId, group, 'glance')) {
-          glances.set(...glance);
-          spent.counted += glance[1].cost;
+      if (isBroadcast(entry) && !estimates.has(entry.position)) {
+        if (!budget.mayCount) return { items, next };
+        const group = entries.slice(index).filter(isBroadcast).slice(0, ESTIMATES_AT_ONCE);
+        for (const [position, estimate] of await this.deliveries.counts(tenantId, group, 'estimate')) {
+          estimates.set(position, estimate);
+          budget.countCost += estimate.cost;
         }
       }
-      const glance = glances.get(entry.position);
+      const estimate = estimates.get(entry.position);
       let item =
-        glance === undefined
+        estimate === undefined
           ? userItem(entry, receipts.get(entry.position) ?? [])
-          : broadcastItem(entry, glance);
-      // What is certain to have another status need not be counted.
-      const isOpen = glance?.open === true && (!glance.certain || matches(item, status));
+          : broadcastItem(entry, estimate);
+      // What certainly has another status than the one that is wanted need not be counted further.
+      const countsFurther =
+        estimate?.isCutShort === true && (!estimate.statusIsCertain || matches(item, status));
       const isTopic = 'topic' in entry.to;
-      if (isOpen && !(isTopic && spent.vast)) {
-        if (spent.counted >= MOST_COUNTED) return { items, next };
-        const counted = await this.#count(tenantId, entry, isTopic ? ['short'] : ['look', 'long']);
-        spent.counted += counted.cost;
-        spent.vast ||= isTopic && counted.open;
-        item = broadcastItem(entry, counted);
+      if (countsFurther && !(isTopic && budget.topicsAreTooLarge)) {
+        if (!budget.mayCount) return { items, next };
+        const counts = await this.#count(tenantId, entry, isTopic ? ['topicInList'] : ['exact', 'longest']);
+        budget.countCost += counts.cost;
+        budget.topicsAreTooLarge ||= isTopic && counts.isCutShort;
+        item = broadcastItem(entry, counts);
       }
       if (matches(item, status)) items.push(item);
       next = entry.position;
@@ -153,26 +180,27 @@ export class HistoryService {
   }
 
   /**
-   * Counts one broadcast, by the first look that shows all or by the last. A topic in a tenant of very many devices is
-   * counted to the end only when it is asked for by its id; in a list its counts are then a floor, with `more`.
+   * Counts the devices of one broadcast, to the first of the depths that is enough or to the last. The devices of a topic
+   * in a tenant of very many devices are counted to the end only if the notification is asked for by its id; in a list
+   * its counts are then lower bounds, with `more`.
    */
-  async #count(tenantId: TenantId, entry: LogEntry, looks: readonly Look[]): Promise<Counted> {
+  async #count(tenantId: TenantId, entry: LogEntry, depths: readonly CountDepth[]): Promise<BroadcastCounts> {
     let found = NOTHING;
-    for (const look of looks) {
-      const counted = (await this.broadcasts.counts(tenantId, [entry], look)).get(entry.position) ?? NOTHING;
-      found = { ...counted, cost: found.cost + counted.cost };
-      if (!found.open) break;
+    for (const depth of depths) {
+      const counts = (await this.deliveries.counts(tenantId, [entry], depth)).get(entry.position) ?? NOTHING;
+      found = { ...counts, cost: found.cost + counts.cost };
+      if (!found.isCutShort) break;
     }
     return found;
   }
 }
 
-/** Of a tenant whose stream row is gone. */
-const NOTHING: Counted = {
+/** The counts in a tenant whose log is gone. */
+const NOTHING: BroadcastCounts = {
   counts: { sent: 0, delivered: 0, more: false },
   cost: 0,
-  open: false,
-  certain: true,
+  isCutShort: false,
+  statusIsCertain: true,
 };
 
 const isBroadcast = ({ to }: LogEntry): boolean => !('user' in to);
@@ -186,11 +214,33 @@ const userItem = (entry: LogEntry, devices: readonly Receipt[]): HistoryItem => 
   outcome: { devices },
 });
 
-const broadcastItem = (entry: LogEntry, { counts }: Counted): HistoryItem => ({
+const broadcastItem = (entry: LogEntry, { counts }: BroadcastCounts): HistoryItem => ({
   entry,
   status: statusOf(entry.expired, { sent: counts.sent > 0, delivered: counts.delivered > 0 }),
   outcome: { counts },
 });
 
-/** The first position of a millisecond; far years are further than positions go. */
+const END = asPosition(Number.MAX_SAFE_INTEGER);
+
+/** The first position of a millisecond. Years beyond the last position have that one. */
 const boundOf = (ms: number): Position => positionOfTime(Math.min(ms, timeOfPosition(END)));
+
+/**
+ * The item as JSON text. It is put together by hand around `data`, which goes out as it was published: by way of
+ * JSON.parse and JSON.stringify its numbers would lose digits, and its objects keys that are there twice.
+ */
+export function itemJson({ entry, status, outcome }: HistoryItem): string {
+  const { id, position, type, to, data, publisher, expiresAt } = entry;
+  const before = JSON.stringify({ id, position: String(position), type, to });
+  const after = JSON.stringify({
+    publisher,
+    createdAt: createdAt(position),
+    expiresAt: expiresAt?.toISOString() ?? null,
+    status,
+    ...outcome,
+  });
+  return `${before.slice(0, -1)},"data":${data},${after.slice(1)}`;
+}
+
+export const pageJson = (items: readonly HistoryItem[], nextCursor: string | null): string =>
+  `{"items":[${items.map(itemJson).join(',')}],"nextCursor":${JSON.stringify(nextCursor)}}`;

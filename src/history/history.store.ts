@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Recipient } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
 import type { LogEntry } from './delivery-status.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 export interface Selection {
   readonly user?: UserId | undefined;
@@ -14,21 +14,21 @@ export interface Selection {
   readonly first: Position;
 }
 
-/** What one bounded look into the log found, newest first. */
+/** What one bounded scan of the log found, newest first. */
 export interface Scan {
   readonly entries: readonly LogEntry[];
-  /** Rows that were looked at. */
+  /** Rows that were read. */
   readonly scanned: number;
-  /** Everything at or above this position has been looked at; undefined: there is nothing further down. */
+  /** All rows at or above this position have been read; undefined: there are none below. */
   readonly reached: Position | undefined;
 }
 
 export interface ScanLimits {
-  /** Rows that are looked at. */
+  /** Rows that are read. */
   readonly scan: number;
   /** Rows that are returned. */
   readonly rows: number;
-  /** Bytes of `data` that are returned; the first row always is. */
+  /** Bytes of `data` that are returned. The first row is returned whatever its size. */
   readonly bytes: number;
 }
 
@@ -36,9 +36,9 @@ const COLUMNS = `n.position, n.id, n.user_id, n.topic, n.type, n.data, n.publish
   coalesce(n.expires_at <= clock_timestamp(), false) as expired`;
 
 /*
- * The rows of a range from its newest end, of one index: `scan` of them are looked at, whatever the filter on `type`
- * leaves. `data` is fetched last, by key, for the rows that go out. The floor is read in the same statement, so that
- * nothing is shown that a retention that committed earlier has taken away.
+ * Reads $4 rows from the newest end of a range of one index, however many of them the filter on `type` leaves. `data` is
+ * read last, by key, and only of the rows that are returned. The floor is read by the same statement, so that nothing is
+ * shown that retention has already taken away.
  */
 const select = (name: string, target: string): Statement => ({
   name,
@@ -95,12 +95,12 @@ interface Row {
 
 type ScanRow = { reached: Position | null; scanned: number; matched: number } & (Row | { position: null });
 
-/** What the log says to those who look back. */
+/** Reads the log of a tenant backwards. */
 @Injectable()
 export class HistoryStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  /** Looks for entries of `selection` below `before`, from the newest down, within `limits`. */
+  /** The entries of `selection` below `before`, newest first, within `limits`. */
   async scan(tenantId: TenantId, selection: Selection, before: Position, limits: ScanLimits): Promise<Scan> {
     const { user, topic, type, first } = selection;
     const values = [first, before, limits.scan, limits.rows, limits.bytes, type ?? null];

@@ -1,13 +1,13 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
-import { ackOf, covering, coveringOfUser, LOG_HEAD } from './covering.ts';
-import type { LogEntry } from './delivery-status.ts';
-import type { Deliveries } from './timeline.ts';
+import { timeOfPosition } from '../core/position.ts';
+import { ackOf, containing, containingOfUser, LOG_HEAD } from './containing.ts';
+import { confirms, type LogEntry } from './delivery-status.ts';
+import { type Statement } from '../postgres/pool.ts';
 
-/** Intervals of each kind that are looked at for one timeline. */
-const LOOKED = 10_000;
+/** Intervals of each kind that are read for one timeline. */
+const MAX_INTERVALS = 10_000;
 
 const sent = (name: string, intervals: string): Statement => ({
   name,
@@ -21,8 +21,8 @@ left join lateral (
 });
 
 const SENT_COLUMNS = 'i.user_id, i.device_id, i.connection_id, i.at, i.replayed';
-const SENT = sent('timeline_sent', covering('sends', '$2::bigint', SENT_COLUMNS));
-const SENT_TO_USER = sent('timeline_sent_to_user', coveringOfUser('$2::bigint', SENT_COLUMNS, '$5'));
+const SENT = sent('timeline_sent', containing('sends', '$2::bigint', SENT_COLUMNS));
+const SENT_TO_USER = sent('timeline_sent_to_user', containingOfUser('$2::bigint', SENT_COLUMNS, '$5'));
 
 const CONFIRMED: Statement = {
   name: 'timeline_confirmed',
@@ -30,7 +30,7 @@ const CONFIRMED: Statement = {
 select i.user_id as "user", i.device_id as device, i.at, i.by_resume as "byResume",
   $4::text is null or $4 = any(i.topics) as addressed
 from ${LOG_HEAD}
-cross join lateral ${covering('acks', '$2::bigint', 'i.user_id, i.device_id, i.at, i.by_resume, i.topics')} i
+cross join lateral ${containing('acks', '$2::bigint', 'i.user_id, i.device_id, i.at, i.by_resume, i.topics')} i
 limit $3`,
 };
 
@@ -61,14 +61,14 @@ interface ConfirmedRow {
   addressed: boolean;
 }
 
-/** Everything that the ledger recorded of one notification. */
+/** Reads what is recorded of one notification. */
 @Injectable()
 export class TimelineStore {
   constructor(private readonly pool: HistoryPool) {}
 
   async deliveries(tenantId: TenantId, { to, position }: LogEntry): Promise<Deliveries> {
-    const values = [position, LOOKED, 'topic' in to ? to.topic : null];
-    // In this order: a late acknowledgement counts by what was sent before it.
+    const values = [position, MAX_INTERVALS, 'topic' in to ? to.topic : null];
+    // Acknowledgements first: one that comes after the expiry counts only if the notification had been sent before.
     const [acks, sends] =
       'user' in to
         ? [
@@ -82,7 +82,103 @@ export class TimelineStore {
     return {
       acks: acks.filter(({ addressed }) => addressed),
       sends: sends.filter(({ addressed }) => addressed),
-      more: acks.length >= LOOKED || sends.length >= LOOKED,
+      more: acks.length >= MAX_INTERVALS || sends.length >= MAX_INTERVALS,
     };
   }
 }
+
+/** What is recorded of one notification; with `more` there is more than was read. */
+interface Deliveries {
+  readonly sends: readonly {
+    readonly user: string;
+    readonly device: string;
+    readonly connection: string;
+    /** Null if the connection was not recorded. */
+    readonly node: string | null;
+    readonly at: Date;
+    readonly replayed: boolean;
+  }[];
+  readonly acks: readonly {
+    readonly user: string;
+    readonly device: string;
+    readonly at: Date;
+    readonly byResume: boolean;
+  }[];
+  readonly more: boolean;
+}
+
+type TimelineEvent = 'accepted' | 'sent' | 'replayed' | 'delivered' | 'expired';
+
+interface TimelineEntry {
+  readonly event: TimelineEvent;
+  readonly at: string;
+  readonly publisher?: string;
+  readonly user?: string;
+  readonly device?: string;
+  readonly connectionId?: string;
+  readonly node?: string | null;
+  readonly by?: 'ack' | 'resume';
+}
+
+/** By which entries are sorted: the time, the rank of the event among those of the same time, and of whom it is. */
+type TimelineKey = readonly [at: number, rank: number, user: string, device: string, connection: string];
+
+export const keyOf = (entry: TimelineEntry): TimelineKey => [
+  Date.parse(entry.at),
+  RANK[entry.event],
+  entry.user ?? '',
+  entry.device ?? '',
+  entry.connectionId ?? '',
+];
+
+const RANK: Record<TimelineEvent, number> = { accepted: 0, sent: 1, replayed: 1, delivered: 2, expired: 3 };
+
+export function compareKeys(a: TimelineKey, b: TimelineKey): number {
+  return (
+    a[0] - b[0] ||
+    a[1] - b[1] ||
+    compareText(a[2], b[2]) ||
+    compareText(a[3], b[3]) ||
+    compareText(a[4], b[4])
+  );
+}
+
+const compareText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+
+/**
+ * What happened to a notification, in order. The recorded times may be out of order, since the time of an interval is that
+ * of its last notification, and nodes have clocks of their own. So nothing is shown before the notification was accepted,
+ * and what was first sent to a device is not shown after the device confirmed it.
+ */
+export function timelineOf(entry: LogEntry, { sends, acks }: Deliveries): TimelineEntry[] {
+  const accepted = timeOfPosition(entry.position);
+  const timeOf = (at: Date) => Math.max(at.getTime(), accepted);
+  const deviceOf = ({ user, device }: { user: string; device: string }) => `${device} ${user}`;
+  const sentTo = Map.groupBy(sends, deviceOf);
+  const confirmed = acks.filter((ack) => confirms(entry, ack.at, sentTo.get(deviceOf(ack))?.length ?? 0));
+  const confirmedAt = new Map(confirmed.map((ack) => [deviceOf(ack), timeOf(ack.at)]));
+
+  const entries: TimelineEntry[] = [{ event: 'accepted', at: iso(accepted), publisher: entry.publisher }];
+  for (const [key, ofDevice] of sentTo) {
+    const byTime = ofDevice.toSorted((a, b) => a.at.getTime() - b.at.getTime());
+    byTime.forEach(({ user, device, connection: connectionId, node, at, replayed }, index) => {
+      const time = index === 0 ? Math.min(timeOf(at), confirmedAt.get(key) ?? Infinity) : timeOf(at);
+      entries.push({
+        event: replayed ? 'replayed' : 'sent',
+        at: iso(time),
+        user,
+        device,
+        connectionId,
+        node,
+      });
+    });
+  }
+  for (const { user, device, at, byResume } of confirmed) {
+    entries.push({ event: 'delivered', at: iso(timeOf(at)), user, device, by: byResume ? 'resume' : 'ack' });
+  }
+  if (entry.expired && entry.expiresAt !== null)
+    entries.push({ event: 'expired', at: iso(timeOf(entry.expiresAt)) });
+  return entries.sort((a, b) => compareKeys(keyOf(a), keyOf(b)));
+}
+
+const iso = (ms: number): string => new Date(ms).toISOString();

@@ -1,6 +1,6 @@
 import { ServerResponse, STATUS_CODES, type IncomingMessage, type Server } from 'node:http';
 import type { Socket } from 'node:net';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import { Problem } from '../core/errors.ts';
 import { METHODS, PROBLEM_TYPE } from './problem.filter.ts';
 

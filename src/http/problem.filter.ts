@@ -1,6 +1,6 @@
 import { Catch, HttpException, Logger, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { databaseUnavailable, errorCode, isUnavailable } from '../postgres/pool.ts';
+import { databaseUnavailable, errorCode, isUnavailable } from '../postgres/errors.ts';
 import { Problem, type ErrorCode } from '../core/errors.ts';
 
 /** Errors of Fastify and Nest that have a meaning for the caller, by Fastify's code or by HTTP status. */

@@ -1,7 +1,7 @@
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { NOW_AS_POSITION } from './partitions.store.ts';
 import { POSITIONS_PER_MS, type Position } from '../core/position.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What one statement lifted. */
 export interface Lifted {

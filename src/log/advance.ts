@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import type { AdvanceStore, Lifted } from './advance.store.ts';
 import type { Partitions } from './partitions.ts';
 import type { PartitionsStore } from './partitions.store.ts';

@@ -1,9 +1,10 @@
 import { Injectable } from '@nestjs/common';
-import { errorCode, type Statement } from '../postgres/pool.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Draft } from '../core/notification.ts';
 import { EPOCH_MS, POSITIONS_PER_MS, type Position } from '../core/position.ts';
+import { errorCode } from '../postgres/errors.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** An Idempotency-Key as it is stored: which request it stands for, and where its notifications are. */
 export interface IdempotencyKey {

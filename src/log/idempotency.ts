@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { databaseUnavailable, isUnavailable } from '../postgres/pool.ts';
+import { databaseUnavailable, isUnavailable } from '../postgres/errors.ts';
 import { Problem } from '../core/errors.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import type { TenantId } from '../core/identifiers.ts';

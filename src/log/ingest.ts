@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
-import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
+import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
 import { messageOf, Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { InFlight } from '../concurrency/in-flight.ts';
@@ -79,7 +79,7 @@ export class Ingest {
   }
 
   /** Refuses what waits for a tenant that was deleted. */
-  forget(tenantId: TenantId): void {
+  purge(tenantId: TenantId): void {
     for (const { publication, size, reject } of this.#queues.get(tenantId)?.splice(0) ?? []) {
       this.#count(publication, size, -1);
       reject(tenantGone());

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
 import type { Pool, Statement } from '../postgres/pool.ts';
 import { asPosition, EPOCH_MS, type Position, POSITIONS_PER_MS, timeOfPosition } from '../core/position.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
 
 /** A partition as the catalogue knows it. */
 export interface Partition extends Range {

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, Module } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONFIG, type Config } from '../core/config.ts';
-import { errorCode } from '../postgres/pool.ts';
+import { errorCode } from '../postgres/errors.ts';
 import {
   Coverage,
   isThere,
@@ -13,7 +13,8 @@ import {
   rangeCovering,
 } from './partitions.store.ts';
 import type { Position } from '../core/position.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
+
 const ATTEMPTS = 3;
 const PAUSE_MS = 100;
 
@@ -23,7 +24,7 @@ const SEEN_MS = 1_000;
 type Coverages = Readonly<Record<Partitioned, Coverage>>;
 
 /**
- * Makes the partitions of the log and the ledger: for now and for the heads, never for a position that a caller names.
+ * Makes the partitions of the log and the receipts: for now and for the heads, never for a position that a caller names.
  * Any node may, at any time: an advisory lock in the database keeps nodes apart, and whoever comes second finds them
  * made.
  *

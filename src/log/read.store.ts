@@ -1,9 +1,9 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { BacklogPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import type { Notification, Recipient } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Somebody who reads on: the notifications of `user` after `after`. */
 export interface Reader {
@@ -121,7 +121,7 @@ order by page.position`,
 };
 
 /* Of all tenants with streams on a node: the one question to the log that names several. */
-const STATES: Statement = {
+const HEADS: Statement = {
   name: 'log_heads',
   text: `select tenant_id as "tenantId", head, extract(epoch from clock_timestamp())::float8 * 1000 as now from tenant_logs where tenant_id = any($1::text[])`,
 };
@@ -138,7 +138,7 @@ type PageRow = Row & { head: Position; floor: Position; reader: number | null; f
 export class ReadStore {
   constructor(
     private readonly pool: BacklogPool,
-    private readonly engine: CrossTenantPool,
+    private readonly crossTenant: CrossTenantPool,
   ) {}
 
   /** Reads on for many readers at once. `topics` are those of all of them. */
@@ -183,12 +183,12 @@ export class ReadStore {
 
   /** The heads of these tenants, and the time. A tenant without a stream row is missing in the answer. */
   async heads(tenantIds: readonly TenantId[]): Promise<LogHead[]> {
-    return await this.engine.rows<LogHead & Record<string, unknown>>(STATES, [tenantIds]);
+    return await this.crossTenant.rows<LogHead & Record<string, unknown>>(HEADS, [tenantIds]);
   }
 
   /** The database's clock, ms since 1970. */
   async now(): Promise<number> {
-    const [row] = await this.engine.rows<{ now: number }>(NOW);
+    const [row] = await this.crossTenant.rows<{ now: number }>(NOW);
     return row?.now ?? Date.now();
   }
 }

@@ -2,32 +2,31 @@ import {
   Inject,
   Injectable,
   Logger,
+  Module,
   type OnApplicationBootstrap,
   type OnModuleDestroy,
 } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
-import { MaintenancePool } from '../postgres/maintenance-pool.ts';
-import { isConnectionLoss, type Pool, type Statement } from '../postgres/pool.ts';
-import { PARTITIONED, PartitionsStore } from '../log/partitions.store.ts';
-import { Partitions } from '../log/partitions.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
+import { PARTITIONED, PartitionsStore } from '../log/partitions.store.ts';
+import { Partitions, PartitionsModule } from '../log/partitions.ts';
+import { type Pool } from '../postgres/pool.ts';
 import { Metrics, type RoundResult } from '../telemetry/metrics.ts';
-import { Retention } from './retention.ts';
-import { RetentionStore } from './retention.store.ts';
-import type { Step, StepName } from './step.ts';
-import { Sweep } from './sweep.ts';
-import { SweepStore } from './sweep.store.ts';
-import { WatchStore } from './watch.store.ts';
+import { Retention, RetentionStore } from './retention.store.ts';
+import { ROUND_LOCK, SessionsStore, TRY_LOCK, type Step, type StepName } from './round.store.ts';
+import { Sweep } from './sweep.store.ts';
+import { MaintenancePool } from '../postgres/pools.ts';
+import { isConnectionLoss } from '../postgres/errors.ts';
 
 /** What a round did. */
-export interface MaintenanceReport {
-  /** False: another node was at it. */
+interface MaintenanceReport {
+  /** False: another node was at work. */
   worked: boolean;
   floorsRaised: number;
   partitionsDropped: number;
   idempotencyKeysForgotten: number;
   revocationsForgotten: number;
-  streamOrdersForgotten: number;
+  streamCommandsForgotten: number;
   streamTicketsForgotten: number;
   erasuresForgotten: number;
   devicesForgotten: number;
@@ -38,26 +37,19 @@ export interface MaintenanceReport {
   failed: StepName[];
 }
 
-/** The first round waits until the service has started, and nodes that start together do not meet. */
+/** The first round comes after the start, at a random time, so that nodes that start together do not meet. */
 const FIRST_ROUND_MS = 2_000;
 
-/** Any number will do, as long as every node takes the same one. */
-const ROUND_LOCK = 7_469_003;
-const TRY_LOCK: Statement = {
-  name: 'try_round_lock',
-  text: `select pg_try_advisory_xact_lock(${ROUND_LOCK}) as locked, pg_backend_pid() as pid`,
-};
-
-/** Once may happen between nodes that come at the same moment. This often in a row means that somebody keeps the lock. */
+/** A round that is skipped now and then is normal. This many in a row mean that somebody keeps the lock. */
 const SUSPICIOUS_SKIPS = 3;
 
 /**
- * Keeps the database in shape beside the traffic: partitions ahead, retention, sweeps. One node works at a time;
- * the others skip their round. Every piece may fail and be tried again in the next round.
+ * Keeps the database in shape: partitions in advance, retention, sweeps. One node works at a time, and the others skip their
+ * round. Every step may fail and is tried again in the next round.
  *
- * Each statement of a round takes the lock of rounds for its own transaction. A lock of the session would outlive the round
- * behind a pooler that lends sessions by the transaction, and stop the maintenance of all nodes. A node that finds another
- * one at work, also between two statements of its own, leaves the rest to it.
+ * Each statement of a round takes the lock of rounds for its own transaction. Behind a pooler that lends sessions by the
+ * transaction, a lock of the session would outlive the round and stop the maintenance of all nodes. A node that finds
+ * another one at work, even between two of its own statements, leaves the rest to that one.
  */
 @Injectable()
 export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
@@ -66,14 +58,14 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
   #running: Promise<MaintenanceReport> | undefined;
   #pid: number | undefined;
   #stopping = false;
-  /** Rounds in a row that another session was at. */
+  /** Rounds in a row that were skipped because another session had the lock. */
   #skips = 0;
 
   constructor(
     private readonly pool: MaintenancePool,
     private readonly partitions: Partitions,
     private readonly partitionsStore: PartitionsStore,
-    private readonly watch: WatchStore,
+    private readonly sessions: SessionsStore,
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
@@ -82,15 +74,15 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     this.#schedule(FIRST_ROUND_MS * (0.5 + Math.random()));
   }
 
-  /** Breaks off a round that is under way: the statement that it waits for is cancelled, and no other one begins. */
+  /** Stops a round that is under way: its statement is cancelled, and no other one begins. */
   async onModuleDestroy(): Promise<void> {
     this.#stopping = true;
     clearTimeout(this.#timer);
-    if (this.#pid !== undefined) await this.watch.cancel(this.#pid, ROUND_LOCK).catch(() => undefined);
+    if (this.#pid !== undefined) await this.sessions.cancel(this.#pid, ROUND_LOCK).catch(() => undefined);
     await this.#running;
   }
 
-  /** One round, now. A round that is under way on this node is joined. Does not throw. */
+  /** Does a round now, or joins the one that is under way on this node. Does not throw. */
   async runOnce(): Promise<MaintenanceReport> {
     this.#running ??= this.#round().finally(() => {
       this.#running = undefined;
@@ -114,7 +106,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       partitionsDropped: 0,
       idempotencyKeysForgotten: 0,
       revocationsForgotten: 0,
-      streamOrdersForgotten: 0,
+      streamCommandsForgotten: 0,
       streamTicketsForgotten: 0,
       erasuresForgotten: 0,
       devicesForgotten: 0,
@@ -132,16 +124,16 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       taken = error instanceof RoundTaken;
     }
     if (!this.#stopping) await this.#count(taken ? 'skipped' : report.failed.length > 0 ? 'failed' : 'done');
-    // Gauges are each node's own: one that skips its round has to show them all the same.
+    // Every node has gauges of its own, so a node that skips its round has to set them as well.
     await attempt('watch', () => this.#measure()).catch(() => undefined);
     return report;
   }
 
-  /** Runs `work` in a transaction that has the lock of rounds. @throws RoundTaken if another session has it */
+  /** Runs `work` in a transaction that has the lock of rounds. Throws RoundTaken if another session has it. */
   async #underLock<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
     return await this.pool.transaction(async (run) => {
       const [lock] = await run<{ locked: boolean; pid: number }>(TRY_LOCK);
-      if (lock?.locked !== true) throw new RoundTaken('another session is at it');
+      if (lock?.locked !== true) throw new RoundTaken('another session has the lock');
       this.#pid = lock.pid;
       try {
         return await work(run);
@@ -156,7 +148,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     if (result === 'done') this.metrics.maintenanceDone.setToCurrentTime();
     this.#skips = result === 'skipped' ? this.#skips + 1 : 0;
     if (this.#skips === 0) return;
-    const holder = await this.watch.holder(ROUND_LOCK).catch(() => undefined);
+    const holder = await this.sessions.holder(ROUND_LOCK).catch(() => undefined);
     const who =
       holder === undefined ? 'is over by now' : `session ${holder.pid}, "${holder.name}", has the lock`;
     const line = `a round of maintenance did not run, since another one was under way (${who})`;
@@ -175,7 +167,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       },
     };
     const retention = new Retention(new RetentionStore(run), this.partitionsStore, this.config, step);
-    const sweep = new Sweep(new SweepStore(run), this.config, step);
+    const sweep = new Sweep(this.config, step);
     await attempt('partitions', () => this.partitions.ensureAhead());
     await attempt('floor', async () => void (report.floorsRaised = await retention.raiseFloors()));
     await attempt('drop', async () => void (report.partitionsDropped = await retention.dropPartitions()));
@@ -184,7 +176,7 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       async () => void (report.idempotencyKeysForgotten = await sweep.idempotencyKeys()),
     );
     await attempt('sweep', async () => void (report.revocationsForgotten = await sweep.revocations()));
-    await attempt('sweep', async () => void (report.streamOrdersForgotten = await sweep.streamOrders()));
+    await attempt('sweep', async () => void (report.streamCommandsForgotten = await sweep.streamCommands()));
     await attempt('sweep', async () => void (report.streamTicketsForgotten = await sweep.streamTickets()));
     await attempt('sweep', async () => void (report.erasuresForgotten = await sweep.erasures()));
     await attempt('sweep', async () => void (report.connectionsEnded = await sweep.lostConnections()));
@@ -199,9 +191,9 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
       await work();
       return true;
     } catch (error) {
-      // Broken off by the shutdown, and not a failure.
+      // The shutdown cancelled it, which is not a failure.
       if (this.#stopping) return false;
-      // Counted and logged where it happened; here it passes through the steps around that one.
+      // The step within this one has counted and logged it already.
       if (error instanceof RoundBroken || error instanceof RoundTaken) throw error;
       report.failed.push(name);
       this.metrics.maintenanceFailures.inc({ step: name });
@@ -223,9 +215,12 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     );
     this.metrics.partitionsAhead.set(Math.min(...ahead));
     this.metrics.headAheadOfClock.set(Math.max(0, head - now) / POSITIONS_PER_MS / 1000);
-    this.metrics.oldestSnapshot.set(await this.watch.oldestSnapshot());
+    this.metrics.oldestSnapshot.set(await this.sessions.oldestSnapshot());
   }
 }
 
 class RoundBroken extends Error {}
 class RoundTaken extends Error {}
+
+@Module({ imports: [PartitionsModule], providers: [SessionsStore, Maintenance], exports: [Maintenance] })
+export class MaintenanceModule {}

@@ -1,34 +1,39 @@
-import type { Pool, Statement } from '../postgres/pool.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { NOW_AS_POSITION, type Partition } from '../log/partitions.store.ts';
 import { POSITIONS_PER_MS, type Position } from '../core/position.ts';
+import { NOW_AS_POSITION, type Partition, type PartitionsStore } from '../log/partitions.store.ts';
+import type { Pool, Statement } from '../postgres/pool.ts';
+import type { Step } from './round.store.ts';
+import { errorCode } from '../postgres/errors.ts';
 
-/** A tenant whose floor can rise, and to where. */
-export interface Floor {
+/** By how much the floor of a tenant can rise. */
+interface Floor {
   readonly tenantId: TenantId;
   readonly floor: Position;
-  /** Where the floor was when `bytes` was summed up. */
+  /** The floor when `bytes` was summed up. */
   readonly before: Position;
-  /** What had been given back by then. */
+  /** `removed_bytes` of the tenant when `bytes` was summed up. */
   readonly removed: number;
-  /** `data` that goes with it. */
+  /** How much `data` the tenant loses. */
   readonly bytes: number;
-  /** The tenant loses more than was summed up: its floor can rise further once it has risen to here. */
+  /** The tenant loses more than was summed up, so its floor can rise further after this. */
   readonly more: boolean;
 }
 
 const POSITIONS_PER_DAY = 86_400_000 * POSITIONS_PER_MS;
-/** Notifications of a tenant that are summed up at once: kept days that fall may end millions of them. */
+/** Notifications of a tenant that are summed up at once. When its kept days are lowered, it may lose millions. */
 export const SUMMED_AT_ONCE = 20_000;
 
 /*
- * Maintenance works across tenants; so do the statements of this file, in pages of tenants by key.
+ * The statements of this file work across tenants, in pages of tenants by key.
  *
- * The new floor is the newest notification that the tenant loses, not the cutoff itself: whoever has seen that one
- * has missed nothing and must not be told of a gap, and a tenant that loses nothing keeps its floor.
- * What goes is summed up here, where nobody waits for it, and holds as long as the floor is where it was and nothing else was given
- * back: an erasure may have taken some of these rows meanwhile. The next round sums up anew.
- * `statement_timestamp()` (in NOW_AS_POSITION) is stable, so that the range is searched in the index.
+ * The new floor is the newest notification that the tenant loses, and not the cutoff itself. Whoever has seen that
+ * notification has missed nothing and must not be told of a gap, and a tenant that loses nothing keeps its floor.
+ *
+ * The bytes are summed up here, where nobody waits for that. The sum is used only if the floor and `removed_bytes` are
+ * still the same when the floor is raised, since an erasure may have deleted some of these rows; otherwise the next round
+ * sums up again. `statement_timestamp()` (in NOW_AS_POSITION) is stable, so that the range is searched in the index.
  */
 const DUE: Statement = {
   name: 'floors_due',
@@ -49,8 +54,8 @@ order by s.tenant_id`,
 };
 
 /*
- * The stream row is what every publish of its tenant waits for. A batch takes the rows that are free, in key order,
- * and never waits for one while it holds others; those that were busy are raised one by one.
+ * Every publish of a tenant waits for the row of its log. A batch takes the rows that are free, in the order of their key,
+ * and never waits for one while it has locked others. Those that were busy are raised one by one.
  */
 const raise = (busy: 'skip locked' | '') => `
 update tenant_logs s set floor = due.floor, removed_bytes = s.removed_bytes + due.bytes
@@ -66,7 +71,7 @@ returning s.tenant_id as "tenantId"`;
 const RAISE_FREE: Statement = { name: 'raise_free_floors', text: raise('skip locked') };
 const RAISE_ONE: Statement = { name: 'raise_one_floor', text: raise('') };
 
-/* Partitions hold all tenants, so they go with the tenant that keeps longest. */
+/* A partition has rows of all tenants, so it stays as long as the tenant with the longest retention keeps its rows. */
 const CUTOFF: Statement = {
   name: 'retention_cutoff',
   text: `
@@ -87,11 +92,11 @@ limit 1`,
 
 const DROP: Statement = { name: 'drop_partition', text: `select drop_partition($1)` };
 
-/** The SQL of retention, on the connection of a round. Names of partitions come from the catalogue. */
+/** The SQL of retention, run by a round. Names of partitions come from the catalogue. */
 export class RetentionStore {
   constructor(private readonly run: Pool['rows']) {}
 
-  /** A page of tenants by key, each with what its floor can rise to: null where nothing is lost. */
+  /** A page of tenants by key, each with the floor to which it can rise: null if the tenant loses nothing. */
   async due(
     after: string,
     limit: number,
@@ -105,25 +110,25 @@ export class RetentionStore {
     return new Set(await this.#raise(RAISE_FREE, floors));
   }
 
-  /** Raises one floor. False: it is not where it was any more. Throws 55P03 if the stream row stays locked. */
+  /** Raises one floor. False: something has changed since it was summed up. Throws 55P03 if the row of the log stays locked. */
   async raiseOne(floor: Floor): Promise<boolean> {
     return (await this.#raise(RAISE_ONE, [floor])).length > 0;
   }
 
-  /** What is at or below this position is kept by nobody. */
+  /** No tenant keeps what is at or below this position. */
   async cutoff(keptDays: number): Promise<Position> {
     const [row] = await this.run<{ position: Position }>(CUTOFF, [keptDays]);
     if (row === undefined) throw new Error('an aggregate without groups has one row');
     return row.position;
   }
 
-  /** A tenant with a row in the partition that readers may still ask for. `limit 1` keeps it one index probe per tenant. */
+  /** A tenant that still keeps a row of the partition, if there is one. `limit 1` makes it one index probe per tenant. */
   async keeper({ from, end }: Partition): Promise<TenantId | undefined> {
     const [row] = await this.run<{ tenantId: TenantId }>(KEEPER, [from, end]);
     return row?.tenantId;
   }
 
-  /** Takes the partition away, by a function of the tables' owner. Throws 55P03 if its table was not free for a moment. */
+  /** Drops a partition by a function of the owner of the tables. Throws 55P03 if its table was not free. */
   async drop({ name }: Partition): Promise<void> {
     await this.run(DROP, [name]);
   }
@@ -137,5 +142,86 @@ export class RetentionStore {
       floors.map(({ bytes }) => bytes),
     ]);
     return rows.map(({ tenantId }) => tenantId);
+  }
+}
+
+/** Tenants of one page. */
+const TENANTS = 500;
+/** Rows of tenants' logs that one statement locks. The publishers of these tenants wait until it is committed. */
+const ROWS = 50;
+/** How often a round tries to drop a partition: for that nobody may be reading its table. */
+const ATTEMPTS = 20;
+const PAUSE_MS = 250;
+
+/**
+ * Removes what no tenant keeps any longer. First the floors are raised and committed, so that a reader is told of what it
+ * has missed and is never given a page with a hole in it. Then whole partitions are dropped.
+ */
+export class Retention {
+  constructor(
+    private readonly store: RetentionStore,
+    private readonly partitions: PartitionsStore,
+    private readonly config: Pick<Config, 'RETENTION_DAYS'>,
+    private readonly step: Step,
+  ) {}
+
+  /** Raises the floor of every tenant to its newest notification that is older than its kept days. Returns how many rose. */
+  async raiseFloors(): Promise<number> {
+    const raised = new Set<TenantId>();
+    for (let after: string | undefined = ''; after !== undefined && !this.step.stopping;) {
+      const page = await this.store.due(after, TENANTS, this.config.RETENTION_DAYS);
+      const due = page.flatMap(({ floor, ...rest }) => (floor === null ? [] : [{ ...rest, floor }]));
+      let more = false;
+      for (let at = 0; at < due.length && !this.step.stopping; at += ROWS)
+        for (const floor of await this.#raise(due.slice(at, at + ROWS))) {
+          raised.add(floor.tenantId);
+          more ||= floor.more;
+        }
+      if (more) continue;
+      after = page.length < TENANTS ? undefined : page.at(-1)?.tenantId;
+    }
+    return raised.size;
+  }
+
+  /** Returns those that were raised. */
+  async #raise(floors: readonly Floor[]): Promise<Floor[]> {
+    const free = await this.store.raiseFree(floors);
+    const raised = floors.filter(({ tenantId }) => free.has(tenantId));
+    for (const floor of floors.filter(({ tenantId }) => !free.has(tenantId)))
+      await this.step.attempt('floor', async () => {
+        if (await this.store.raiseOne(floor)) raised.push(floor);
+      });
+    return raised;
+  }
+
+  /** Drops the partitions that lie wholly below the longest retention of any tenant. */
+  async dropPartitions(): Promise<number> {
+    let dropped = 0;
+    const cutoff = await this.store.cutoff(this.config.RETENTION_DAYS);
+    // The partition of notifications is dropped before their receipts. If it stays, its receipts stay too.
+    const staying = new Set<Position>();
+    for (const partition of await this.partitions.attached((...statement) => this.step.run(...statement))) {
+      const { table, from, end } = partition;
+      if (end > cutoff || staying.has(from) || this.step.stopping) continue;
+      if (await this.step.attempt('drop', () => this.#drop(partition))) dropped += 1;
+      else if (table === 'notifications') staying.add(from);
+    }
+    return dropped;
+  }
+
+  async #drop(partition: Partition): Promise<void> {
+    const keeper = partition.table === 'notifications' ? await this.store.keeper(partition) : undefined;
+    if (keeper !== undefined)
+      throw new Error(`${partition.name} still holds notifications above the floor of tenant ${keeper}`);
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        await this.store.drop(partition);
+        return;
+      } catch (error) {
+        if (errorCode(error) !== '55P03' || attempt === ATTEMPTS || this.step.stopping) throw error;
+        // A random pause, so as not to meet again and again a statement that comes at regular times.
+        await sleep(PAUSE_MS * Math.random());
+      }
+    }
   }
 }

@@ -1,19 +1,26 @@
-import type { Pool, Statement } from '../postgres/pool.ts';
+import type { Config } from '../core/config.ts';
 import { sqlTimeOf } from '../log/partitions.store.ts';
+import type { Step } from './round.store.ts';
+import { type Statement } from '../postgres/pool.ts';
 
-/** How many rows of one tenant went in a statement. */
-export interface Swept {
+/** Rows that one statement deletes, of each tenant where it works on a page of tenants: a few milliseconds of work. */
+const ROWS = 1_000;
+/** Tenants of one page. */
+const TENANTS = 100;
+
+/** How many rows of one tenant a statement deleted. */
+interface Swept {
   readonly tenantId: string;
   readonly gone: number;
 }
 
-/** A node that was silent for this long is gone; it reports every few seconds. */
+/** A node that was silent for so long is gone. A living one reports every few seconds. */
 const NODE_SILENCE_SECONDS = 60;
 
 /*
- * Maintenance works across tenants; so do the statements of this file. Each takes a bounded number of rows and skips
- * those that somebody is working on. The rows are locked before they go, which tests them once more: a device that
- * comes back meanwhile is no longer idle, and stays.
+ * The statements of this file work across tenants. Each deletes a bounded number of rows and skips those that are locked.
+ * Rows are locked before they are deleted, and the lock tests them once more: a device that has come back meanwhile is not
+ * idle any more, and stays.
  */
 const KEYS: Statement = {
   name: 'sweep_idempotency_keys',
@@ -26,7 +33,7 @@ with gone as (
 select count(*)::int as gone from gone`,
 };
 
-/* A revocation outlives the last of its tokens by far more than the clock difference that is forgiven. */
+/* A revocation outlives the last of its tokens by far more than the difference of clocks that is tolerated. */
 const ended = (
   table: 'erasures' | 'revocations' | 'stream_commands' | 'stream_tickets',
   grace: string,
@@ -46,8 +53,9 @@ const STREAM_TICKETS = ended('stream_tickets', '0');
 const ERASURES = ended('erasures', '0');
 
 /*
- * A device that is idle and at or past the floor still has a claim on what follows its cursor. One that was seen since
- * the time of the floor may stand in the history of something that is kept, and history finds it through this row.
+ * A device whose cursor is at or above the floor stays, however idle it is, since it is still owed what follows its cursor.
+ * A device that was seen after the time of the floor stays too: history finds the receipts of notifications that are kept
+ * through its row.
  */
 const DEVICES: Statement = {
   name: 'sweep_devices',
@@ -70,7 +78,7 @@ from page left join gone on gone.tenant_id = page.tenant_id
 group by page.tenant_id order by page.tenant_id`,
 };
 
-/* What ended before the cutoff began before it, so the index on the beginning finds it. */
+/* A connection that ended before the cutoff also began before it, so the index on `since` finds it. */
 const CONNECTIONS: Statement = {
   name: 'sweep_connections',
   text: `
@@ -94,8 +102,8 @@ group by page.tenant_id order by page.tenant_id`,
 };
 
 /*
- * The last sign of life of the node is the last at which its connections are known to have been open. One that began
- * before its node did belongs to an earlier process of that name, which cannot have it open any more.
+ * A connection ends with the last sign of life of its node, since it is not known to have been open after that. A connection
+ * that began before its node started belongs to an earlier process of that name, which cannot have it open any more.
  */
 const LOST: Statement = {
   name: 'end_lost_connections',
@@ -128,51 +136,75 @@ with gone as (
 select count(*)::int as gone from gone`,
 };
 
-/** The SQL of the sweeps, on the connection of a round. Every method returns how many rows it took, at most `limit`. */
-export class SweepStore {
-  constructor(private readonly run: Pool['rows']) {}
+/**
+ * Deletes rows whose time is over and that are not in partitions, by small statements that leave room for others. Every
+ * method returns how many rows it took.
+ */
+export class Sweep {
+  constructor(
+    private readonly config: Pick<Config, 'IDEMPOTENCY_WINDOW_HOURS' | 'DEVICE_IDLE_DAYS' | 'RETENTION_DAYS'>,
+    private readonly step: Step,
+  ) {}
 
-  async idempotencyKeys(olderThanHours: number, limit: number): Promise<number> {
-    return await this.#count(KEYS, [olderThanHours, limit]);
+  async idempotencyKeys(): Promise<number> {
+    return await this.#untilFew(KEYS, [this.config.IDEMPOTENCY_WINDOW_HOURS, ROWS]);
   }
 
-  async revocations(limit: number): Promise<number> {
-    return await this.#count(REVOCATIONS, [limit]);
+  async revocations(): Promise<number> {
+    return await this.#untilFew(REVOCATIONS, [ROWS]);
   }
 
-  async streamOrders(limit: number): Promise<number> {
-    return await this.#count(STREAM_COMMANDS, [limit]);
+  async streamCommands(): Promise<number> {
+    return await this.#untilFew(STREAM_COMMANDS, [ROWS]);
   }
 
-  async streamTickets(limit: number): Promise<number> {
-    return await this.#count(STREAM_TICKETS, [limit]);
+  async streamTickets(): Promise<number> {
+    return await this.#untilFew(STREAM_TICKETS, [ROWS]);
   }
 
-  async erasures(limit: number): Promise<number> {
-    return await this.#count(ERASURES, [limit]);
+  async erasures(): Promise<number> {
+    return await this.#untilFew(ERASURES, [ROWS]);
   }
 
-  /** For a page of tenants by key, at most `limit` devices of each. */
-  async devices(after: string, tenants: number, idleDays: number, limit: number): Promise<Swept[]> {
-    return await this.run<Swept & Record<string, unknown>>(DEVICES, [after, tenants, idleDays, limit]);
+  async devices(): Promise<number> {
+    return await this.#byTenant(DEVICES, this.config.DEVICE_IDLE_DAYS);
   }
 
-  /** For a page of tenants by key, at most `limit` connections of each. */
-  async endedConnections(after: string, tenants: number, keptDays: number, limit: number): Promise<Swept[]> {
-    return await this.run<Swept & Record<string, unknown>>(CONNECTIONS, [after, tenants, keptDays, limit]);
+  async endedConnections(): Promise<number> {
+    return await this.#byTenant(CONNECTIONS, this.config.RETENTION_DAYS);
   }
 
-  /** Writes the end of connections whose node died without a word. */
-  async lostConnections(limit: number): Promise<number> {
-    return await this.#count(LOST, [limit]);
+  /** Writes the end of connections whose node died without writing it. */
+  async lostConnections(): Promise<number> {
+    return await this.#untilFew(LOST, [ROWS]);
   }
 
   async nodes(): Promise<number> {
-    return await this.#count(NODES, []);
+    return await this.#gone(NODES, []);
   }
 
-  async #count(statement: Statement, values: readonly unknown[]): Promise<number> {
-    const [row] = await this.run<{ gone: number }>(statement, values);
+  async #untilFew(statement: Statement, values: readonly unknown[]): Promise<number> {
+    let total = 0;
+    for (let gone = ROWS; gone === ROWS && !this.step.stopping; total += gone)
+      gone = await this.#gone(statement, values);
+    return total;
+  }
+
+  async #gone(statement: Statement, values: readonly unknown[]): Promise<number> {
+    const [row] = await this.step.run<{ gone: number }>(statement, values);
     return row?.gone ?? 0;
+  }
+
+  /** Works on tenants in pages by key, and goes on to the next page when no tenant of this one has more rows. */
+  async #byTenant(statement: Statement, days: number): Promise<number> {
+    let total = 0;
+    for (let after: string | undefined = ''; after !== undefined && !this.step.stopping;) {
+      const values = [after, TENANTS, days, ROWS];
+      const page: Swept[] = await this.step.run<Swept & Record<string, unknown>>(statement, values);
+      total += page.reduce((sum, { gone }) => sum + gone, 0);
+      if (page.some(({ gone }) => gone === ROWS)) continue;
+      after = page.length < TENANTS ? undefined : page.at(-1)?.tenantId;
+    }
+    return total;
   }
 }

@@ -1,19 +1,20 @@
 import pg from 'pg';
 import { nameOf, readDatabaseUrl, type DatabaseUrl, type Host } from '../core/database-url.ts';
+import { NoWritableHost, reasonOf } from './errors.ts';
 import { SET_UP_SESSION } from './session-settings.ts';
 
 /*
- * The one place that says how the service connects to a database: pools, TypeORM, checks before the start, and commands.
- * The first message holds nothing that poolers refuse.
+ * How the service connects to a database, whoever needs the connection: pools, TypeORM, the checks at a start, commands.
+ * The startup message has no settings, because poolers refuse most of them; they are set by a statement.
  */
 
 export interface ConnectionOptions {
   url: string;
   /** Shown in `pg_stat_activity`, so that an operator sees who is busy. */
   name: string;
-  /** Longest wait for the connection, all hosts together; default 5 s. */
+  /** Longest wait for the connection, in ms, for all hosts together. Default: 5 s. */
   connectTimeoutMs?: number;
-  /** Longest wait for an answer. Absent: for ever. */
+  /** Longest wait for an answer, in ms. Default: no end. */
   answerTimeoutMs?: number;
 }
 
@@ -22,20 +23,20 @@ const CONNECT_TIMEOUT_MS = 5_000;
 const types = new pg.TypeOverrides();
 // A position fits a number until 2089, see log/position.ts.
 types.setTypeParser(pg.types.builtins.INT8, Number);
-// `data` is passed on as it came; parsing would round its numbers.
+// `data` is passed on as it was published; parsing would round its numbers.
 types.setTypeParser(pg.types.builtins.JSON, (text) => text);
 for (const type of [pg.types.builtins.TIMESTAMPTZ, pg.types.builtins.TIMESTAMP, pg.types.builtins.DATE]) {
   const read: (text: string) => unknown = pg.types.getTypeParser(type);
   types.setTypeParser(type, (text) => instantOf(text, read(text)));
 }
 
-/** The driver makes null of what it cannot read, and null is how a column says that there is no bound. */
+/** The driver turns an instant that it cannot read into null. It would be taken for an empty column, so it is an error here. */
 function instantOf(text: string, read: unknown): Date {
   if (read instanceof Date && !Number.isNaN(read.getTime())) return read;
   throw new Error(`The database wrote an instant that cannot be read: ${text}. Is its DateStyle ISO?`);
 }
 
-/** What the driver is told, of a pool as of a single connection. */
+/** The options of the driver, for a pool as for a single connection. */
 export function connectionConfig(options: ConnectionOptions) {
   const url = readDatabaseUrl(options.url);
   const [first, ...others] = url.hosts;
@@ -46,10 +47,10 @@ export function connectionConfig(options: ConnectionOptions) {
     connectionTimeoutMillis: connectTimeoutMs,
     keepAlive: true,
     types,
-    // The server's own limit cannot be heard when the network has swallowed the connection.
+    // The server's own timeout is not enough: when the network has dropped the connection, nothing of it arrives.
     ...(options.answerTimeoutMs === undefined ? {} : { query_timeout: options.answerTimeoutMs }),
-    ...(others.length === 0 ? {} : { Client: clientOf(url, connectTimeoutMs) }),
-    // Awaited by the pool: nobody gets the connection before, and nobody gets it at all should this fail.
+    ...(others.length === 0 ? {} : { Client: failoverClient(url, connectTimeoutMs) }),
+    // The pool waits for it before it hands out the connection, and closes the connection if it fails.
     onConnect: setUp,
   };
 }
@@ -65,7 +66,7 @@ export async function withConnection<Result>(
 ): Promise<Result> {
   const { Client = pg.Client, ...config } = connectionConfig(options);
   const client = new Client(config);
-  // It may break while nothing is asked of it; what is asked next then fails by itself.
+  // A connection that breaks while idle emits an error, which would end the process. The next query fails anyway.
   client.on('error', () => undefined);
   try {
     await client.connect();
@@ -76,60 +77,50 @@ export async function withConnection<Result>(
   }
 }
 
-/** None of the servers of a URL takes writes at the moment: in a failover, for a while. */
-export class NoWritableHost extends Error {
-  override readonly name = 'NoWritableHost';
-  /** `cannot_connect_now` (class 57): the statement was not sent, and may be later. */
-  readonly code = '57P03';
-
-  constructor(reasons: readonly string[]) {
-    super(`none of its servers takes writes: ${reasons.join('; ')}`);
-  }
-}
-
 /**
- * A client that looks for the server that takes writes among several, in their order, each time that it connects: after a
- * failover a new connection finds the new one. Those to the old one have ended by then, or are closed by what fails on them.
+ * A client that, each time it connects, tries the hosts in their order and takes the first that takes writes. So after a
+ * failover new connections lead to the new primary. Those to the old one have ended by then, or end with the next
+ * statement that fails on them.
  */
-function clientOf(url: DatabaseUrl, connectTimeoutMs: number): typeof pg.Client {
-  // Each may take its time twice, for the connection and for the answer, before the last one is connected to.
-  const patienceMs = Math.ceil(connectTimeoutMs / (2 * url.hosts.length + 1));
+function failoverClient(url: DatabaseUrl, connectTimeoutMs: number): typeof pg.Client {
+  // Each host may use this time twice, for the connection and for the answer, and the chosen one once more.
+  const timeoutMs = Math.ceil(connectTimeoutMs / (2 * url.hosts.length + 1));
   return class extends pg.Client {
     override connect(): Promise<pg.Client>;
-    override connect(tell: (error: Error | null) => void): void;
-    override connect(tell?: (error: Error | null) => void): Promise<pg.Client> | void {
-      if (tell === undefined) return this.#look().then(() => super.connect());
-      void this.#look().then(
-        () => super.connect(tell),
-        (error: Error) => tell(error),
+    override connect(report: (error: Error | null) => void): void;
+    override connect(report?: (error: Error | null) => void): Promise<pg.Client> | void {
+      if (report === undefined) return this.#findHost().then(() => super.connect());
+      void this.#findHost().then(
+        () => super.connect(report),
+        (error: Error) => report(error),
       );
     }
 
-    async #look(): Promise<void> {
-      const { host, port } = await writable(url, patienceMs);
+    async #findHost(): Promise<void> {
+      const { host, port } = await findWritableHost(url, timeoutMs);
       this.host = host;
       this.port = port;
     }
   };
 }
 
-async function writable(url: DatabaseUrl, patienceMs: number): Promise<Host> {
+async function findWritableHost(url: DatabaseUrl, timeoutMs: number): Promise<Host> {
   const reasons: string[] = [];
   for (const host of url.hosts) {
-    const reason = await whyNot(url.urlOf(host), patienceMs);
+    const reason = await whyNotWritable(url.urlOf(host), timeoutMs);
     if (reason === undefined) return host;
     reasons.push(`${nameOf(host)} ${reason}`);
   }
   throw new NoWritableHost(reasons);
 }
 
-/** Why the server there is of no use, if it is not. */
-async function whyNot(url: string, patienceMs: number): Promise<string | undefined> {
+/** Why the server there cannot be used for writes; undefined if it can. */
+async function whyNotWritable(url: string, timeoutMs: number): Promise<string | undefined> {
   const client = new pg.Client({
     connectionString: url,
     application_name: 'tidings host check',
-    connectionTimeoutMillis: patienceMs,
-    query_timeout: patienceMs,
+    connectionTimeoutMillis: timeoutMs,
+    query_timeout: timeoutMs,
   });
   client.on('error', () => undefined);
   try {
@@ -143,11 +134,4 @@ async function whyNot(url: string, patienceMs: number): Promise<string | undefin
   } finally {
     await client.end().catch(() => undefined);
   }
-}
-
-/** Why a connection failed, for people. */
-export function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  // A name with several addresses fails with several errors, which have no message together, only a code.
-  return error.message || ('code' in error ? String(error.code) : error.name);
 }

@@ -1,31 +1,39 @@
 import { randomBytes } from 'node:crypto';
 import { readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
 import { z } from 'zod';
 import { withConnection } from './connection.ts';
-import { createCluster } from './create-cluster.ts';
-import { lockFolder, type FolderLock } from './folder-lock.ts';
-import { makeDatabase, urlsOf, type DatabaseUrls } from './logins.ts';
-import { clearLeftovers } from './leftover-server.ts';
-import { findServerBinaries } from './server-binaries.ts';
-import { exists, findHome, makeDataDir, reachableBinaries } from './server-home.ts';
+import { revokeFromPublic } from './privileges.ts';
+import { ensureRole, loginOf, ROLE_NAMES, urlsOf, type DatabaseUrls } from './roles.ts';
+import {
+  createCluster,
+  exists,
+  findServerBinaries,
+  findServerUser,
+  locateHome,
+  makeDataDir,
+  makeHome,
+  reachableBinaries,
+} from './server-home.ts';
 import {
   freePort,
   ServerProcess,
   ServerStartError,
   serverUrl,
+  stopLeftoverServer,
   type ServerOptions,
 } from './server-process.ts';
-import { findServerUser } from './server-user.ts';
 import { StartError } from '../core/errors.ts';
 
-export const DATABASE = 'tidings';
+const DATABASE = 'tidings';
 const LOG_LIMIT_BYTES = 10 * 1024 * 1024;
-/** How long backends of a killed server may hold its shared memory before we give up. */
+/** How long to wait for the backends of a killed server to release its shared memory. */
 const ORPHAN_PATIENCE_MS = 15_000;
 
-export const secretsSchema = z.object({ port: z.number().int(), password: z.string() });
+const secretsSchema = z.object({ port: z.number().int(), password: z.string() });
 
 export interface EmbeddedServerOptions {
   /** DATA_DIR; made if missing. */
@@ -37,8 +45,8 @@ export interface EmbeddedServerOptions {
 }
 
 /**
- * The service's own PostgreSQL, under DATA_DIR and on loopback only. It runs while this object does: ended by
- * someone else, it is started again on the same port.
+ * The service's own PostgreSQL, under DATA_DIR and on loopback only. If it ends before `stop`, it is started again on the
+ * same port.
  */
 export class EmbeddedServer {
   readonly urls: DatabaseUrls & { readonly owner: string };
@@ -64,27 +72,29 @@ export class EmbeddedServer {
   }
 
   /**
-   * Makes the cluster if there is none, clears away what a killed run left, and starts the server.
-   * Throws StartError, also when another process uses the folder.
+   * Makes the cluster if there is none, stops the server that a killed run left behind, and starts one.
+   *
+   * @throws StartError, also if another process uses DATA_DIR
    */
   static async start({ dataDir, connections, report }: EmbeddedServerOptions): Promise<EmbeddedServer> {
     const folder = await makeDataDir(dataDir);
     const lock = lockFolder(folder);
     try {
       const user = await findServerUser();
-      const home = await findHome(folder, user, report);
+      const home = await makeHome(folder, user, report);
       const binaries = await reachableBinaries(home, findServerBinaries(), user);
       const cluster = join(home, 'cluster');
       const secrets = await readSecrets(home);
       if (!(await exists(cluster)))
         await createCluster({ home, name: 'cluster', ...secrets, binaries, user });
-      await clearLeftovers(cluster, report);
+      await stopLeftoverServer(cluster, report);
       const logFile = await prepareLog(home);
       const parameters = { max_connections: String(connections) };
       const wanted = { cluster, ...secrets, parameters, logFile, binaries, user };
       const { server, options } = await startOnFreePort(wanted);
       if (options.port !== secrets.port) await writeSecrets(home, options);
-      await ensureDatabase(options);
+      const url = serverUrl(options, 'postgres');
+      await withConnection({ url, name: 'tidings setup' }, (admin) => ensureDatabase(admin, url, DATABASE));
       return new EmbeddedServer(server, options, lock, report);
     } catch (error) {
       lock.release();
@@ -114,13 +124,25 @@ export class EmbeddedServer {
           await sleep(500, undefined, { signal }).catch(() => undefined);
         }
       }
-      // A stop that came while it was starting found only its predecessor.
+      // `stop` was called while this one was starting, and stopped only the one before.
       if (signal.aborted) return await this.#server.stop();
     }
   }
 }
 
-/** Port and password are kept, so that a port in someone's notes stays right. */
+/** Where the embedded server under DATA_DIR answers, if a service is running it now. Starts and changes nothing. */
+export async function findRunningServer(dataDir: string): Promise<DatabaseUrls | undefined> {
+  const { home } = await locateHome(dataDir);
+  const kept = await readFile(join(home, 'server.json'), 'utf8').catch(() => undefined);
+  if (kept === undefined) return undefined;
+  const url = serverUrl(secretsSchema.parse(JSON.parse(kept)), 'postgres');
+  return await withConnection(
+    { url, name: 'tidings look-up', connectTimeoutMs: 2_000, answerTimeoutMs: 2_000 },
+    async () => urlsOf(url, DATABASE),
+  ).catch(() => undefined);
+}
+
+/** Port and password are stored, so that a URL that somebody wrote down stays right. */
 async function readSecrets(home: string): Promise<z.infer<typeof secretsSchema>> {
   const path = join(home, 'server.json');
   const kept = await readFile(path, 'utf8').catch(() => undefined);
@@ -159,15 +181,55 @@ async function startOnFreePort(
   }
 }
 
-async function ensureDatabase(options: ServerOptions): Promise<void> {
-  const url = serverUrl(options, 'postgres');
-  await withConnection({ url, name: 'tidings setup' }, (client) => makeDatabase(client, url, DATABASE));
+/**
+ * Creates a database and the roles of `urlsOf`, where they are missing, on a server that is the service's own.
+ *
+ * @param admin a connection of the server's superuser
+ * @param url how `admin` connected
+ */
+export async function ensureDatabase(admin: pg.Client, url: string, database: string): Promise<void> {
+  const urls = urlsOf(url, database);
+  for (const each of Object.values(urls)) await ensureRole(admin, loginOf(each));
+  // Without it the server shows a role the age of no snapshots but its own.
+  await admin.query(`grant pg_read_all_stats to ${ROLE_NAMES.crossTenant}`);
+  const { rowCount } = await admin.query('select from pg_database where datname = $1', [database]);
+  if (rowCount === 0)
+    await admin.query(`create database ${pg.escapeIdentifier(database)} owner ${ROLE_NAMES.owner}`);
+  const inside = new URL(url);
+  inside.pathname = `/${database}`;
+  await withConnection({ url: inside.href, name: 'tidings rights' }, revokeFromPublic);
 }
 
-/** The server only appends; what grew large goes aside once, at a start. */
+/** The server only appends to its log. A start puts a large one aside. */
 async function prepareLog(home: string): Promise<string> {
   const path = join(home, 'server.log');
   const { size } = await stat(path).catch(() => ({ size: 0 }));
   if (size > LOG_LIMIT_BYTES) await rename(path, `${path}.1`);
   return path;
+}
+
+/** Holds DATA_DIR for this process. */
+export interface FolderLock {
+  release(): void;
+}
+
+/**
+ * Locks a folder against other processes. Node has no file locks of its own, but SQLite does: an open write transaction on
+ * an empty database is a lock of the operating system. It ends with the process, however that ends, and the PostgreSQL
+ * that the process starts does not inherit it.
+ *
+ * @throws StartError if another process holds it
+ */
+export function lockFolder(folder: string): FolderLock {
+  const database = new DatabaseSync(join(folder, 'lock'), { timeout: 0 });
+  try {
+    database.exec('begin exclusive');
+  } catch (cause) {
+    database.close();
+    throw new StartError(
+      `Another Tidings is using ${folder}: stop it, or give this one a folder of its own with DATA_DIR.`,
+      { cause },
+    );
+  }
+  return { release: () => database.close() };
 }

@@ -4,34 +4,34 @@ import type { DataSource } from 'typeorm';
 import { migrations } from '../../migrations/migrations.ts';
 import { withConnection } from './connection.ts';
 import { createDataSource } from './data-source.ts';
-import { takeFromEverybody } from './everybody.ts';
-import { ensureLogins, type DatabaseUrls } from './logins.ts';
-import { errorCode } from './pool.ts';
-import { grantPrivileges } from './privileges.ts';
-import { WITHOUT_LIMITS } from './session-settings.ts';
+import { errorCode } from './errors.ts';
+import { grantPrivileges, revokeFromPublic } from './privileges.ts';
+import { ensureRoles, type DatabaseUrls } from './roles.ts';
+import { WITHOUT_TIMEOUTS } from './session-settings.ts';
 import { StartError } from '../core/errors.ts';
 
-/** Any number will do, as long as every node takes the same one. */
+/** Key of an advisory lock, the same on every node. */
 const MIGRATION_LOCK = 7_469_001;
 
-/** How often a migration asks for a table that somebody else holds (migrations/brief-locks.ts), and the pauses between, in ms. */
+/** How often a migration tries to lock a table that others use (migrations/brief-locks.ts), and the pauses between, in ms. */
 const ATTEMPTS = 5;
 const PAUSE_MS = 1_000;
 const LOCK_NOT_AVAILABLE = '55P03';
 
 /**
- * Brings the tables up to date and returns the names of the migrations that ran, in order. The logins of the service
- * and the engine are made if they are missing, and get their rights.
+ * Brings the tables up to date and returns the names of the migrations that ran, in order. Creates the service role and the
+ * cross-tenant role if they are missing, and grants them their privileges.
  *
- * TypeORM takes no lock and one of two nodes that start together would die, so the lock is ours: whoever comes second
- * waits, and then finds nothing to do. A transaction of its own holds it, since one of a session would stay behind on a
- * pooler's connection. Its name is not one of those that erasures wait for: it writes nothing.
+ * TypeORM takes no lock, and of two nodes that start together one would fail. So we take an advisory lock: the second node
+ * waits, and then finds nothing to do. The lock belongs to a transaction on a connection of its own, because behind a
+ * pooler a lock of a session would stay on the pooler's connection. An erasure waits for the transactions of connections
+ * whose name begins with "tidings"; this one writes nothing, so its name does not.
  *
- * @throws StartError if the owner's login cannot do that
+ * @throws StartError if the owner may not do that
  */
 export async function migrate(urls: DatabaseUrls & { readonly owner: string }): Promise<string[]> {
   return await withConnection({ url: urls.owner, name: 'migration lock of tidings' }, async (guard) => {
-    await guard.query(`begin; ${WITHOUT_LIMITS}; select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
+    await guard.query(`begin; ${WITHOUT_TIMEOUTS}; select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
     const ran = await withConnection({ url: urls.owner, name: 'tidings migrate' }, (owner) =>
       migrateLocked(owner, urls),
     );
@@ -45,20 +45,20 @@ async function migrateLocked(
   urls: DatabaseUrls & { readonly owner: string },
 ): Promise<string[]> {
   await checkSchema(owner);
-  await ensureLogins(owner, urls);
+  await ensureRoles(owner, urls);
   const missing = await missingMigrations(urls.owner);
   const source = await createDataSource(urls.owner).initialize();
   try {
     await runMigrations(source);
     await grantPrivileges(owner, urls);
-    await takeFromEverybody(owner);
+    await revokeFromPublic(owner);
     return missing;
   } finally {
     await source.destroy();
   }
 }
 
-/** One that did not get a table left no trace, and those before it are done: the next attempt begins with it. */
+/** A migration that could not lock a table was rolled back, and those before it are done: the next attempt begins with it. */
 async function runMigrations(source: DataSource): Promise<void> {
   for (let attempt = 1; ; attempt += 1)
     try {
@@ -75,7 +75,7 @@ async function runMigrations(source: DataSource): Promise<void> {
     }
 }
 
-/** The names of migrations that the tables lack, in order. `url`: by the login of the engine or the owner. */
+/** The names of migrations that have not run, in order. @param url of the cross-tenant role or the owner */
 export async function missingMigrations(url: string): Promise<string[]> {
   const all = migrations.map(({ name }) => name);
   return await withConnection({ url, name: 'tidings migration check' }, async (client) => {
@@ -83,13 +83,13 @@ export async function missingMigrations(url: string): Promise<string[]> {
     const ran = new Set(rows.map(({ name }) => name));
     return all.filter((name) => !ran.has(name));
   }).catch((error: unknown) => {
-    // No table, or none that this login may see.
+    // There is no such table, or this role may not read it: nothing has been migrated for it yet.
     if (!['42P01', '42501'].includes(errorCode(error) ?? '')) throw error;
     return all;
   });
 }
 
-/** Policies, rights and functions name the tables with their schema, so that nothing else can take their place. */
+/** Policies, privileges and functions name the schema of the tables, so that nothing else can take their place. */
 async function checkSchema(owner: pg.Client): Promise<void> {
   const { rows } = await owner.query<{ schema: string | null }>('select current_schema() as schema');
   const schema = rows[0]?.schema ?? 'none';

@@ -1,36 +1,34 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Config } from '../core/config.ts';
-import { checkLogins } from './check-logins.ts';
-import { reasonOf, withConnection } from './connection.ts';
 import { readDatabaseUrl } from '../core/database-url.ts';
-import { checkDurability } from './durability.ts';
-import { leftToEverybody } from './everybody.ts';
+import { withConnection } from './connection.ts';
 import { EmbeddedServer } from './embedded-server.ts';
-import type { DatabaseUrls } from './logins.ts';
-import { keepSettings } from './login-settings.ts';
+import { isConnectionLoss, reasonOf } from './errors.ts';
 import { migrate, missingMigrations } from './migrate.ts';
-import { isConnectionLoss } from './pool.ts';
+import { warningOfPublicPrivileges } from './privileges.ts';
+import { checkTenantIsolation, type DatabaseUrls } from './roles.ts';
+import { keepSettings } from './session-settings.ts';
 import { StartError } from '../core/errors.ts';
 
 /** Major version of PostgreSQL. */
 const OLDEST_MAJOR = 15;
-/** How long a database that is starting beside us may take. */
+/** How long to wait for a database that is still starting. */
 const PATIENCE_MS = 30_000;
-/** How long it may take to answer once it is there. */
+/** Longest time for its first answer. */
 const ANSWER_MS = 5_000;
-/** Pools of that many connections each (database.module.ts). */
+/** Pools of DATABASE_CONNECTIONS_PER_POOL connections each (database.module.ts). */
 const POOLS = 5;
-/** Sessions beside the pools: migrations, listeners, an operator. */
+/** Sessions that an embedded server has beside those of the pools: for migrations, listeners, an operator. */
 const OTHER_SESSIONS = 30;
 
-/** Where the database is, and how many sessions one of our own has to have room for. */
+/** Where the database is, and how many sessions an embedded server needs. */
 export type DatabaseSettings = Pick<
   Config,
   'DATABASE_URL' | 'DATABASE_ENGINE_URL' | 'DATABASE_OWNER_URL' | 'DATA_DIR' | 'DATABASE_CONNECTIONS_PER_POOL'
 >;
 
-/** A database that is durable, migrated, and walled. */
+/** A database that is durable, migrated, and isolates tenants. */
 export interface OpenDatabase {
   readonly urls: DatabaseUrls;
   /** Names of the migrations that ran just now. */
@@ -40,10 +38,16 @@ export interface OpenDatabase {
 }
 
 /**
- * Opens the database of the settings or the embedded server: waits for it by each URL, migrates if the owner's login is at hand,
- * and checks that its sessions are as the service needs them, that it keeps what it commits, and that its logins cannot pass
- * the wall between tenants.
- * Throws StartError with a sentence for the operator; `stop` ends the waiting with an AbortError.
+ * Opens the database of the settings, or the embedded server where they name none:
+ *
+ * 1. waits until it answers by each URL,
+ * 2. migrates if it has the URL of the owner,
+ * 3. checks that sessions are as the service needs them, that commits are durable, and that the roles cannot break tenant
+ *    isolation.
+ *
+ * @param report told what an operator should know, a sentence at a time
+ * @param stop ends the waiting with an AbortError
+ * @throws StartError with a sentence for the operator
  */
 export async function openDatabase(
   config: DatabaseSettings,
@@ -54,20 +58,20 @@ export async function openDatabase(
   const wait = (setting: string, url: string) => waitFor({ setting, url }, report, stop);
   try {
     const { urls } = server;
-    // The owner's first: what it does may make the logins of the others.
+    // The owner first: its migration may create the other two roles.
     const { owner } = urls;
     if (owner !== undefined) await wait('DATABASE_OWNER_URL', owner);
     const ran = owner === undefined ? [] : await migrate({ ...urls, owner });
     await wait('DATABASE_URL', urls.service);
-    await wait('DATABASE_ENGINE_URL', urls.engine);
-    if (owner === undefined) await checkTables(urls.engine);
-    await keepSettings('DATABASE_URL', urls.service);
-    await keepSettings('DATABASE_ENGINE_URL', urls.engine);
+    await wait('DATABASE_ENGINE_URL', urls.crossTenant);
+    if (owner === undefined) await checkMigrated(urls.crossTenant);
+    await setUpSessions('DATABASE_URL', urls.service);
+    await setUpSessions('DATABASE_ENGINE_URL', urls.crossTenant);
     for (const warning of await checkDurability(urls.service)) report(warning);
-    await checkLogins(urls);
-    const left = await leftToEverybody(urls.engine);
+    await checkTenantIsolation(urls);
+    const left = await warningOfPublicPrivileges(urls.crossTenant);
     if (left !== undefined) report(left);
-    if (server.isOurs) await freeNodeNames(urls.engine);
+    if (server.isEmbedded) await freeNodeNames(urls.crossTenant);
     return { ...server, migrations: ran };
   } catch (error) {
     await server.close();
@@ -75,7 +79,11 @@ export async function openDatabase(
   }
 }
 
-async function checkTables(url: string): Promise<void> {
+async function setUpSessions(setting: string, url: string): Promise<void> {
+  await withConnection({ url, name: 'tidings settings' }, (client) => keepSettings(client, setting));
+}
+
+async function checkMigrated(url: string): Promise<void> {
   const missing = await missingMigrations(url);
   if (missing.length === 0) return;
   throw new StartError(
@@ -86,23 +94,23 @@ async function checkTables(url: string): Promise<void> {
 async function openServer(
   config: DatabaseSettings,
   report: (line: string) => void,
-): Promise<Omit<OpenDatabase, 'migrations'> & { readonly isOurs: boolean }> {
-  const { DATABASE_URL: service, DATABASE_ENGINE_URL: engine, DATABASE_OWNER_URL: owner } = config;
-  if (service !== undefined && engine !== undefined)
-    return { urls: { service, engine, owner }, isOurs: false, close: async () => undefined };
+): Promise<Omit<OpenDatabase, 'migrations'> & { readonly isEmbedded: boolean }> {
+  const { DATABASE_URL: service, DATABASE_ENGINE_URL: crossTenant, DATABASE_OWNER_URL: owner } = config;
+  if (service !== undefined && crossTenant !== undefined)
+    return { urls: { service, crossTenant, owner }, isEmbedded: false, close: async () => undefined };
   const connections = Math.max(100, POOLS * config.DATABASE_CONNECTIONS_PER_POOL + OTHER_SESSIONS);
   const server = await EmbeddedServer.start({ dataDir: config.DATA_DIR, connections, report });
-  return { urls: server.urls, isOurs: true, close: () => server.stop() };
+  return { urls: server.urls, isEmbedded: true, close: () => server.stop() };
 }
 
-/** Nobody else can be on a server of our own: a process that was killed has its name no longer. */
+/** Only this process uses the embedded server, so whoever else holds the name of a node was killed. */
 async function freeNodeNames(url: string): Promise<void> {
   await withConnection({ url, name: 'tidings node names' }, (client) =>
     client.query('update nodes set instance = null'),
   );
 }
 
-/** Waits until a server answers by the URL of a setting, and asks first of all whether it is new enough. */
+/** Waits until a server answers by the URL of a setting. Its version is the first question, since older ones fail at others. */
 async function waitFor(
   { setting, url }: { readonly setting: string; readonly url: string },
   report: (line: string) => void,
@@ -112,10 +120,7 @@ async function waitFor(
   const deadline = Date.now() + PATIENCE_MS;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await withConnection(
-        { url, name: 'tidings start', answerTimeoutMs: ANSWER_MS },
-        refuseOldServer,
-      );
+      return await withConnection({ url, name: 'tidings start', answerTimeoutMs: ANSWER_MS }, checkVersion);
     } catch (cause) {
       if (!isConnectionLoss(cause) || Date.now() > deadline) {
         throw new StartError(`The database at ${place} cannot be used: ${reasonOf(cause)}`, { cause });
@@ -127,7 +132,7 @@ async function waitFor(
   }
 }
 
-async function refuseOldServer(client: pg.Client): Promise<void> {
+async function checkVersion(client: pg.Client): Promise<void> {
   const { rows } = await client.query<{ server_version_num: string }>('show server_version_num');
   const fault = faultOfVersion(Number(rows[0]?.server_version_num));
   if (fault !== undefined) throw new Error(fault);
@@ -139,4 +144,47 @@ export function faultOfVersion(versionNumber: number): string | undefined {
   return major < OLDEST_MAJOR
     ? `it is PostgreSQL ${major}, and ${OLDEST_MAJOR} or newer is needed`
     : undefined;
+}
+
+/**
+ * Refuses a server whose commits a crash can lose, although a 201 promises that they are on disk.
+ *
+ * Every `synchronous_commit` but `off` waits for the disk of the server itself; the others differ in what they ask of
+ * standbys. The value is the one that sessions of the service begin with, so that one of the role, the database or the URL
+ * counts.
+ *
+ * @returns warnings for the operator
+ * @throws StartError
+ */
+export async function checkDurability(url: string): Promise<string[]> {
+  const settings = await settingsAtStart(url);
+  if (settings.get('server_encoding') !== 'UTF8') {
+    throw new StartError(
+      `The database is encoded in ${settings.get('server_encoding')}: create it with encoding UTF8.`,
+    );
+  }
+  const off = ['fsync', 'synchronous_commit'].filter((name) => settings.get(name) === 'off');
+  if (off.length > 0) {
+    throw new StartError(
+      `The database runs with ${off.join(' and ')} off: it would confirm notifications that a crash can lose. Turn ${off.length > 1 ? 'them' : 'it'} on.`,
+    );
+  }
+  if (settings.get('full_page_writes') === 'off') {
+    return [
+      'The database runs with full_page_writes off: unless its file system never tears a page, a power cut can damage it.',
+    ];
+  }
+  return [];
+}
+
+async function settingsAtStart(url: string): Promise<Map<string, string>> {
+  const names = ['server_encoding', 'fsync', 'synchronous_commit', 'full_page_writes'];
+  return await withConnection({ url, name: 'tidings durability check' }, async (client) => {
+    // `reset_val` is what the session began with; `setting` is what the connection has set since (session-settings.ts).
+    const { rows } = await client.query<{ name: string; setting: string }>(
+      'select name, reset_val as setting from pg_settings where name = any($1)',
+      [names],
+    );
+    return new Map(rows.map(({ name, setting }) => [name, setting]));
+  });
 }

@@ -1,15 +1,51 @@
 import pg from 'pg';
-import { Problem } from '../core/errors.ts';
 import { connectionConfig } from './connection.ts';
-import { ask, sqlOfLimits, type Limits, type Preface, type Statement } from './prefaced-query.ts';
+import { isConnectionLoss } from './errors.ts';
 
-export type { Statement } from './prefaced-query.ts';
+/** One SQL statement, named so that PostgreSQL parses and plans it once per connection. */
+export interface Statement {
+  readonly name: string;
+  readonly text: string;
+  /** Whether a row in its answer means that something is stored. */
+  readonly stores?: true;
+}
 
-export interface PoolOptions extends Limits {
+/** Server settings for each statement or transaction of a pool. */
+export interface StatementSettings {
+  /** Longest time for a statement, in ms. */
+  statementTimeoutMs: number;
+  /** Longest wait for one lock, in ms. Without it the wait ends with the statement's own timeout. */
+  lockTimeoutMs?: number;
+  /**
+   * Plans each prepared statement once for all values. By itself the server compares cost estimates, and planned large
+   * statements anew each time, for 3 to 5 ms. Test such statements with their generic plan. Default: the server decides.
+   */
+  genericPlans?: boolean;
+}
+
+/**
+ * The settings as SQL: the list of a `select` at the beginning of the transaction that they hold for. They are not sent
+ * when the connection is made, because PgBouncer refuses that, and because behind it statements of several pools meet in
+ * one session.
+ */
+export function sqlOfSettings({
+  statementTimeoutMs,
+  lockTimeoutMs = 0,
+  genericPlans = false,
+}: StatementSettings): string {
+  return [
+    `set_config('statement_timeout', '${statementTimeoutMs}', true)`,
+    `set_config('lock_timeout', '${lockTimeoutMs}', true)`,
+    ...(genericPlans ? [`set_config('plan_cache_mode', 'force_generic_plan', true)`] : []),
+  ].join(', ');
+}
+
+export interface PoolOptions extends StatementSettings {
   url: string;
   /** Shown in `pg_stat_activity`, so that an operator sees who is busy. */
   name: string;
   connections: number;
+  /** Longest wait for a connection, in ms. */
   connectTimeoutMs: number;
   preparedStatements: boolean;
 }
@@ -24,30 +60,31 @@ export function connectionsTo(options: PoolOptions): pg.Pool {
       answerTimeoutMs: options.statementTimeoutMs + options.connectTimeoutMs,
     }),
     max: options.connections,
-    // Kept for good: a new one has to make itself known and plan its statements, 50 ms on a busy server, and would be
-    // needed just when there is a crowd.
+    // Idle connections are kept: a new one costs 50 ms on a busy server, to authenticate and to plan its statements, and
+    // would be needed just when there is a burst.
     idleTimeoutMillis: 0,
   });
-  // What is said of a connection that dies must be heard, or it ends the process. Of an idle one the pool hears, and the
-  // next query opens a new one. Of one that was just handed out nobody does, unless it is listened to from the beginning:
-  // the last words of the server may come in one packet with what made the connection ready. The query that fails says the same.
+  // An error event that nobody listens to ends the process. The pool tells of an idle connection that breaks, and the next
+  // query opens a new one. A connection that was just handed out needs a listener from the beginning: the server's last
+  // message may come in one packet with the one that made the connection ready. The query that fails reports the same.
   pool.on('error', () => undefined).on('connect', (client) => client.on('error', () => undefined));
   return pool;
 }
 
 /**
- * A few connections with one purpose. Work of one kind never waits for connections that another kind holds:
- * a slow history query cannot keep publishes from committing. What is asked here may concern many tenants; for one
- * there is TenantPool.
+ * A few connections with one purpose, so that work of one kind never waits for connections that another kind holds: a
+ * slow history query cannot keep publishes from committing. Its statements may concern many tenants; for those of one
+ * tenant there is TenantPool.
  */
 export class Pool {
   readonly #pool: pg.Pool;
   readonly #prepared: boolean;
-  readonly #preface: Preface;
+  readonly #settings: LocalSettings;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
-    this.#preface = { statement: { name: 'limits', text: `select ${sqlOfLimits(options)}` }, values: [] };
+    const text = `select ${sqlOfSettings(options)}`;
+    this.#settings = { statement: { name: 'statement_settings', text }, values: [] };
     this.#pool = connectionsTo(options);
   }
 
@@ -57,13 +94,13 @@ export class Pool {
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
     return await onConnection(this.#pool, (client) =>
-      ask<Row>(client, this.#preface, statement, values, this.#prepared),
+      runStatement<Row>(client, this.#settings, statement, values, this.#prepared),
     );
   }
 
   /** Runs `work` in one transaction on one connection. */
   async transaction<Result>(work: (run: Pool['rows']) => Promise<Result>): Promise<Result> {
-    const begin = `begin; ${this.#preface.statement.text}`;
+    const begin = `begin; ${this.#settings.statement.text}`;
     return await inTransaction(this.#pool, begin, (client) => work(statementsOn(client)));
   }
 
@@ -110,7 +147,7 @@ export async function inTransaction<Result>(
       return { result };
     } catch (error) {
       if (isConnectionLoss(error)) throw error;
-      // What failed is told, and not that the connection was lost after it.
+      // Should the rollback fail too, the first error is the one to report.
       await client.query('rollback').catch(() => {
         throw error;
       });
@@ -121,110 +158,93 @@ export async function inTransaction<Result>(
   return done.result;
 }
 
-/**
- * SQLSTATEs after which the statement did not happen or cannot be known to have happened because the server or
- * the connection went away: class 08, class 57P (shutdown, terminated), 53300 (no connections left).
- */
-const LOST = /^(?:08|57P|53300)/;
-/** This process, or its machine, may not open another connection. */
-const NO_DESCRIPTOR: readonly string[] = ['EMFILE', 'ENFILE'];
-const SOCKET_ERRORS = new Set([
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EPIPE',
-  'ETIMEDOUT',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'ENOENT',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  ...NO_DESCRIPTOR,
-]);
-
-/** The SQLSTATE or system code of an error, if it has one. */
-export function errorCode(error: unknown): string | undefined {
-  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string')
-    return error.code;
-  return undefined;
+/** A statement that sets server settings for the one that follows it, and only for that one. */
+export interface LocalSettings {
+  readonly statement: Statement;
+  readonly values: readonly string[];
 }
-
-/** True when the database, or the way to it, is gone. For a statement under way this means: the outcome is unknown. */
-export function isConnectionLoss(error: unknown): boolean {
-  const code = errorCode(error);
-  if (code !== undefined) return LOST.test(code) || SOCKET_ERRORS.has(code);
-  // `pg` reports these without a code.
-  return (
-    error instanceof Error &&
-    /Connection terminated|Query read timeout|timeout expired|timeout exceeded when trying to connect|Client has encountered a connection error|Cannot use a pool after calling end/.test(
-      error.message,
-    )
-  );
-}
-
-/** True when no connection was to be had, so that the statement certainly did not run. */
-export function isNeverSent(error: unknown): boolean {
-  const code = errorCode(error);
-  if (code !== undefined)
-    return [
-      'ECONNREFUSED',
-      'ENOTFOUND',
-      'EAI_AGAIN',
-      'ENOENT',
-      '57P03',
-      '53300',
-      'NO_TURN',
-      ...NO_DESCRIPTOR,
-    ].includes(code);
-  return (
-    error instanceof Error &&
-    /timeout expired|timeout exceeded when trying to connect|Connection terminated due to connection timeout/.test(
-      error.message,
-    )
-  );
-}
-
-/** No room left on the disk of the database. */
-const FULL = '53100';
 
 /**
- * What was given up for others and had no effect: 57014 ran into its time limit, mostly behind a lock; 25P03 and 25P04
- * ran into that of an idle and of any transaction, and its session was ended before the commit; 55P03 was not
- * granted its lock in time; class 40 met another transaction; the rest of class 53 found no memory or no descriptor;
- * NO_TURN waited for statements of its own tenant.
+ * Runs a statement with settings of its own, on one connection, and resolves to its rows.
+ *
+ * @param isPrepared whether both are sent as prepared statements
  */
-const BUSY = /^(?:57014|25P03|25P04|55P03|40|53|NO_TURN)/;
-
-/** 25006: a server that takes no writes (a standby, in a failover). Class 58: the system below the server failed it. */
-const FAILING = /^(?:25006|58)/;
-
-const isBusy = (code: string): boolean => BUSY.test(code) && code !== FULL && !LOST.test(code);
-
-/** True when the same statement may well succeed in a while. */
-export function isUnavailable(error: unknown): boolean {
-  const code = errorCode(error) ?? '';
-  return isConnectionLoss(error) || isBusy(code) || code === FULL || FAILING.test(code);
-}
-
-/** The SQLSTATE of a database that answers and cannot do what it was asked, whoever asks: it is full, or takes no writes. */
-export function failureOf(error: unknown): string | undefined {
-  const code = errorCode(error);
-  return code !== undefined && (code === FULL || FAILING.test(code)) ? code : undefined;
-}
-
-/** What a caller is told of an error that `isUnavailable`. */
-export function databaseUnavailable(cause: unknown): Problem {
-  const code = errorCode(cause) ?? '';
-  if (NO_DESCRIPTOR.includes(code))
-    return new Problem('overloaded', 'This node has as many connections as it may.', {
-      retryAfter: 1,
-      cause,
-    });
-  if (code === FULL)
-    return new Problem('database_full', 'The disk of the database is full.', { retryAfter: 5, cause });
-  if (isBusy(code))
-    return new Problem('database_busy', 'The database did not come to it in time.', { retryAfter: 2, cause });
-  return new Problem('database_unavailable', 'The database cannot be reached at the moment.', {
-    retryAfter: 2,
-    cause,
+export async function runStatement<Row extends pg.QueryResultRow>(
+  client: pg.ClientBase,
+  settings: LocalSettings,
+  statement: Statement,
+  values: readonly unknown[],
+  isPrepared: boolean,
+): Promise<Row[]> {
+  return await new Promise<Row[]>((resolve, reject) => {
+    client.query(
+      new QueryWithSettings<Row>(settings, statement, values, isPrepared, (error, result) =>
+        // The driver calls with null for no error.
+        error ? reject(error) : resolve(result.rows),
+      ),
+    );
   });
+}
+
+declare module 'pg' {
+  /* What the driver calls on every query, and its types leave out. */
+  interface Query {
+    name?: string | undefined;
+    queryMode?: 'extended' | undefined;
+    prepare(connection: pg.Connection): void;
+    handleDataRow(message: object): void;
+    handleCommandComplete(message: object, connection: pg.Connection): void;
+  }
+}
+
+/** Connections on which the settings of their pool are a prepared statement already. */
+const prepared = new WeakSet<pg.Connection>();
+
+/**
+ * A statement and, in front of it, its settings: two statements before one Sync, which PostgreSQL runs as one transaction
+ * ("Pipelining", § 54.2.4 of its manual). So the settings end with the statement, and a pooler cannot put another session
+ * between the two. It takes one round trip, like the statement alone. The rows of the settings are dropped.
+ */
+class QueryWithSettings<Row extends pg.QueryResultRow> extends pg.Query<Row> {
+  readonly #settings: LocalSettings;
+  readonly #prepared: boolean;
+  /** Whether the settings have been answered, so that what comes next is the answer to the statement. */
+  #areSet = false;
+
+  constructor(
+    settings: LocalSettings,
+    { name, text }: Statement,
+    values: readonly unknown[],
+    isPrepared: boolean,
+    done: (error: Error | undefined, result: pg.ResultBuilder<Row>) => void,
+  ) {
+    // Not as one object: the driver copies that by the descriptors of its properties, which takes ten times as long.
+    super(text, [...values], done);
+    if (isPrepared) this.name = name;
+    // Without values the driver would use the simple protocol, and the statement would get a transaction of its own.
+    else this.queryMode = 'extended';
+    this.#settings = settings;
+    this.#prepared = isPrepared;
+  }
+
+  override prepare(connection: pg.Connection): void {
+    const { statement, values } = this.#settings;
+    const name = this.#prepared ? statement.name : '';
+    // If the settings fail, so does the statement behind them, and the connection is closed.
+    if (!this.#prepared || !prepared.has(connection))
+      connection.parse({ name, text: statement.text, types: [] }, true);
+    if (this.#prepared) prepared.add(connection);
+    connection.bind({ statement: name, values: [...values] }, true);
+    connection.execute({}, true);
+    super.prepare(connection);
+  }
+
+  override handleDataRow(message: object): void {
+    if (this.#areSet) super.handleDataRow(message);
+  }
+
+  override handleCommandComplete(message: object, connection: pg.Connection): void {
+    if (this.#areSet) super.handleCommandComplete(message, connection);
+    this.#areSet = true;
+  }
 }

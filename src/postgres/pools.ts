@@ -1,20 +1,55 @@
+import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
+import { type Config, CONFIG, engineUrl } from '../core/config.ts';
 import { Pool } from './pool.ts';
 import { TenantPool } from './tenant-pool.ts';
+/* Pools of the service role, which sees one tenant at a time. */
 
-/* Of the service's login: one tenant at a time. */
-
-/** Appends, and what they are charged to. Nothing else uses it: publishing must not wait for what users ask. */
+/** Appends, and the quotas that they are charged to. Nothing else uses it: publishes must not wait for requests of clients. */
 export class AppendPool extends TenantPool {}
-/** What clients and administrators write: arrivals, acknowledgements, tickets, orders to streams, acts. Short statements. */
+/** What clients and administrators write: opened streams, acknowledgements, tickets, stream commands, admin actions. Short statements. */
 export class ClientPool extends TenantPool {}
 /** Reads of the log for streams. */
 export class BacklogPool extends TenantPool {}
-/** Questions of operators. */
+/** Queries of operators. */
 export class HistoryPool extends TenantPool {}
 
-/* Of the engine's login: across tenants. */
+/* Pools of the cross-tenant role. */
 
-/** What a node does for all its streams at once: the ledger, the heads of their logs, its own signs of life. Also the registries of the installation. */
+/** What a node does for all its streams at once: it writes receipts, reads the heads of their logs, reports that it lives. Also the registries of the installation. */
 export class CrossTenantPool extends Pool {}
-/** What other nodes changed. Nothing else uses it: a revocation must not wait behind publishes. */
+/** The change feed. Nothing else uses it: a revocation must not wait behind publishes. */
 export class ChangeFeedPool extends Pool {}
+
+/** For a sweep of a large database. */
+const MAINTENANCE_STATEMENT_TIMEOUT_MS = 600_000;
+
+/**
+ * Longest wait of maintenance for a lock, since everyone who comes later waits behind it. It is longer than PostgreSQL's
+ * `deadlock_timeout` (1 s), after which an autovacuum that holds the lock gives it up.
+ */
+export const LOCK_TIMEOUT_MS = 2_000;
+
+/**
+ * Partitions, retention and sweeps: their statements may run for minutes, longer than those of any request, and never wait
+ * long for a lock. There are two connections: one for the round of maintenance, and one for a partition that a publish
+ * waits for meanwhile.
+ */
+@Injectable()
+export class MaintenancePool extends Pool implements OnApplicationShutdown {
+  constructor(@Inject(CONFIG) config: Pick<Config, 'DATABASE_ENGINE_URL' | 'DATABASE_CONNECT_TIMEOUT_MS'>) {
+    super({
+      url: engineUrl(config),
+      name: 'maintenance',
+      connections: 2,
+      connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
+      statementTimeoutMs: MAINTENANCE_STATEMENT_TIMEOUT_MS,
+      lockTimeoutMs: LOCK_TIMEOUT_MS,
+      // Most of its statements define tables, and each of those runs once.
+      preparedStatements: false,
+    });
+  }
+
+  async onApplicationShutdown(): Promise<void> {
+    await this.end();
+  }
+}

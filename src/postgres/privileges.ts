@@ -1,16 +1,17 @@
 import { createHash } from 'node:crypto';
 import pg from 'pg';
-import { loginOf, type DatabaseUrls } from './logins.ts';
+import { withConnection } from './connection.ts';
+import { loginOf, type DatabaseUrls } from './roles.ts';
 
 /*
- * What each login may do, by table. A column is named where not the whole table is needed. `update` of a column that no
- * statement writes is there for row locks, which PostgreSQL gives to nobody else. Partitions have no rights of their own:
- * rows are reached through their table, whose policies then hold.
+ * What each role may do, by table. Columns are named where the role does not need the whole table. `update` of a column that
+ * no statement writes is there for row locks, for which PostgreSQL requires it. Partitions have no privileges of their own:
+ * rows are reached through their table, so that its policies hold.
  */
-type Rights = Readonly<Record<string, string>>;
+type Privileges = Readonly<Record<string, string>>;
 
-/** Of one tenant at a time: the policy `of_tenant` sees to that. */
-const SERVICE: Rights = {
+/** The service role. The policy `of_tenant` shows it one tenant at a time. */
+const SERVICE: Privileges = {
   tenants: 'select, insert, update',
   tenant_logs:
     'select, insert, update (head, abandoned, spent, spent_at, appended_bytes, removed_bytes), delete',
@@ -29,8 +30,8 @@ const SERVICE: Rights = {
   nodes: 'select',
 };
 
-/** Of every tenant, hence no payload and nothing that opens a door. */
-const ENGINE: Rights = {
+/** The cross-tenant role. It sees every tenant, and therefore no payload, no ticket and no secret. */
+const CROSS_TENANT: Privileges = {
   tenants: 'select',
   tenant_logs: 'select (tenant_id, head, floor, removed_bytes), update (head, floor, removed_bytes)',
   notifications: 'select (tenant_id, position, size)',
@@ -52,37 +53,34 @@ const ENGINE: Rights = {
 };
 
 const SERVICE_FUNCTIONS = ['position_at(timestamptz)'];
-const ENGINE_FUNCTIONS = ['create_partition(text, text, bigint, bigint)', 'drop_partition(text)'];
+const CROSS_TENANT_FUNCTIONS = ['create_partition(text, text, bigint, bigint)', 'drop_partition(text)'];
 
-/** Tables without a tenant have no policies. */
+/** Tables whose rows belong to no tenant; they have no policies. */
 const WITHOUT_TENANT = new Set(['issuers', 'ticket_keys', 'nodes', 'migrations']);
 
-const PURPOSES = ['service', 'engine'] as const;
-
 /**
- * Gives the logins of the service and the engine what they need, and takes away what they had beyond it, in one
- * transaction. Does nothing where nothing has changed since the last time: rights belong to tables that others use.
+ * Grants the service role and the cross-tenant role what they need, and revokes everything else, in one transaction. Does
+ * nothing if nothing has changed since the last time, because it needs locks on tables that are in use.
  */
-export async function grantPrivileges(
-  owner: pg.Client,
-  urls: Pick<DatabaseUrls, 'service' | 'engine'>,
-): Promise<void> {
-  const names = { service: loginOf(urls.service).name, engine: loginOf(urls.engine).name };
+export async function grantPrivileges(owner: pg.Client, urls: Omit<DatabaseUrls, 'owner'>): Promise<void> {
+  const names = { service: loginOf(urls.service).name, crossTenant: loginOf(urls.crossTenant).name };
+  // As the table `database_logins` calls them.
+  const logins = Object.entries({ service: names.service, engine: names.crossTenant });
   const statements = statementsFor(names);
   const rights = createHash('sha256').update(statements.join(';')).digest('hex');
   const { rows: granted } = await owner.query<{ login: string; rights: string }>(
     'select login, rights from database_logins',
   );
-  if (granted.length === PURPOSES.length && granted.every((one) => one.rights === rights)) return;
+  if (granted.length === logins.length && granted.every((one) => one.rights === rights)) return;
   await owner.query('begin');
   try {
     await revokeAll(owner, [...granted.map(({ login }) => login), ...Object.values(names)]);
     for (const statement of statements) await owner.query(statement);
-    for (const purpose of PURPOSES)
+    for (const [purpose, login] of logins)
       await owner.query(
         `insert into database_logins (purpose, login, rights) values ($1, $2, $3)
          on conflict (purpose) do update set login = excluded.login, rights = excluded.rights`,
-        [purpose, names[purpose], rights],
+        [purpose, login, rights],
       );
     await owner.query('commit');
   } catch (error) {
@@ -101,25 +99,74 @@ async function revokeAll(owner: pg.Client, logins: readonly string[]): Promise<v
       await owner.query(`revoke all on all ${kind} in schema public from ${pg.escapeIdentifier(login)}`);
 }
 
-function statementsFor(names: { readonly service: string; readonly engine: string }): string[] {
+function statementsFor(names: { readonly service: string; readonly crossTenant: string }): string[] {
   const service = pg.escapeIdentifier(names.service);
-  const engine = pg.escapeIdentifier(names.engine);
-  const grants = (rights: Rights, login: string) =>
-    Object.entries(rights).map(([table, what]) => `grant ${what} on public.${table} to ${login}`);
-  const executes = (functions: readonly string[], login: string) =>
-    functions.map((signature) => `grant execute on function public.${signature} to ${login}`);
-  const policies = Object.keys(ENGINE)
+  const crossTenant = pg.escapeIdentifier(names.crossTenant);
+  const grants = (privileges: Privileges, role: string) =>
+    Object.entries(privileges).map(([table, what]) => `grant ${what} on public.${table} to ${role}`);
+  const executes = (functions: readonly string[], role: string) =>
+    functions.map((signature) => `grant execute on function public.${signature} to ${role}`);
+  const policies = Object.keys(CROSS_TENANT)
     .filter((table) => !WITHOUT_TENANT.has(table))
     .flatMap((table) => [
       `drop policy if exists of_engine on public.${table}`,
-      `create policy of_engine on public.${table} to ${engine} using (true) with check (true)`,
+      `create policy of_engine on public.${table} to ${crossTenant} using (true) with check (true)`,
     ]);
   return [
-    `grant usage on schema public to ${service}, ${engine}`,
+    `grant usage on schema public to ${service}, ${crossTenant}`,
     ...grants(SERVICE, service),
-    ...grants(ENGINE, engine),
+    ...grants(CROSS_TENANT, crossTenant),
     ...executes(SERVICE_FUNCTIONS, service),
-    ...executes(ENGINE_FUNCTIONS, engine),
+    ...executes(CROSS_TENANT_FUNCTIONS, crossTenant),
     ...policies,
   ];
+}
+
+/*
+ * What PostgreSQL lets every role do (PUBLIC) and ours do not need: somebody who injects SQL could store data where no
+ * policy holds, or fill the disk. `sql` revokes it; `may`: whether the current role may run that.
+ */
+const PUBLIC_PRIVILEGES = `
+select 'make temporary tables' as what,
+  format('revoke temporary on database %I from public', datname) as sql, pg_has_role(datdba, 'usage') as may
+from pg_database where datname = current_database() and has_database_privilege('public', oid, 'temporary')
+union all
+select 'make tables of their own', 'revoke create on schema public from public', pg_has_role(nspowner, 'usage')
+from pg_namespace where nspname = 'public' and has_schema_privilege('public', oid, 'create')
+union all
+select 'make large objects',
+  format('revoke execute on function %s from public', string_agg(oid::regprocedure::text, ', ' order by proname, oid)),
+  bool_and(pg_has_role(proowner, 'usage'))
+from pg_proc
+where pronamespace = 'pg_catalog'::regnamespace and proname in ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_import')
+  and has_function_privilege('public', oid, 'execute')
+having count(*) > 0`;
+
+interface PublicPrivilege {
+  readonly what: string;
+  readonly sql: string;
+  readonly may: boolean;
+}
+
+/**
+ * Revokes what PUBLIC has and our roles do not need, as far as this role may. It is done with every migration, since a
+ * restored copy of a database has the defaults again.
+ */
+export async function revokeFromPublic(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<PublicPrivilege>(PUBLIC_PRIVILEGES);
+  for (const { sql, may } of rows) if (may) await client.query(sql);
+}
+
+/**
+ * What could not be revoked, and what an administrator has to run, as a sentence for the operator. Undefined if nothing is
+ * left.
+ *
+ * @param url of the cross-tenant role
+ */
+export async function warningOfPublicPrivileges(url: string): Promise<string | undefined> {
+  return await withConnection({ url, name: 'tidings rights check' }, async (client) => {
+    const { rows } = await client.query<PublicPrivilege>(PUBLIC_PRIVILEGES);
+    if (rows.length === 0) return undefined;
+    return `The logins of the service may ${rows.map(({ what }) => what).join(', ')} in this database, which they do not need. Have an administrator run there: ${rows.map(({ sql }) => sql).join('; ')}`;
+  });
 }

@@ -1,17 +1,17 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import pg from 'pg';
-import { CLUSTER_OWNER } from './create-cluster.ts';
-import { errorCode } from './pool.ts';
-import type { ServerBinaries } from './server-binaries.ts';
-import type { ServerUser } from './server-user.ts';
+import { errorCode } from './errors.ts';
+import { CLUSTER_OWNER, type ServerBinaries, type ServerUser } from './server-home.ts';
 import { StartError } from '../core/errors.ts';
 
-/** A fast stop writes a checkpoint; one that takes longer than this is cut short, and the next start recovers. */
+/** Longest time for a fast stop, which writes a checkpoint. After it the server is stopped at once, and its next start recovers. */
 const STOP_PATIENCE_MS = 30_000;
 
 export interface ServerOptions {
@@ -46,19 +46,20 @@ export class ServerProcess {
 
   private constructor(child: ChildProcess) {
     this.#child = child;
-    // However this process ends, the server ends too: at once and by itself, to recover at its next start.
-    const leave = () => child.kill('SIGQUIT');
-    process.once('exit', leave);
+    // However this process ends, the server is told to end at once too; its next start recovers.
+    const quit = () => child.kill('SIGQUIT');
+    process.once('exit', quit);
     this.ended = new Promise<void>((resolve) => {
       child.once('exit', () => resolve());
       // A program that could not be started at all emits no exit.
       child.once('error', () => resolve());
-    }).finally(() => process.off('exit', leave));
+    }).finally(() => process.off('exit', quit));
   }
 
   /**
-   * Starts the server and waits until it takes connections; a recovery may take its time.
-   * Throws ServerStartError when it gives up.
+   * Starts the server and waits until it takes connections, also through a long recovery.
+   *
+   * @throws ServerStartError if the server ends first
    */
   static async start(options: ServerOptions): Promise<ServerProcess> {
     const from = await logLength(options.logFile);
@@ -76,9 +77,9 @@ export class ServerProcess {
     }
   }
 
-  /** A stop that ends all sessions and leaves the cluster clean. */
+  /** PostgreSQL's fast stop: ends all sessions and writes a checkpoint. */
   async stop(): Promise<void> {
-    // While it runs it keeps no one alive; its end is waited for.
+    // A running server does not keep this process alive; one that is stopping does.
     this.#child.ref();
     this.#child.kill('SIGINT');
     const late = await Promise.race([
@@ -89,7 +90,7 @@ export class ServerProcess {
     await this.ended;
   }
 
-  /** A power cut, as far as the process is concerned. Its backends notice and follow. */
+  /** Kills the server like a power cut would. Its backends notice and end too. */
   async kill(): Promise<void> {
     this.#child.ref();
     this.#child.kill('SIGKILL');
@@ -97,7 +98,10 @@ export class ServerProcess {
   }
 }
 
-/** Where to connect; `password` and names need no escapes, they are hex and plain words. `sslmode` keeps PGSSLMODE of the environment out. */
+/**
+ * Where to connect as superuser. Password and names are hex and plain words, which need no escapes. `sslmode` is given, or
+ * PGSSLMODE of the environment would count.
+ */
 export function serverUrl(
   { port, password }: Pick<ServerOptions, 'port' | 'password'>,
   database: string,
@@ -105,7 +109,7 @@ export function serverUrl(
   return `postgres://${CLUSTER_OWNER}:${password}@127.0.0.1:${port}/${database}?sslmode=disable`;
 }
 
-/** `wanted` if nothing listens there, else a port that the system chose. */
+/** The port `wanted` if nothing listens there, else one that the system chooses. */
 export async function freePort(wanted = 0): Promise<number> {
   const probe = createServer();
   try {
@@ -128,11 +132,11 @@ function launch({ cluster, port, parameters = {}, logFile, binaries, user }: Ser
   const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const log = openSync(logFile, 'a', 0o600);
   try {
-    // Detached: Ctrl-C in a terminal goes to everyone in its session, and the service must flush before this ends.
+    // Detached: Ctrl-C in a terminal goes to every process of its session, and the service must flush before the server ends.
     const child = spawn(binaries.postgres, ['-D', cluster, '-p', String(port), ...flags], {
       ...user,
       cwd: cluster,
-      // Nothing of ours is for the server: not its secrets, and not a PGDATA, a PGPORT or a language.
+      // The environment of the service is not for the server: it has secrets, and may have PGDATA, PGPORT or a language.
       env: { PATH: process.env['PATH'], LC_ALL: 'C' },
       detached: true,
       stdio: ['ignore', log, log],
@@ -165,4 +169,66 @@ async function logLength(path: string): Promise<number> {
     (content) => content.length,
     () => 0,
   );
+}
+
+/** Signals in the order of PostgreSQL's stop modes - fast, immediate, none - and how long each may take, in ms. */
+const WAYS_TO_STOP = [
+  ['SIGINT', 30_000],
+  ['SIGQUIT', 10_000],
+  ['SIGKILL', 5_000],
+] as const;
+
+/**
+ * Stops the server that a killed run left behind on `cluster`, if there is one. We do not go on with it: it is no child of
+ * ours, so we would not notice its end, and it has the parameters of that run. A `postmaster.pid` whose process is another
+ * program by now is removed, because PostgreSQL would take that program for its server.
+ *
+ * @throws StartError if it does not end
+ */
+export async function stopLeftoverServer(cluster: string, report: (line: string) => void): Promise<void> {
+  const pidFile = join(cluster, 'postmaster.pid');
+  const pid = Number((await readFile(pidFile, 'utf8').catch(() => '')).split('\n')[0]);
+  if (!Number.isSafeInteger(pid) || pid <= 0 || !isAlive(pid)) return;
+  if (!(await isServerOf(pid, cluster))) {
+    await rm(pidFile, { force: true });
+    return;
+  }
+  report(`An earlier run left its PostgreSQL behind (process ${pid}); it is stopped first.`);
+  for (const [signal, patienceMs] of WAYS_TO_STOP) {
+    send(pid, signal);
+    const deadline = Date.now() + patienceMs;
+    while (Date.now() < deadline) {
+      if (!isAlive(pid)) return;
+      await sleep(20);
+    }
+  }
+  throw new StartError(`The PostgreSQL that an earlier run left behind (process ${pid}) does not end.`);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // EPERM: the process exists, and is another user's.
+    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+  }
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // It ended in between.
+  }
+}
+
+/** A server names its cluster on its command line, which every user may read. */
+async function isServerOf(pid: number, cluster: string): Promise<boolean> {
+  if (process.platform === 'linux') {
+    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    return words.includes('-D') && words.includes(cluster);
+  }
+  const { stdout } = await promisify(execFile)('ps', ['-ww', '-o', 'command=', '-p', String(pid)]);
+  return stdout.includes(`-D ${cluster}`);
 }

@@ -1,15 +1,17 @@
 import pg from 'pg';
+import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
 import type { TenantId } from '../core/identifiers.ts';
+import { failureOf } from './errors.ts';
 import {
   connectionsTo,
-  failureOf,
   inTransaction,
   onConnection,
   type Pool,
   type PoolOptions,
+  runStatement,
+  sqlOfSettings,
+  type Statement,
 } from './pool.ts';
-import { ask, sqlOfLimits, type Statement } from './prefaced-query.ts';
-import { KeyedSemaphore } from '../concurrency/keyed-semaphore.ts';
 
 /** Runs a statement of one tenant, which is its `$1`: the values begin at `$2`. */
 export type RunOfTenant = <Row extends pg.QueryResultRow>(
@@ -18,54 +20,54 @@ export type RunOfTenant = <Row extends pg.QueryResultRow>(
   values?: readonly unknown[],
 ) => Promise<Row[]>;
 
-/** The same on a connection that sees every tenant. */
+/** The same on a connection that sees every tenant, for stores that work on either kind. */
 export const namingTenant =
   (run: Pool['rows']): RunOfTenant =>
   async (tenantId, statement, values = []) =>
     await run(statement, [tenantId, ...values]);
 
-/** Why the database, which answers, does not do what it is asked: the SQLSTATE, and since when (RFC 3339). */
+/** A database that answers but stores nothing: the SQLSTATE of its refusal, and since when (RFC 3339). */
 export interface Failure {
   readonly error: string;
   readonly since: string;
 }
 
 /**
- * Connections of the service's login, to which row-level security shows the rows of one tenant at a time and, unless a
- * tenant is named, of none. The tenant is named with each statement or transaction and is forgotten with it, so that
- * nothing is left on a connection that the next one of another tenant gets.
+ * Connections of the service role, to which row-level security shows the rows of one tenant at a time, and no rows at all
+ * where no tenant is named. Each statement or transaction names its tenant and takes the name with it when it ends, so
+ * that nothing of it is left on the connection for the next tenant.
  */
 export class TenantPool {
   readonly #pool: pg.Pool;
   readonly #prepared: boolean;
-  /** Half of the connections for one tenant, so that there is one for another, whatever the first asks for. */
-  readonly #turns: KeyedSemaphore<TenantId>;
-  readonly #limits: string;
+  /** A tenant has at most half of the connections at once, so that one is left for others whatever it asks for. */
+  readonly #semaphore: KeyedSemaphore<TenantId>;
+  readonly #settings: string;
   readonly #nameTenant: Statement;
   #failure: Failure | undefined;
 
   constructor(options: PoolOptions) {
     this.#prepared = options.preparedStatements;
-    this.#limits = sqlOfLimits(options);
+    this.#settings = sqlOfSettings(options);
     this.#nameTenant = {
       name: 'name_tenant',
-      text: `select set_config('${TENANT_SETTING}', $1, true), ${this.#limits}`,
+      text: `select set_config('${TENANT_SETTING}', $1, true), ${this.#settings}`,
     };
     this.#pool = connectionsTo(options);
-    this.#turns = new KeyedSemaphore(Math.ceil(options.connections / 2), options.connectTimeoutMs);
+    this.#semaphore = new KeyedSemaphore(Math.ceil(options.connections / 2), options.connectTimeoutMs);
   }
 
-  /** Runs one statement and returns its rows. Throws the driver's error, or NoTurn; see `isConnectionLoss`, `isUnavailable`. */
+  /** Runs one statement and returns its rows. Throws the driver's error, or AcquireTimeout; see `isConnectionLoss`, `isUnavailable`. */
   async rows<Row extends pg.QueryResultRow>(
     tenantId: TenantId,
     statement: Statement,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    const preface = { statement: this.#nameTenant, values: [tenantId] };
+    const settings = { statement: this.#nameTenant, values: [tenantId] };
     try {
-      const rows = await this.#turns.run(tenantId, () =>
+      const rows = await this.#semaphore.run(tenantId, () =>
         onConnection(this.#pool, (client) =>
-          ask<Row>(client, preface, statement, [tenantId, ...values], this.#prepared),
+          runStatement<Row>(client, settings, statement, [tenantId, ...values], this.#prepared),
         ),
       );
       if (statement.stores === true && rows.length > 0) this.#failure = undefined;
@@ -78,7 +80,7 @@ export class TenantPool {
     }
   }
 
-  /** What the database could not do last, and since when nothing was stored, whichever tenant it was for. */
+  /** The last refusal of the database to store something, for whichever tenant; undefined once a statement has stored again. */
   get failure(): Failure | undefined {
     return this.#failure;
   }
@@ -88,7 +90,7 @@ export class TenantPool {
     tenantId: TenantId,
     work: (run: RunOfTenant) => Promise<Result>,
   ): Promise<Result> {
-    const begin = `begin; select set_config('${TENANT_SETTING}', ${pg.escapeLiteral(tenantId)}, true), ${this.#limits}`;
+    const begin = `begin; select set_config('${TENANT_SETTING}', ${pg.escapeLiteral(tenantId)}, true), ${this.#settings}`;
     const runOn =
       (client: pg.PoolClient): RunOfTenant =>
       async <Row extends pg.QueryResultRow>(
@@ -100,7 +102,7 @@ export class TenantPool {
         const { rows } = await client.query<Row>(statement.text, [tenantId, ...(values ?? [])]);
         return rows;
       };
-    return await this.#turns.run(tenantId, () =>
+    return await this.#semaphore.run(tenantId, () =>
       inTransaction(this.#pool, begin, (client) => work(runOn(client))),
     );
   }

@@ -1,23 +1,23 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erased, type Erasure, type ErasureView } from './erasure.ts';
+import { type Statement } from '../postgres/pool.ts';
 
-/** A node that was not seen for so long is taken for dead. What it still had under way in the database is waited for. */
+/** A node that was not seen for so long is taken for dead. The erasure still waits for its transactions in the database. */
 const NODE_SILENCE = `interval '10 seconds'`;
 
-/** When the process that is at it was not heard of for so long, another one goes on. */
+/** When the process that works on an erasure has not touched the row for so long, another one goes on. */
 const LEASE = `interval '5 seconds'`;
 
-/** How long the row stays when it is done, for nodes that hear of it late. */
+/** How long the row of an erasure that is done stays, for nodes that learn of it late. */
 const KEPT = `interval '1 day'`;
 
-/* No row: one is running already. Or the tenant is on its way out, with all that is in it. */
+/* Inserts nothing if the same erasure is running already, or if the whole tenant is being deleted. */
 const BEGIN: Statement = {
   name: 'begin_erasure',
   text: `
@@ -41,7 +41,7 @@ select erasure_id as id, created_at as "createdAt", done_at as "doneAt", erased,
 from erasures where tenant_id = $1 and erasure_id = $2`,
 };
 
-/* Whoever has the row locked is at work, whatever the clock says. */
+/* A process that has the row locked is at work, whatever the clock says. */
 const CLAIM: Statement = {
   name: 'claim_erasure',
   text: `
@@ -62,10 +62,13 @@ update erasures e set touched_at = clock_timestamp()
 where tenant_id = $1 and erasure_id = $2 and worker = $3 and done_at is null
 returning array(
   select n.node from nodes n where n.seen_at >= clock_timestamp() - ${NODE_SILENCE} and n.node <> all(e.heard)
-) as unheard`,
+) as "notPurged"`,
 };
 
-/* Whoever says so when the rows are gone, and has not heard of that, has to say so again. */
+/*
+ * `heard` has the nodes that have purged their memory. A node that purged it before the rows were deleted, and notes that
+ * only afterwards, has to purge it again: its `emptied` is not that of the row any more.
+ */
 const HEARD: Statement = {
   name: 'heard_of_erasure',
   text: `
@@ -73,14 +76,14 @@ update erasures set heard = array_append(heard, $3)
 where tenant_id = $1 and erasure_id = $2 and done_at is null and $3 <> all(heard) and emptied = $4`,
 };
 
-/** What has to be locked before the erasure itself. */
+/** What has to be locked before the row of the erasure. */
 interface Target {
   readonly locks: readonly string[];
-  /** SQL of the tenant's id, which is known when that is done. */
+  /** SQL of the tenant's id, which waits for these locks. */
   readonly tenant: string;
 }
 const USER: Target = { locks: [], tenant: '$1' };
-/* Whoever orders the end of a tenant locks it first, and its erasure after that: in the other order both would wait for ever. */
+/* A request to delete a tenant locks the tenant first and its erasure after that. The other order would be a deadlock. */
 const TENANT: Target = {
   locks: ['tenant as materialized (select tenant_id from tenants where tenant_id = $1 for update)'],
   tenant: '(select tenant_id from tenant)',
@@ -90,8 +93,9 @@ const withAll = (queries: readonly string[]): string =>
   queries.length === 0 ? '' : `with ${queries.join(',\n')}\n`;
 
 /*
- * Behind the stream's lock: what has a position up to here is committed, and what comes has a later one. The instant is
- * taken when every transaction is over that may have let in a stream, and before another one may.
+ * Settles what is erased. The head is read under the lock of the tenant's log, so what has a position up to there is
+ * committed, and what is published later gets a later position. The time is taken when every transaction is over that may
+ * have opened a stream of the user, and before another one may.
  */
 const cut = (name: string, { locks, tenant }: Target, ...more: string[]): Statement => {
   const log = `log as materialized (select head from tenant_logs where tenant_id = ${tenant} for update)`;
@@ -105,7 +109,7 @@ returning position`,
   };
 };
 const CUT_USER = cut('cut_user', USER);
-/* Without its stream row nothing can be published to a tenant, and no stream opened. */
+/* Without its log nothing can be published to a tenant, and no stream can be opened. */
 const CUT_TENANT = cut(
   'cut_tenant',
   TENANT,
@@ -113,7 +117,7 @@ const CUT_TENANT = cut(
   'gone as (delete from tenant_logs s using log where s.tenant_id = $1)',
 );
 
-/* Also by a process that goes on behind another one, to which the nodes have said it already. */
+/* The list of nodes is cleared only once: a process that carries on the work of another one keeps those that have answered. */
 const EMPTIED: Statement = {
   name: 'erasure_emptied',
   text: `
@@ -134,7 +138,7 @@ returning ordered_by as "orderedBy", erased`,
 const USER_DONE = done('user_erasure_done', USER);
 const TENANT_DONE = done('tenant_erasure_done', TENANT);
 
-/* Of all tenants: which of them are served here is looked up in memory. */
+/* The change feed reads the erasures of all tenants. */
 const COLUMNS = `tenant_id as "tenantId", erasure_id as id, digest, user_id as "user", worker, position, emptied,
   (extract(epoch from erased_at) * 1000)::float8 as "erasedAt", done_at is not null as done`;
 const LOAD: Statement = { name: 'load_erasures', text: `select ${COLUMNS} from erasures` };
@@ -145,7 +149,7 @@ const SINCE: Statement = {
 
 type ErasureRow = Erasure & Record<string, unknown>;
 
-/** The SQL of erasures as such; what they erase is in erasing.store.ts. */
+/** The rows of erasures. The SQL that deletes data is in erasure-worker.store.ts. */
 @Injectable()
 export class ErasureRegistryStore {
   constructor(
@@ -154,11 +158,11 @@ export class ErasureRegistryStore {
   ) {}
 
   /**
-   * Begins an erasure, or joins the one that is running. In the transaction of `run`. Undefined: the tenant is being
+   * Begins an erasure, or joins the one that is running, in the transaction of `run`. Undefined: the tenant is being
    * deleted, or was.
    *
    * @param user undefined: the whole tenant
-   * @param orderedBy who ordered it, as text
+   * @param orderedBy who asked for it, as text
    */
   async begin(
     run: RunOfTenant,
@@ -168,7 +172,7 @@ export class ErasureRegistryStore {
     worker: string,
   ): Promise<{ readonly id: string; readonly joined: boolean } | undefined> {
     const digest = user === undefined ? WHOLE_TENANT : digestOf(tenantId, user);
-    // The one in the way may end between the two statements, but not twice.
+    // An erasure that is in the way may end between the two statements, but that does not happen twice.
     for (let attempt = 0; attempt < 2; attempt += 1) {
       const values = [randomUUID(), digest, user ?? null, orderedBy, worker];
       const [begun] = await run<{ erasure_id: string }>(tenantId, BEGIN, values);
@@ -184,37 +188,38 @@ export class ErasureRegistryStore {
     return row;
   }
 
-  /** True: it is for this process to go on with it. */
+  /** Takes an erasure for this process to work on. False: another process works on it. */
   async claim({ tenantId, id }: Erasure, worker: string): Promise<boolean> {
     return (await this.history.rows(tenantId, CLAIM, [id, worker])).length > 0;
   }
 
   /**
-   * The nodes that have not heard of it, or, once the rows are gone, not of that. Undefined: another process works on it.
+   * Renews the lease. Returns the living nodes that have not purged their memory yet, at this stage of the erasure. Undefined:
+   * another process works on it.
    */
   async touch({ tenantId, id }: Erasure, worker: string): Promise<readonly string[] | undefined> {
-    const [row] = await this.history.rows<{ unheard: string[] }>(tenantId, TOUCH, [id, worker]);
-    return row?.unheard;
+    const [row] = await this.history.rows<{ notPurged: string[] }>(tenantId, TOUCH, [id, worker]);
+    return row?.notPurged;
   }
 
-  /** This node has nothing of it in memory any more, at this stage of it. */
-  async heard({ tenantId, id, emptied }: Erasure, node: string): Promise<void> {
+  /** This node has nothing of it in memory any more, at the stage of `erasure`. */
+  async markPurged({ tenantId, id, emptied }: Erasure, node: string): Promise<void> {
     await this.history.rows(tenantId, HEARD, [id, node, emptied]);
   }
 
-  /** Settles what goes and what stays. Undefined: it is settled already, or for another process to do. */
+  /** Settles what is erased. Undefined: it is settled already, or another process works on it. */
   async cut({ tenantId, id, digest }: Erasure, worker: string): Promise<Position | undefined> {
     const statement = digest.length === 0 ? CUT_TENANT : CUT_USER;
     const [row] = await this.history.rows<{ position: Position }>(tenantId, statement, [id, worker]);
     return row?.position;
   }
 
-  /** The rows are gone. False: another process works on it. */
-  async emptied({ tenantId, id }: Erasure, worker: string): Promise<boolean> {
+  /** All rows are deleted, and every node has to purge its memory again. False: another process works on it. */
+  async markEmptied({ tenantId, id }: Erasure, worker: string): Promise<boolean> {
     return (await this.history.rows(tenantId, EMPTIED, [id, worker])).length > 0;
   }
 
-  /** In the transaction of `run`: who ordered it, and what is gone. Undefined: another process was faster. */
+  /** Ends it in the transaction of `run`. Returns who asked for it, and what was deleted. Undefined: another process was faster. */
   async finish(
     run: RunOfTenant,
     { tenantId, id, digest }: Erasure,
@@ -225,7 +230,7 @@ export class ErasureRegistryStore {
     return row;
   }
 
-  /** All of which the row is still there. */
+  /** All erasures that have a row. */
   async load(): Promise<readonly Erasure[]> {
     return await this.changes.rows<ErasureRow>(LOAD);
   }

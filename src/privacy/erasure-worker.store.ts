@@ -1,5 +1,4 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
@@ -12,16 +11,18 @@ import {
   type Key,
   type PersonalData,
 } from './inventory.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Rows that one statement takes: a few milliseconds of work. */
 const ROWS = 1_000;
 
-/** Keys that one statement looks at; each may have an answer of a thousand notifications. */
+/** Idempotency keys that one statement reads. Each may have an answer with a thousand notifications. */
 const KEYS = 500;
 
-/** What a page did. `next`: behind which the next one begins; undefined: there is none. */
+/** What deleting a page did. */
 interface ErasedPage {
   readonly gone: number;
+  /** The next page begins behind this key; undefined: there is none. */
   readonly next: Key | undefined;
 }
 
@@ -29,18 +30,18 @@ interface ErasedPage {
 type Step = (after: Key | undefined) => Promise<ErasedPage | undefined>;
 
 /*
- * A page is one statement and so one short transaction: nobody waits for it who does not want the same rows, and a
- * process that dies leaves whole pages. What they have in common:
+ * A page is one statement and so one short transaction. Only who wants the same rows waits for it, and a process that dies
+ * leaves no page half done. All of them have this in common:
  *
- * - `lease` holds the row of the erasure: two processes never work at the same time, and the one that was given up for
- *   dead finds that it is not the worker any more, and does nothing.
- * - A page begins behind the last one. From the front it would have to pass everything that is dead already.
- * - The rows go by a range of the key whose end is a value: in a join the planner would read all partitions.
+ * - `lease` locks the row of the erasure, so two processes never work at the same time. A process that was taken for dead
+ *   finds that it is not the worker any more, and deletes nothing.
+ * - A page begins behind the one before. From the front it would have to pass all the dead rows of earlier pages.
+ * - Rows are deleted by a range of the key whose end is a value. With a join the planner would read all partitions.
  */
 const LEASE = `lease as materialized (
   select erasure_id from erasures where tenant_id = $1 and erasure_id = $2 and worker = $3 and done_at is null for update
 )`;
-const noted = (name: string) => `noted as (
+const counted = (name: string) => `counted as (
   update erasures e
   set touched_at = clock_timestamp(),
     erased = e.erased || jsonb_build_object('${name}', coalesce((e.erased ->> '${name}')::bigint, 0) + (select count(*) from gone))
@@ -48,15 +49,15 @@ const noted = (name: string) => `noted as (
   returning 1
 )`;
 
-/* What is gone is not kept any more; what lies below the floor has not been for a while. */
-const PAID_BACK = `paid_back as (
+/* The tenant may store as much again as is deleted here. What lies below the floor was given back by retention. */
+const GIVEN_BACK = `given_back as (
   update tenant_logs s set removed_bytes = s.removed_bytes + (select coalesce(sum(size), 0) from gone where position > s.floor)
   where s.tenant_id = $1 and exists (select from gone)
 ), `;
 
-function pageOf(name: string, scope: string, place: PersonalData): Statement {
-  const { table, key, which = 'true' } = place;
-  const { columns, after } = keyOf(place, '$4::text[]');
+function pageOf(name: string, scope: string, data: PersonalData): Statement {
+  const { table, key, which = 'true' } = data;
+  const { columns, after } = keyOf(data, '$4::text[]');
   const names = key.map(([column]) => column);
   const returned = table === 'notifications' ? 't.position, t.size' : '1';
   const rows = `t.tenant_id = $1 and (${columns}) > (${after}) and ${which}`;
@@ -73,20 +74,21 @@ with ${LEASE}, page as materialized (
   delete from ${table} t
   where ${rows} and (${columns}) <= (${names.map((column) => `(select ${column} from last)`).join(', ')})
   returning ${returned}
-), ${name === 'notifications' && scope === 'user' ? PAID_BACK : ''}${noted(name)}
+), ${name === 'notifications' && scope === 'user' ? GIVEN_BACK : ''}${counted(name)}
 select (select count(*)::int from gone) as taken, (select count(*)::int from gone) as gone,
   (select array[${names.map((column) => `${column}::text`).join(', ')}] from last) as last
-from noted`,
+from counted`,
   };
 }
 
 /*
- * The answer to a key stays for the rest of its window, or a publisher that repeats a request would publish again what
- * was erased, and to the others of a batch a second time. The ids of what is gone are taken out of it: place n of the
- * answer is position `first_position + n - 1`, so that one look into the user's notifications tells.
+ * The answer to an idempotency key stays for the rest of its window. Without it a publisher that repeats a request would
+ * publish again what was erased, and to the other users of a batch a second time. Only the ids of what is erased are taken
+ * out of it. Place n of an answer has position `first_position + n - 1`, so the user's notifications tell which ones these are.
  *
- * Behind row-level security only what leaks nothing is looked up in an index, and a sum of columns is not of that kind: it is
- * made into a column first (`offset 0`), or stands in a sub-select, to which columns from outside are values.
+ * Under row-level security PostgreSQL uses an index only for conditions that are leakproof, and one with a sum of columns is
+ * not. So the sum becomes a column first (`offset 0`), or the condition stands in a sub-select, for which columns from
+ * outside are values.
  */
 const ANSWERS: Statement = {
   name: 'erase_answers_of_user',
@@ -120,21 +122,21 @@ with ${LEASE}, page as materialized (
     and (k.publisher, k.key) <= ((select publisher from last), (select key from last))
     and (k.publisher, k.key) in (select publisher, key from page where named)
   returning 1
-), ${noted('answers')}
+), ${counted('answers')}
 select (select count(*)::int from page) as taken, (select count(*)::int from gone) as gone,
   (select array[publisher, key] from last) as last
-from noted`,
+from counted`,
 };
 
-const OF_TENANT = Object.entries(DATA_OF_TENANT).map(([name, place]) => ({
-  place,
-  statement: pageOf(name, 'tenant', place),
+const OF_TENANT = Object.entries(DATA_OF_TENANT).map(([name, data]) => ({
+  data,
+  statement: pageOf(name, 'tenant', data),
 }));
-/* The answers are found through the notifications, which go last. */
+/* Answers are found through the notifications, so these are deleted last. */
 const { notifications, ...others } = personalDataOfUser({ user: '$6', upTo: '$7' });
-const OF_USER = Object.entries(others).map(([name, place]) => ({
-  place,
-  statement: pageOf(name, 'user', place),
+const OF_USER = Object.entries(others).map(([name, data]) => ({
+  data,
+  statement: pageOf(name, 'user', data),
 }));
 const NOTIFICATIONS = pageOf('notifications', 'user', notifications);
 
@@ -144,12 +146,12 @@ interface Row extends Record<string, unknown> {
   readonly last: Key | null;
 }
 
-/** The SQL that erases. */
+/** Deletes the data of a user or of a tenant, page by page. */
 @Injectable()
 export class ErasureWorkerStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  /** What an erasure consists of, in order. Each step is taken until it names no next page. */
+  /** The steps of an erasure, in order. Each is repeated with the next page that it names, until it names none. */
   steps(erasure: Erasure, worker: string, upTo: Position): readonly Step[] {
     const { user } = erasure;
     const step =
@@ -157,10 +159,10 @@ export class ErasureWorkerStore {
       (after = lowest) =>
         this.#page(erasure.tenantId, statement, [erasure.id, worker, after, limit, ...of], limit);
     if (user === null)
-      return OF_TENANT.map(({ statement, place }) => step(statement, lowestOf(place), ROWS, []));
+      return OF_TENANT.map(({ statement, data }) => step(statement, lowestOf(data), ROWS, []));
     return [
       step(ANSWERS, ['', ''], KEYS, [user, upTo]),
-      ...OF_USER.map(({ statement, place }) => step(statement, lowestOf(place), ROWS, [user])),
+      ...OF_USER.map(({ statement, data }) => step(statement, lowestOf(data), ROWS, [user])),
       step(NOTIFICATIONS, lowestOf(notifications), ROWS, [user, upTo]),
     ];
   }

@@ -1,54 +1,104 @@
 import { createHash } from 'node:crypto';
-import type { TenantId, UserId } from '../core/identifiers.ts';
+import { z } from 'zod';
+import { type TenantId, tenantIdSchema, type UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
+import type { AuditEntry } from '../audit/audit.ts';
+import { type Principal } from '../http/access.ts';
 
-/** That the data of a user, or of a whole tenant, is erased: as every node keeps it while its row is there. */
+/** The erasure of a user, or of a whole tenant. Every node keeps it in memory as long as it has a row. */
 export interface Erasure {
   readonly tenantId: TenantId;
   readonly id: string;
-  /** Empty: the whole tenant. */
+  /** Of the user, see `digestOf`. Empty: the whole tenant. */
   readonly digest: Buffer;
-  /** Null for a tenant, and once it is done: then only the digest is left. */
+  /** Null for a whole tenant, and when the erasure is done: then only the digest is left. */
   readonly user: UserId | null;
   /** The process that began it. */
   readonly worker: string;
-  /** What was published up to here goes; null: it is not settled yet, and everything does. */
+  /** The last position that is erased. Null until that is settled; until then every position counts as erased. */
   readonly position: Position | null;
-  /** What streams did that were let in up to then goes, in ms since 1970. Null as above. */
+  /** What belongs to streams that were opened until then is erased, in ms since 1970. Null like `position`. */
   readonly erasedAt: number | null;
-  /** The rows are gone, and what nodes have in memory goes once more: up to the position, now that nothing can be read anew. */
+  /** The rows are deleted. Every node purges its memory once more, now that nothing can be read into it again. */
   readonly emptied: boolean;
   readonly done: boolean;
 }
 
-/** How many rows of which kind are gone. */
+/** How many rows of each kind were deleted. */
 export type Erased = Readonly<Record<string, number>>;
 
 /** What callers see of the erasure of a user. */
 export interface ErasureView {
   readonly id: string;
-  /** `closing`: streams are ended, and what was under way is waited for. `erasing`: rows go. */
+  /** `closing`: streams are ended, and the erasure waits for what is under way. `erasing`: rows are deleted. */
   readonly status: 'closing' | 'erasing' | 'done';
   readonly createdAt: Date;
   readonly doneAt: Date | null;
   readonly erased: Erased;
 }
 
-/** By which the row knows the user when it is done; src/postgres/erased.ts makes the same. A tenant's name has no colon. */
+/** `ErasureView` as JSON. */
+export const erasureSchema = z
+  .strictObject({
+    id: z.uuid(),
+    status: z.enum(['closing', 'erasing', 'done']).meta({
+      description:
+        '`closing`: streams are ended on every node, and what was under way is waited for. `erasing`: rows go, and what nodes still have in memory.',
+    }),
+    createdAt: z.iso.datetime(),
+    doneAt: z.iso.datetime().nullable(),
+    erased: z.record(z.string(), z.int()).meta({ description: 'How many of what are gone so far.' }),
+  })
+  .meta({ id: 'Erasure', description: 'The erasure of the data of a user. It does not say of whom.' });
+
+/**
+ * By which the row knows the user when the erasure is done. src/postgres/erased.ts makes the same digest in SQL. Names of
+ * tenants have no colon, so two pairs never make the same text.
+ */
 export const digestOf = (tenantId: TenantId, user: string): Buffer =>
   createHash('sha256').update(`${tenantId}:${user}`).digest();
 
 export const WHOLE_TENANT = Buffer.alloc(0);
 
-/** Whom it concerns. */
+/** Which users an erasure concerns. */
 export function whoOf({ tenantId, digest, user }: Erasure): ((user: string) => boolean) | 'everybody' {
   if (digest.length === 0) return 'everybody';
   return user === null ? (other) => digestOf(tenantId, other).equals(digest) : (other) => other === user;
 }
 
 /**
- * What the audit log says of the user: who knows the id of the user finds out that it was this one, and who does not
- * learns nothing. The id of the erasure in it makes two erasures of one user two different texts.
+ * What the audit log says of the user. Whoever knows the id of the user can verify that it was this user, and whoever does
+ * not know it learns nothing. With the id of the erasure in it, two erasures of one user have different texts.
  */
 export const targetOf = (id: string, user: UserId): string =>
   `sha256:${createHash('sha256').update(`${id}:${user}`).digest('hex')}`;
+
+/** Who asked for an erasure, as its row keeps it in `ordered_by` for the audit entry at the end. */
+const requesterSchema = z.strictObject({
+  tenantId: tenantIdSchema,
+  subject: z.string(),
+  issuer: z.string(),
+  remoteAddress: z.string(),
+  requestId: z.string(),
+});
+
+export const orderedBy = (
+  { tenantId, subject, issuer }: Principal,
+  { ip: remoteAddress, id: requestId }: { readonly ip: string; readonly id: string },
+): string =>
+  JSON.stringify({ tenantId, subject, issuer, remoteAddress, requestId } satisfies z.input<
+    typeof requesterSchema
+  >);
+
+/** The audit entry that an erasure is done, in the name of whoever asked for it. */
+export function auditEntryOf(
+  { tenantId, id, user }: Pick<Erasure, 'tenantId' | 'id' | 'user'>,
+  completed: { readonly orderedBy: string; readonly erased: Erased },
+): AuditEntry {
+  const { remoteAddress, requestId, ...actor } = requesterSchema.parse(JSON.parse(completed.orderedBy));
+  const { erased } = completed;
+  const common = { tenantId, actor, remoteAddress, requestId, before: null, after: { erasure: id, erased } };
+  return user === null
+    ? { ...common, action: 'tenant.deleted', target: tenantId satisfies TenantId }
+    : { ...common, action: 'user.erased', target: targetOf(id, user) };
+}

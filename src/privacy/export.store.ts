@@ -1,32 +1,107 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
-import { HistoryPool } from '../postgres/pools.ts';
-import type { TenantId, UserId } from '../core/identifiers.ts';
+import { z } from 'zod';
+import { Draining } from '../core/draining.ts';
+import { Problem } from '../core/errors.ts';
+import { deviceIdSchema, topicSchema, type TenantId, type UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
+import {
+  ConnectionsStore,
+  type ConnectionPlace,
+  type ConnectionRecord,
+} from '../history/connections.store.ts';
+import { HistoryService, itemJson } from '../history/history.service.ts';
+import { HistoryPool } from '../postgres/pools.ts';
 import { keyOf, lowestOf, personalDataOfUser, type Key, type PersonalData } from './inventory.ts';
+import { type Statement } from '../postgres/pool.ts';
 
-/** Rows of one page. */
+const time = z.iso.datetime();
+const positionText = z.string().regex(/^\d{1,16}$/);
+
+/** The lines of an export by kind. Lines of kind `notification` are items of history, with `kind` in front. */
+export const exportLineSchemas = {
+  device: z.strictObject({
+    kind: z.literal('device'),
+    device: deviceIdSchema,
+    cursor: positionText,
+    topics: z.array(topicSchema),
+    lastSeenAt: time,
+  }),
+  connection: z.strictObject({
+    kind: z.literal('connection'),
+    connectionId: z.uuid(),
+    device: deviceIdSchema,
+    node: z.string(),
+    since: time,
+    until: time.nullable(),
+    position: positionText,
+    reason: z.string().nullable(),
+    topics: z.array(topicSchema),
+  }),
+  sent: z.strictObject({
+    kind: z.literal('sent'),
+    device: deviceIdSchema,
+    connectionId: z.uuid(),
+    from: positionText,
+    to: positionText,
+    at: time,
+    replayed: z.boolean(),
+  }),
+  acknowledgement: z.strictObject({
+    kind: z.literal('acknowledgement'),
+    device: deviceIdSchema,
+    from: positionText,
+    to: positionText,
+    at: time,
+    by: z.enum(['ack', 'resume']),
+    topics: z.array(topicSchema),
+  }),
+  answer: z.strictObject({
+    kind: z.literal('answer'),
+    publisher: z.string(),
+    key: z.string(),
+    at: time,
+    notifications: z.array(z.uuid()),
+  }),
+  ticket: z.strictObject({ kind: z.literal('ticket'), device: deviceIdSchema, expiresAt: time }),
+  order: z.strictObject({
+    kind: z.literal('order'),
+    order: z.enum(['disconnect', 'renew']),
+    connectionId: z.uuid().nullable(),
+    at: time,
+    expiresAt: time,
+  }),
+  revocation: z.strictObject({
+    kind: z.literal('revocation'),
+    id: z.uuid(),
+    issuedBefore: time,
+    createdAt: time,
+    expiresAt: time,
+  }),
+};
+
+/** Rows of one page of the tables below. Each page is read by a statement of its own, so that none holds a snapshot open. */
 const ROWS = 1_000;
 
-/** Rows of a kind, read page by page: each is a statement of its own, and none holds a snapshot open. */
+/** How rows of a table become lines of one kind. */
 interface Kind<Row> {
   readonly statement: Statement;
   readonly lowest: Key;
-  /** What the export says of a row; undefined: nothing. */
+  /** The line of a row; undefined: it has none. */
   readonly line: (row: Row) => object | undefined;
 }
 
-function kind<Row>(name: string, place: PersonalData, columns: string, line: Kind<Row>['line']): Kind<Row> {
-  const { columns: key, after } = keyOf(place, '$3::text[]');
+function kind<Row>(name: string, data: PersonalData, columns: string, line: Kind<Row>['line']): Kind<Row> {
+  const { columns: key, after } = keyOf(data, '$3::text[]');
   return {
-    lowest: lowestOf(place),
+    lowest: lowestOf(data),
     line,
     statement: {
       name: `export_${name}`,
       text: `
-select ${columns}, array[${place.key.map(([column]) => `t.${column}::text`).join(', ')}] as place
-from ${place.table} t
-where t.tenant_id = $1 and (${key}) > (${after}) and ${place.which ?? 'true'}
+select ${columns}, array[${data.key.map(([column]) => `t.${column}::text`).join(', ')}] as page_key
+from ${data.table} t
+where t.tenant_id = $1 and (${key}) > (${after}) and ${data.which ?? 'true'}
 order by ${key} limit $4`,
     },
   };
@@ -89,7 +164,7 @@ const ACKNOWLEDGEMENTS = kind<Interval & { by_resume: boolean; topics: readonly 
   }),
 );
 
-/* All keys of the tenant are looked at: which answers name something of the user is known to the log alone. */
+/* Reads all keys of the tenant: only the log knows which answers have notifications to the user. */
 const ANSWERS = kind<{ publisher: string; key: string; created_at: Date; ids: readonly string[] | null }>(
   'answers',
   {
@@ -145,7 +220,7 @@ const REVOCATIONS = kind<{ revocation_id: string; issued_before: Date; created_a
   }),
 );
 
-/** The SQL of what is stored of a user, beside notifications and connections, which history reads. */
+/** Reads what is stored of a user, except notifications and connections, which history reads. */
 @Injectable()
 export class ExportStore {
   constructor(private readonly pool: HistoryPool) {}
@@ -166,9 +241,113 @@ export class ExportStore {
     user: UserId,
   ): AsyncGenerator<readonly object[]> {
     for (let after: Key | undefined = lowest; after !== undefined;) {
-      const rows: (Row & { place: Key })[] = await this.pool.rows(tenantId, statement, [user, after, ROWS]);
+      const rows: (Row & { page_key: Key })[] = await this.pool.rows(tenantId, statement, [
+        user,
+        after,
+        ROWS,
+      ]);
       yield rows.flatMap((row) => line(row) ?? []);
-      after = rows.length < ROWS ? undefined : rows.at(-1)?.place;
+      after = rows.length < ROWS ? undefined : rows.at(-1)?.page_key;
     }
   }
+}
+
+/** Notifications, and connections, of one page. */
+const NOTIFICATIONS = 200;
+const CONNECTIONS = 1_000;
+
+/** Everything that is stored of a user, as lines of JSON. */
+@Injectable()
+export class UserExport {
+  /** By tenant: resolves when its next page may be read. */
+  readonly #pauses = new Map<TenantId, Promise<void>>();
+
+  constructor(
+    private readonly history: HistoryService,
+    private readonly connections: ConnectionsStore,
+    private readonly store: ExportStore,
+    private readonly draining: Draining,
+  ) {}
+
+  /** Page by page, each the text of some whole lines, or empty. Throws the database's error, or Problem `draining`. */
+  async *lines(tenantId: TenantId, user: UserId): AsyncGenerator<string> {
+    const pages = this.#pages(tenantId, user);
+    try {
+      for (;;) {
+        const { value: lines, done } = await this.#inTurn(tenantId, () => pages.next());
+        if (done === true) return;
+        if (this.draining.active)
+          throw new Problem('draining', 'This node is shutting down.', { retryAfter: 1 });
+        yield lines.map((line) => `${line}\n`).join('');
+      }
+    } finally {
+      // The reader may have left before the end.
+      await pages.return(undefined);
+    }
+  }
+
+  /**
+   * Reads one page of a tenant at a time, and pauses after it for as long as the page took. Nobody is in a hurry for an
+   * export, and eight of them at full speed doubled the time that publishes take.
+   */
+  async #inTurn<Result>(tenantId: TenantId, read: () => Promise<Result>): Promise<Result> {
+    const before = this.#pauses.get(tenantId) ?? Promise.resolve();
+    let began = 0;
+    const result = before.then(() => {
+      began = performance.now();
+      return read();
+    });
+    const pause = result
+      .then(
+        () => sleep(performance.now() - began),
+        () => undefined,
+      )
+      .finally(() => {
+        if (this.#pauses.get(tenantId) === pause) this.#pauses.delete(tenantId);
+      });
+    this.#pauses.set(tenantId, pause);
+    return await result;
+  }
+
+  async *#pages(tenantId: TenantId, user: UserId): AsyncGenerator<readonly string[]> {
+    let before: Position | undefined;
+    do {
+      const { items, next } = await this.history.page(tenantId, { user }, before, NOTIFICATIONS);
+      yield items.map((item) => `{"kind":"notification",${itemJson(item).slice(1)}`);
+      before = next;
+    } while (before !== undefined);
+
+    let after: ConnectionPlace | undefined;
+    const always = { since: undefined, until: undefined };
+    do {
+      const { items, reached } = await this.connections.page(tenantId, user, always, after, CONNECTIONS);
+      yield items.map((item) => JSON.stringify(connectionLine(item)));
+      after = reached;
+    } while (after !== undefined);
+
+    for await (const rows of this.store.rest(tenantId, user)) yield rows.map((row) => JSON.stringify(row));
+  }
+}
+
+function connectionLine({
+  connectionId,
+  device,
+  node,
+  since,
+  until,
+  position,
+  reason,
+  topics,
+}: ConnectionRecord) {
+  return {
+    kind: 'connection',
+    connectionId,
+    device,
+    node,
+    since,
+    until,
+    position: String(position),
+    reason,
+    topics,
+  };
 }

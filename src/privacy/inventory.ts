@@ -1,3 +1,8 @@
+/*
+ * The personal-data inventory: in which tables the data of a user and of a tenant is. Erasure and export go by it.
+ */
+
+/** A value below all others of a type. */
 const LOWEST = {
   text: '',
   bytea: '\\x',
@@ -10,20 +15,20 @@ const LOWEST = {
 /** The values of a key, as text. */
 export type Key = readonly string[];
 
-/** Where rows lie, and the key by which they are read in pages: that of an index, behind the tenant and what `which` fixes. */
+/** A table with personal data, and the key by which its rows are read in pages: an index has it after the columns that are fixed. */
 export interface PersonalData {
   readonly table: string;
   readonly key: readonly (readonly [column: string, type: keyof typeof LOWEST])[];
-  /** SQL of a further condition on the row `t`. */
+  /** SQL of a condition on the row `t`, beside that on the tenant. */
   readonly which?: string;
 }
 
 /**
- * Where the data of a user is, beside the answers to idempotency keys. Devices come first: without its device nothing
- * can be confirmed any more. Revocations stay, or what was revoked would be good again; so does the audit log.
+ * Where the data of a user is, beside the answers to idempotency keys. Devices come first, because nothing can be confirmed
+ * without a device. Revocations stay, since without them revoked tokens would be valid again, and so does the audit log.
  *
  * @param user SQL of the user
- * @param upTo SQL of the last position that is meant
+ * @param upTo SQL of the last position that is erased
  */
 export function personalDataOfUser({ user, upTo }: { readonly user: string; readonly upTo: string }) {
   const which = `t.user_id = ${user}`;
@@ -70,8 +75,8 @@ export function personalDataOfUser({ user, upTo }: { readonly user: string; read
 }
 
 /**
- * Where a tenant has rows, beside its stream, which goes first of all, and its own row, which stays as that of one that was
- * deleted. A test holds the list against the tables that there are.
+ * Where a tenant has rows, beside its log, which is deleted first of all, and its own row, which stays and says that it was
+ * deleted. A test compares this list with the tables of the database.
  */
 export const DATA_OF_TENANT = {
   erasures: { table: 'erasures', key: [['erasure_id', 'uuid']], which: `t.digest <> ''` },
@@ -115,11 +120,15 @@ export const DATA_OF_TENANT = {
   notifications: { table: 'notifications', key: [['position', 'bigint']] },
 } as const satisfies Record<string, PersonalData>;
 
-/** SQL: the key of the row `t`, and the one behind which a page begins; `after` is SQL of a text[]. */
+/**
+ * SQL of the key of the row `t`, and of the key behind which a page begins.
+ *
+ * @param after SQL of a text[] with the values of that key
+ */
 export const keyOf = ({ key }: PersonalData, after: string) => ({
   columns: key.map(([column]) => `t.${column}`).join(', '),
   after: key.map(([, type], index) => `(${after})[${index + 1}]::${type}`).join(', '),
 });
 
-/** The key that lies before all others. */
+/** A key before all others. */
 export const lowestOf = ({ key }: PersonalData): Key => key.map(([, type]) => LOWEST[type]);

@@ -149,7 +149,7 @@ function publisherOf({ routeOptions, user }: FastifyRequest): TenantId | undefin
 const POLICY = '"notifications"';
 
 /**
- * What a publisher is told of the account of its tenant: draft-ietf-httpapi-ratelimit-headers-11 (May 2026), lists of
+ * What a publisher is told of the quota of its tenant: draft-ietf-httpapi-ratelimit-headers-11 (May 2026), lists of
  * Structured Fields (RFC 9651). The policy is the burst and the seconds in which it comes back (§3). The limit (§4) is what is
  * left, and the seconds in which the rate brings so much: whoever spreads it over them keeps to the rate (§6, §8.5).
  *

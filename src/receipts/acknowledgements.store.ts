@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
-import type { Statement } from '../postgres/pool.ts';
 import { ClientPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {
@@ -19,7 +19,7 @@ export interface Ack {
 export type AckResult = 'confirmed' | 'ahead' | 'device_unknown';
 
 /*
- * The rules of arrivals.store.ts hold here too: rows are locked in key order and through their key, the cursor comes
+ * The rules of devices.store.ts hold here too: rows are locked in key order and through their key, the cursor comes
  * from the locked row alone, acknowledgements of one device in one batch are steps of one walk, and the cursor is
  * written through the conflict. A tenant without a stream row has an empty log, so that everything is ahead of it.
  * `stored_to` is where the interval ends in the table (covering.ts). It begins with the log of the tenant at the earliest.
@@ -80,7 +80,7 @@ export class AcksStore {
   async acknowledge(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {
     const ends = acks.map(({ upTo }) => upTo);
     const rows = await withinPartitions(this.partitions, 'acks', ends, (stored) => {
-      const wishes = acks.map(({ user, device, upTo, topics }, n) => ({
+      const confirmations = acks.map(({ user, device, upTo, topics }, n) => ({
         n,
         user_id: user,
         device_id: device,
@@ -89,7 +89,7 @@ export class AcksStore {
         topics,
       }));
       return this.pool.rows<{ result: AckResult }>(tenantId, ACKNOWLEDGE, [
-        JSON.stringify(wishes),
+        JSON.stringify(confirmations),
         CLASS_WIDTHS,
       ]);
     });

@@ -6,10 +6,10 @@ import { DEFAULT_DEVICE, deviceIdSchema, type TenantId } from '../core/identifie
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { z } from 'zod';
 import { parsePosition } from '../core/position.ts';
-import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/pool.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { AcksStore, type Ack, type AckResult } from './acknowledgements.store.ts';
+import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
 
 /** The body of an acknowledgement. */
 export const ackSchema = z

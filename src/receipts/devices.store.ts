@@ -1,11 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import { beingErased } from '../postgres/erased.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { ClientPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import { asPosition, START, type Position } from '../core/position.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Where a stream without a resume position starts. */
 export type StartFrom = 'undelivered' | 'latest' | 'earliest';
@@ -27,7 +27,7 @@ export interface DeviceRegistration {
 
 /** Where its stream starts, and why. */
 export interface Registered {
-  /** The device's cursor after the arrival. */
+  /** The cursor of the device afterwards. */
   readonly cursor: Position;
   readonly head: Position;
   /** What is at or before the floor is not kept any more. */
@@ -44,7 +44,7 @@ export interface Registered {
   readonly at: number;
 }
 
-/** Why a device did not arrive: its user has as many as the limit, or the data of its user is being erased. */
+/** Why a device was not registered: its user has as many as the limit, or the data of its user is being erased. */
 export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
 
 /*
@@ -61,7 +61,7 @@ export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
  * - `moved` writes through the conflict, which finds the row by its key and in its newest version; an update with a
  *   join would leave the way there to the planner. Its rows are locked already.
  * - `created` gets no row back where another node created the device since the snapshot. Nothing in this statement can
- *   see that row. Those arrivals come back unsettled, without any effect, and run again in a statement of their own.
+ *   see that row. Those devices come back unsettled, without any effect, and run again in a statement of their own.
  * - The cursor of a new device comes from the acknowledgements, not from the cursors, of the user's other devices:
  *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
  * - An interval that ends at or below the floor covers nothing that is kept. `stored_to` is where it ends in the table
@@ -72,26 +72,26 @@ export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
  *   unsettled, as above, and is counted again. They are inserted in the order of their ordinals, so that whoever waits for
  *   a duplicate has made none yet that the duplicate could wait for.
  */
-const ARRIVE: Statement = {
-  name: 'arrive',
+const REGISTER: Statement = {
+  name: 'register_devices',
   text: `
-with comer as materialized (
+with opening as materialized (
   select n, user_id collate "C" as user_id, device_id collate "C" as device_id, topics, resume, stored_to, latest, most,
     ${beingErased('a.user_id')} as held
   from json_to_recordset($2) as a (n int, user_id text, device_id text, topics text[], resume bigint, stored_to bigint, latest boolean, most int)
-), arrival as materialized (
-  select * from comer where not held
+), registration as materialized (
+  select * from opening where not held
 ), log as materialized (
   select head, floor, beginning from tenant_logs where tenant_id = $1
 ), known as materialized (
   select device.user_id, device.device_id, device.cursor
-  from (select distinct user_id, device_id from arrival order by user_id, device_id) a
+  from (select distinct user_id, device_id from registration order by user_id, device_id) a
   cross join lateral (
     select d.user_id, d.device_id, d.cursor from devices d
     where d.tenant_id = $1 and d.user_id = a.user_id and d.device_id = a.device_id
     for update
   ) device
-), wish as materialized (
+), candidate as materialized (
   select a.*, s.head, s.floor, s.beginning, k.cursor is not null as known,
     case when k.cursor is not null then k.cursor else coalesce((
       select max(newest.to_position)
@@ -105,14 +105,14 @@ with comer as materialized (
     ), s.floor) end as origin,
     coalesce(a.resume <= s.head, false) as resumed,
     case when a.resume <= s.head then a.resume when a.latest then s.head end as target
-  from arrival a
+  from registration a
   cross join log s
   left join known k on k.user_id = a.user_id and k.device_id = a.device_id
   where (select count(*) from known) >= 0
 ), step as materialized (
   select *, greatest(origin, max(target) over earlier) as before, greatest(origin, max(target) over so_far) as cursor,
     lead(n) over so_far is null as last
-  from wish
+  from candidate
   window earlier as (partition by user_id, device_id order by n rows between unbounded preceding and 1 preceding),
     so_far as (partition by user_id, device_id order by n rows between unbounded preceding and current row)
 ), moved as (
@@ -126,7 +126,7 @@ with comer as materialized (
     counted.devices + device.nth > device.most as excess
   from (
     select user_id, device_id, max(most) as most, row_number() over (partition by user_id order by min(n)) as nth
-    from wish where not known group by user_id, device_id
+    from candidate where not known group by user_id, device_id
   ) device
   cross join lateral (
     select count(*) as devices, coalesce(max(d.ordinal), 0) as last from devices d
@@ -153,7 +153,7 @@ with comer as materialized (
 )
 select n, settled, case when excess then 'too-many-devices' end as refused, cursor, head, floor, (extract(epoch from clock_timestamp()) * 1000)::float8 as at from settled
 union all
-select n, false, 'being-erased', floor, head, floor, 0 from comer cross join log where held`,
+select n, false, 'being-erased', floor, head, floor, 0 from opening cross join log where held`,
 };
 
 /** The tenant has no stream row yet. */
@@ -184,34 +184,34 @@ export class DevicesStore {
   ) {}
 
   /**
-   * Registers devices that open streams and says where each stream starts, in the order of `arrivals`. Running it
+   * Registers devices that open streams and says where each stream starts, in the order of `devices`. Running it
    * again after a lost connection is harmless. The tenant's stream row must exist.
    */
   async register(
     tenantId: TenantId,
-    arrivals: readonly DeviceRegistration[],
+    devices: readonly DeviceRegistration[],
   ): Promise<(Registered | RegistrationRefusal)[]> {
-    const arrived = new Map<number, Registered | RegistrationRefusal>();
+    const registered = new Map<number, Registered | RegistrationRefusal>();
     // Every round settles all but those whose device, or another of the same user, was created by others meanwhile; the
     // next round sees that device.
-    while (arrived.size < arrivals.length) {
-      const rows = await this.#settle(tenantId, arrivals, (n) => !arrived.has(n));
+    while (registered.size < devices.length) {
+      const rows = await this.#settle(tenantId, devices, (n) => !registered.has(n));
       if (rows.length === 0) throw new TenantUnknown(tenantId);
       for (const row of rows) {
-        const arrival = arrivals[row.n];
-        if (row.refused !== null) arrived.set(row.n, row.refused);
-        else if (row.settled && arrival !== undefined) arrived.set(row.n, place(arrival, row));
+        const device = devices[row.n];
+        if (row.refused !== null) registered.set(row.n, row.refused);
+        else if (row.settled && device !== undefined) registered.set(row.n, place(device, row));
       }
     }
-    return [...arrived].toSorted(([a], [b]) => a - b).map(([, answer]) => answer);
+    return [...registered].toSorted(([a], [b]) => a - b).map(([, answer]) => answer);
   }
 
   async #settle(
     tenantId: TenantId,
-    arrivals: readonly DeviceRegistration[],
+    devices: readonly DeviceRegistration[],
     open: (n: number) => boolean,
   ): Promise<Row[]> {
-    const wishes = arrivals
+    const wanted = devices
       .map(({ user, device, topics, resume, malformed, from, mostDevices }, n) => ({
         n,
         user_id: user,
@@ -222,17 +222,17 @@ export class DevicesStore {
         most: mostDevices,
       }))
       .filter(({ n }) => open(n));
-    const ends = wishes.map(({ resume }) => resume ?? START);
+    const ends = wanted.map(({ resume }) => resume ?? START);
     return await withinPartitions(this.partitions, 'acks', ends, (stored) => {
-      const comers = wishes.map((wish, index) => ({ ...wish, stored_to: stored[index] }));
-      return this.pool.rows<Row>(tenantId, ARRIVE, [JSON.stringify(comers), CLASS_WIDTHS]);
+      const openings = wanted.map((one, index) => ({ ...one, stored_to: stored[index] }));
+      return this.pool.rows<Row>(tenantId, REGISTER, [JSON.stringify(openings), CLASS_WIDTHS]);
     });
   }
 }
 
 /** Where a stream starts. A position at the floor is no gap: what follows it is all kept. */
-function place(arrival: DeviceRegistration, { cursor, head, floor, at }: Row): Registered {
-  const { resume, malformed, from } = arrival;
+function place(device: DeviceRegistration, { cursor, head, floor, at }: Row): Registered {
+  const { resume, malformed, from } = device;
   // The cursor may have been read after the head, and never passes what was in the log.
   const known = { cursor, head: asPosition(Math.max(head, cursor)), floor, at };
   if (resume !== undefined && !malformed && resume <= head) {

@@ -3,7 +3,7 @@ import { isPartitionMissing } from '../log/append.store.ts';
 import type { Partitioned } from '../log/partitions.store.ts';
 import type { Partitions } from '../log/partitions.ts';
 /*
- * The ledger stores intervals of positions, (from, to]. "Which intervals cover position x?" has no short answer in an
+ * Receipts are intervals of positions, (from, to]. "Which intervals cover position x?" has no short answer in an
  * index on `to` alone: every later interval might reach back over x. So an interval carries the class of its width:
  * one of class C is narrower than CLASS_WIDTHS[C], hence only those with `to` in [x, x + CLASS_WIDTHS[C]) can
  * cover x, and since each class is at most four times as wide as its narrowest member, at least about a quarter of

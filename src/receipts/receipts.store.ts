@@ -1,11 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import { wasErased } from '../postgres/erased.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { Partitions } from '../log/partitions.ts';
 import type { Position } from '../core/position.ts';
 import { widthClassOf, withinPartitions } from './intervals.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** Whose stream did it. When its user was erased after the stream was let in, nothing of it is stored. */
 export interface OfStream {
@@ -94,7 +94,7 @@ on conflict do nothing`,
 
 /*
  * No row in acks: what was written is not confirmed. Rows are locked in key order and through their key, and written
- * through the conflict, for the reasons in arrivals.store.ts; a device that was swept meanwhile stays away.
+ * through the conflict, for the reasons in devices.store.ts; a device that was swept meanwhile stays away.
  */
 const MOVE_CURSORS: Statement = {
   name: 'move_cursors',

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Subject, type Observable } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
-import { failureOf, isConnectionLoss } from '../postgres/pool.ts';
+import { failureOf, isConnectionLoss } from '../postgres/errors.ts';
 import { messageOf } from '../core/errors.ts';
 import type { DeviceId, TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
@@ -14,7 +14,7 @@ type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];
 type Ended = Parameters<ReceiptsStore['endConnections']>[1][number] & OfStream;
 type Moved = Parameters<ReceiptsStore['moveCursors']>[1][number];
 
-/** Streams that have opened and stand in the ledger, where other nodes find them. */
+/** Streams that have opened and are recorded, where other nodes find them. */
 interface Recorded {
   readonly tenantId: TenantId;
   readonly opened: readonly Pick<Opened, 'user'>[];
@@ -46,7 +46,7 @@ class Pending {
 const LONGEST_WAIT_MS = 12 * 3_600_000;
 
 /**
- * Collects what streams wrote and puts it into the ledger a few times a second, as intervals: one row per connection
+ * Collects what streams wrote and stores it a few times a second, as intervals: one row per connection
  * and flush, however many notifications it covers. An open interval grows in its connection and costs nothing while
  * the database is away; only finished ones wait here, and beyond the limit the oldest are forgotten: history may
  * then lack a `sent`, never a `delivered`, which does not come this way.
@@ -115,7 +115,7 @@ export class Receipts implements OnModuleInit {
   }
 
   /** Drops what waits of streams that are gone from history. What is being written now is kept out by the statements. */
-  async forget(tenantId: TenantId, isGone: (of: OfStream) => boolean): Promise<void> {
+  async purge(tenantId: TenantId, isGone: (of: OfStream) => boolean): Promise<void> {
     this.#tenants.get(tenantId)?.drop(isGone);
     // It puts back what it could not write.
     await this.#flushing;
@@ -175,7 +175,7 @@ export class Receipts implements OnModuleInit {
       return false;
     } catch (error) {
       if (this.#failingSince === undefined)
-        this.#logger.warn(`the ledger cannot be written and waits: ${messageOf(error)}`);
+        this.#logger.warn(`receipts cannot be written and wait: ${messageOf(error)}`);
       this.#failingSince ??= performance.now();
       this.#putBack(tenantId, pending);
       return isConnectionLoss(error) || failureOf(error) !== undefined;
@@ -230,7 +230,7 @@ export interface SentInterval {
   readonly replayed: boolean;
 }
 
-/** Whose stream it is, as the ledger knows it. */
+/** Whose stream it is, as receipts have it. */
 export interface Reader {
   readonly connectionId: string;
   readonly tenantId: TenantId;

@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
-import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, CrossTenantPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { readLimits, type OwnLimits } from '../core/limits.ts';
+import { type Statement } from '../postgres/pool.ts';
 
 /** What an administrator may make of a tenant. */
 export const SET_STATUSES = ['active', 'suspended'] as const;

@@ -20,7 +20,7 @@ import { reconnect } from './workloads/reconnect.ts';
 import { tenants } from './workloads/tenants.ts';
 import { run, type Workload } from './workloads/workload.ts';
 
-/* `npm run bench`: see docs/performance.md. */
+/* `npm run bench`: see test/bench/README.md. */
 
 const WORKLOADS: readonly Workload[] = [
   fanout,

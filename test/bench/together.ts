@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util';
 import { present, refuse } from './output.ts';
 import { load, together, type Run } from './runs.ts';
 
-/* `npm run bench:together`: see docs/performance.md. */
+/* `npm run bench:together`: see test/bench/README.md. */
 
 const { values, positionals: folders } = parseArgs({
   allowPositionals: true,

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { NO_LIMITS } from '../../src/core/limits.ts';
-import { StreamLimitsStore } from '../../src/delivery/open-connections.store.ts';
+import { OpenConnectionsStore } from '../../src/delivery/open-connections.store.ts';
 import { setTenant } from '../support/acts.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
@@ -59,7 +59,7 @@ const untilRefused = (service: Pick<Service, 'url'>, tenant: string) =>
  * half second, one exchange after the other: when one begins the one before is over.
  */
 async function untilExchanged(): Promise<void> {
-  const exchanges = nodes.both.map(({ app }) => jest.spyOn(app.get(StreamLimitsStore), 'exchange'));
+  const exchanges = nodes.both.map(({ app }) => jest.spyOn(app.get(OpenConnectionsStore), 'exchange'));
   const exchanged = async () => {
     const before = exchanges.map(({ mock }) => mock.calls.length);
     await eventually(() =>

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
-import { urlsOf } from '../../src/postgres/logins.ts';
+import { urlsOf } from '../../src/postgres/roles.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { createDatabase, type DatabasePlace, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
@@ -69,7 +69,7 @@ test('a pooler that comes later than the database is waited for, also by a start
   const proxy = await BreakingProxy.start(database);
   proxy.stall();
   const { service, owner } = database.urls;
-  const late = proxy.urls.engine;
+  const late = proxy.urls.crossTenant;
   const settings = { DATABASE_URL: service, DATABASE_OWNER_URL: owner, DATABASE_ENGINE_URL: late };
   const waiting = await launch(database, settings);
   await untilItWaits(waiting);

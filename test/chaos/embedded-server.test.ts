@@ -8,13 +8,15 @@ import { join } from 'node:path';
 import pg from 'pg';
 import { z } from 'zod';
 import { readConfig } from '../../src/core/config.ts';
-import { checkDurability } from '../../src/postgres/durability.ts';
 import { EmbeddedServer } from '../../src/postgres/embedded-server.ts';
-import { openDatabase } from '../../src/postgres/open-database.ts';
-import { findServerBinaries } from '../../src/postgres/server-binaries.ts';
-import { reachableBinaries } from '../../src/postgres/server-home.ts';
+import { checkDurability, openDatabase } from '../../src/postgres/open-database.ts';
+import {
+  findServerBinaries,
+  findServerUser,
+  reachableBinaries,
+  type ServerUser,
+} from '../../src/postgres/server-home.ts';
 import { ServerProcess, serverUrl } from '../../src/postgres/server-process.ts';
-import { findServerUser, type ServerUser } from '../../src/postgres/server-user.ts';
 import { eventually } from '../support/eventually.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -241,10 +243,13 @@ test('a service that was killed does not hold up the next one on a server of its
   const open = () =>
     openDatabase(readConfig({ DATA_DIR: dataDir, JWT_SECRET: TEST_SECRET }), (line) => lines.push(line));
   const killed = await open();
-  await query(killed.urls.engine, `insert into nodes (node, instance) values ('here', gen_random_uuid())`);
+  await query(
+    killed.urls.crossTenant,
+    `insert into nodes (node, instance) values ('here', gen_random_uuid())`,
+  );
   await killed.close();
   const next = await open();
-  expect(await query(next.urls.engine, 'select node, instance from nodes')).toEqual([
+  expect(await query(next.urls.crossTenant, 'select node, instance from nodes')).toEqual([
     { node: 'here', instance: null },
   ]);
   await next.close();

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { errorCode } from '../../src/postgres/pool.ts';
+import { errorCode } from '../../src/postgres/errors.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';

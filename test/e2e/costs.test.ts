@@ -115,7 +115,7 @@ describe('a notification to everyone', () => {
 });
 
 describe('one statement', () => {
-  const APPEND = /^with stream as materialized/;
+  const APPEND = /^with log as materialized/;
   const ARRIVE = /^with comer as materialized/;
   const BACKLOG = /\bown as \(/;
   const to = (n: number) => ({ to: { user: `u${n}` }, type: 't', data: n });

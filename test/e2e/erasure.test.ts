@@ -119,7 +119,7 @@ describe('the data of a user', () => {
       erasures = [],
       idempotency_keys: keys,
       revocations,
-      streams,
+      tenant_logs: logs,
       ...rest
     } = after;
     for (const [table, rows] of Object.entries(rest))
@@ -128,7 +128,7 @@ describe('the data of a user', () => {
     const sizes = before['notifications']?.filter(isOf).map((row) => Number(/"size": (\d+)/.exec(row)?.[1]));
     const given = sizes?.reduce((sum, size) => sum + size, 0);
     expect(given).toBeGreaterThan(0);
-    expect(streams).toEqual(
+    expect(logs).toEqual(
       before['tenant_logs']?.map((row) => row.replace('"removed_bytes": 0', `"removed_bytes": ${given}`)),
     );
     // What an operator did before stays on record, and what is revoked stays revoked.

@@ -179,8 +179,8 @@ describe('a tenant that is deleted', () => {
       await stream.closed;
     }
     await late.close();
-    const { streams, notifications, devices } = await rowsOf(here.database, 'acme');
-    expect([streams, notifications, devices]).toEqual([[], [], []]);
+    const { tenant_logs: logs, notifications, devices } = await rowsOf(here.database, 'acme');
+    expect([logs, notifications, devices]).toEqual([[], [], []]);
   });
 
   test('may be deleted again, and one that never was is not found', async () => {
@@ -242,7 +242,7 @@ describe('a tenant that is deleted', () => {
       `select from tenant_logs where tenant_id = '${tenant}' for update`,
     );
     const first = post(`${there.url}/v1/notifications`, publisher, item('alice'));
-    await untilHeld(here.database, 'with stream as');
+    await untilHeld(here.database, 'with log as materialized');
     const second = post(`${there.url}/v1/notifications`, publisher, item('alice'));
     await eventually(async () => {
       const metrics = await (await fetch(`${there.url}/metrics`)).text();

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals
 import { historyItemSchema } from '../../src/openapi/history.schema.ts';
 import { asPosition } from '../../src/core/position.ts';
 import { HistoryService } from '../../src/history/history.service.ts';
-import { exportLineSchemas } from '../../src/privacy/privacy.schema.ts';
+import { exportLineSchemas } from '../../src/privacy/export.store.ts';
 import { disconnect, revokeUser } from '../support/acts.ts';
 import { readerOf } from '../support/admin.ts';
 import { get, post, publish } from '../support/api.ts';

@@ -5,7 +5,7 @@ import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { IssuersStore } from '../../src/auth/issuers.store.ts';
 import { RevocationsStore } from '../../src/auth/revocations.store.ts';
-import { OpenConnectionsStore, StreamLimitsStore } from '../../src/delivery/open-connections.store.ts';
+import { OpenConnectionsStore } from '../../src/delivery/open-connections.store.ts';
 import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { LedgerBench, userId } from '../support/ledger.ts';
@@ -44,14 +44,16 @@ test('what is asked of revocations, tickets, streams, acts and tenants is asked 
     const ticket = { user: userId('u'), principal: '{}', tokenExpiresAt: Date.now() + 60_000 };
     await tickets.keep(tenant, [{ ...ticket, hash: Buffer.from('h') }], 30);
     await tickets.take(tenant, [Buffer.from('h'), Buffer.from('i')]);
-    await new OpenConnectionsStore(pool).find(tenant, ID);
+    const connections = new OpenConnectionsStore(engine, pool);
+    await connections.find(tenant, ID);
     const all = { action: undefined, since: undefined, until: undefined };
     await new AuditStore(pool).page(tenant, all, undefined, 51);
     await new TenantsStore(engine, engine, pool).find(tenant);
-    const limits = new StreamLimitsStore(engine, pool);
-    await limits.exchange('n', [{ tenantId: tenant, connections: 1 }], [tenant]);
-    await limits.newestOfTenant(tenant, 5, 'n', 10);
-    await limits.crowded(['u-1', 'u-2'].map((user) => ({ tenantId: tenant, user: userId(user), most: 5 })));
+    await connections.exchange('n', [{ tenantId: tenant, connections: 1 }], [tenant]);
+    await connections.newestOfTenant(tenant, 5, 'n', 10);
+    await connections.crowded(
+      ['u-1', 'u-2'].map((user) => ({ tenantId: tenant, user: userId(user), most: 5 })),
+    );
     expect(ran).toHaveLength(9);
     for (const each of ran) {
       const { statement } = each;

@@ -53,7 +53,7 @@ class Node {
 
   constructor(place: DatabasePlace = database, CHANGES_POLL_MS = 900) {
     const options = {
-      url: place.urls.engine,
+      url: place.urls.crossTenant,
       name: 'test',
       connections: 4,
       connectTimeoutMs: 60_000,
@@ -382,10 +382,10 @@ class Switch {
 
 test('when the database is an older one, a restored backup, everything that counts is read anew', async () => {
   const restored = await createScratchServer({});
-  const way = new Switch(new URL(database.urls.engine));
+  const way = new Switch(new URL(database.urls.crossTenant));
   try {
     // Under the name and the login of the one that was lost.
-    const lost = new URL(database.urls.engine);
+    const lost = new URL(database.urls.crossTenant);
     const name = lost.pathname.slice(1);
     const admin = new pg.Client({ connectionString: restored.url('postgres') });
     await admin.connect();
@@ -411,7 +411,10 @@ test('when the database is an older one, a restored backup, everything that coun
       while pg_current_xact_id() <= '${rows[0]?.far ?? ''}'::xid8 loop commit; end loop;
     end $$`);
     await revoke('lost');
-    const node = await Node.heard({ ...database, urls: { ...database.urls, engine: await way.listen() } });
+    const node = await Node.heard({
+      ...database,
+      urls: { ...database.urls, crossTenant: await way.listen() },
+    });
     const witness = new Witness(node.changes);
     await node.changes.now();
     expect(witness.asked).toEqual([expect.stringMatching(/^\d+:\d+:/)]);

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { checkDurability } from '../../src/postgres/durability.ts';
+import { checkDurability } from '../../src/postgres/open-database.ts';
 import { startPostgres } from '../support/postgres-server.ts';
 
 test('a server with fsync off is refused', async () => {

@@ -90,11 +90,11 @@ test('what is erased and what is exported is found by ranges of keys that name t
       await store.find(tenantId, erasure.id);
       expect(await store.claim(erasure, WORKER)).toBe(true);
       expect(await store.touch(erasure, WORKER)).toEqual([]);
-      await store.heard(erasure, 'node');
+      await store.markPurged(erasure, 'node');
       expect(await store.cut(erasure, WORKER)).toBeGreaterThan(0);
       for (const step of new ErasureWorkerStore(pool).steps(erasure, WORKER, upTo))
         expect(await step(undefined)).toBeDefined();
-      expect(await store.emptied(erasure, WORKER)).toBe(true);
+      expect(await store.markEmptied(erasure, WORKER)).toBe(true);
       expect(await store.finish(run, erasure, WORKER)).toBeDefined();
       expect(await store.finish(run, erasure, WORKER)).toBeUndefined();
     }
@@ -182,7 +182,7 @@ test('a process that is not at work on an erasure (any more) erases nothing', as
     const other = randomUUID();
     expect(await store.claim(erasure, other)).toBe(false);
     expect(await store.touch(erasure, other)).toBeUndefined();
-    expect(await store.emptied(erasure, other)).toBe(false);
+    expect(await store.markEmptied(erasure, other)).toBe(false);
     expect(await store.cut(erasure, other)).toBeUndefined();
     for (const step of new ErasureWorkerStore(pool).steps(erasure, other, asPosition(100)))
       expect(await step(undefined)).toBeUndefined();

@@ -3,11 +3,10 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/g
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
 import { readConfig } from '../../src/core/config.ts';
-import { leftToEverybody } from '../../src/postgres/everybody.ts';
-import { checkLogins } from '../../src/postgres/check-logins.ts';
-import { loginOf, urlsOf } from '../../src/postgres/logins.ts';
 import { migrate, missingMigrations } from '../../src/postgres/migrate.ts';
 import { openDatabase } from '../../src/postgres/open-database.ts';
+import { warningOfPublicPrivileges } from '../../src/postgres/privileges.ts';
+import { checkTenantIsolation, loginOf, urlsOf } from '../../src/postgres/roles.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -52,40 +51,46 @@ function newLogin(): { name: string; url: string } {
   return { name, url: url.href };
 }
 
-describe('logins that keep the wall', () => {
+describe('logins that keep tenants apart', () => {
   test('are those that the service makes for itself', async () => {
-    await expect(checkLogins(database.urls)).resolves.toBeUndefined();
+    await expect(checkTenantIsolation(database.urls)).resolves.toBeUndefined();
   });
 });
 
-describe('a login that could pass the wall is refused', () => {
-  const refusal = (login: 'service' | 'engine', url: string) =>
-    checkLogins({ ...database.urls, [login]: url }).then(
+describe('a login that could break tenant isolation is refused', () => {
+  const refusal = (login: 'service' | 'crossTenant', url: string) =>
+    checkTenantIsolation({ ...database.urls, [login]: url }).then(
       () => 'not refused',
       (error: unknown) => String(error),
     );
 
-  test.each(['service', 'engine'] as const)('as that of the %s: a superuser', async (login) => {
+  test.each(['service', 'crossTenant'] as const)('as that of the %s: a superuser', async (login) => {
     expect(await refusal(login, database.url)).toMatch(/which is not bound by row-level security/);
   });
 
-  test.each(['service', 'engine'] as const)('as that of the %s: the owner of the tables', async (login) => {
-    expect(await refusal(login, database.urls.owner)).toMatch(/owner of the tables, tidings_owner/);
-  });
+  test.each(['service', 'crossTenant'] as const)(
+    'as that of the %s: the owner of the tables',
+    async (login) => {
+      expect(await refusal(login, database.urls.owner)).toMatch(/owner of the tables, tidings_owner/);
+    },
+  );
 
-  test.each(['service', 'engine'] as const)('as that of the %s: one with BYPASSRLS', async (login) => {
+  test.each(['service', 'crossTenant'] as const)('as that of the %s: one with BYPASSRLS', async (login) => {
     expect(await refusal(login, (await role('bypassrls')).url)).toMatch(/not bound by row-level security/);
   });
 
-  test.each(['service', 'engine'] as const)('as that of the %s: one that may make roles', async (login) => {
-    expect(await refusal(login, (await role('createrole')).url)).toMatch(/may make roles/);
-  });
+  test.each(['service', 'crossTenant'] as const)(
+    'as that of the %s: one that may make roles',
+    async (login) => {
+      expect(await refusal(login, (await role('createrole')).url)).toMatch(/may make roles/);
+    },
+  );
 
   test.each([
     ['service', 'tidings_engine', /the login of the engine/],
-    ['engine', 'tidings_service', /the login of the service/],
+    ['crossTenant', 'tidings_service', /the login of the service/],
     ['service', 'tidings_owner', /owner of the tables/],
-    ['engine', 'tidings_owner', /owner of the tables/],
+    ['crossTenant', 'tidings_owner', /owner of the tables/],
   ] as const)('as that of the %s: one that can become %s', async (login, other, why) => {
     const member = await role('noinherit');
     await server.query(`grant ${other} to ${member.name}`);
@@ -93,17 +98,17 @@ describe('a login that could pass the wall is refused', () => {
   });
 
   test('one login for both', async () => {
-    expect(await refusal('engine', database.urls.service)).toMatch(/name the same login/);
+    expect(await refusal('crossTenant', database.urls.service)).toMatch(/name the same login/);
   });
 
   test('two logins of two databases', async () => {
     const other = await createDatabase();
-    expect(await refusal('engine', other.urls.engine)).toMatch(/different databases/);
+    expect(await refusal('crossTenant', other.urls.crossTenant)).toMatch(/different databases/);
     await other.drop();
   });
 });
 
-describe('a database whose wall has a hole is refused', () => {
+describe('a database that does not isolate tenants is refused', () => {
   let holed: TestDatabase;
   beforeEach(async () => {
     holed = await createDatabase();
@@ -125,7 +130,7 @@ describe('a database whose wall has a hole is refused', () => {
     ],
   ])('%s', async (_, sql, why) => {
     await holed.query(sql);
-    await expect(checkLogins(holed.urls)).rejects.toThrow(why);
+    await expect(checkTenantIsolation(holed.urls)).rejects.toThrow(why);
     await holed.drop();
   });
 });
@@ -135,8 +140,8 @@ describe('logins of the service', () => {
     'revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid,bytea) from public';
 
   test('keep nothing of their own in the database: no tables, temporary or not, and no large objects', async () => {
-    expect(await leftToEverybody(database.urls.engine)).toBeUndefined();
-    for (const url of [database.urls.service, database.urls.engine]) {
+    expect(await warningOfPublicPrivileges(database.urls.crossTenant)).toBeUndefined();
+    for (const url of [database.urls.service, database.urls.crossTenant]) {
       const client = new pg.Client({ connectionString: url });
       await client.connect();
       for (const sql of [
@@ -175,7 +180,7 @@ describe('logins of the service', () => {
       const urls = urlsOf(database.url, name);
       await migrate(urls);
       // The owner has the database, and not the functions of PostgreSQL.
-      const left = await leftToEverybody(urls.engine);
+      const left = await warningOfPublicPrivileges(urls.crossTenant);
       expect(left).toBe(
         `The logins of the service may make large objects in this database, which they do not need. Have an administrator run there: ${LARGE_OBJECTS}`,
       );
@@ -183,7 +188,7 @@ describe('logins of the service', () => {
       await admin.connect();
       await admin.query(left?.split('run there: ')[1] ?? '');
       await admin.end();
-      expect(await leftToEverybody(urls.engine)).toBeUndefined();
+      expect(await warningOfPublicPrivileges(urls.crossTenant)).toBeUndefined();
     });
   });
 
@@ -191,25 +196,25 @@ describe('logins of the service', () => {
     const copy = await createDatabase();
     await copy.query(`grant create on schema public to public`);
     await server.query(`grant temporary on database ${new URL(copy.url).pathname.slice(1)} to public`);
-    expect(await leftToEverybody(copy.urls.engine)).toMatch(
+    expect(await warningOfPublicPrivileges(copy.urls.crossTenant)).toMatch(
       /may make temporary tables, make tables of their own/,
     );
     await migrate(copy.urls);
-    expect(await leftToEverybody(copy.urls.engine)).toBeUndefined();
+    expect(await warningOfPublicPrivileges(copy.urls.crossTenant)).toBeUndefined();
     await copy.drop();
   });
 });
 
 describe('the migration', () => {
   test('makes the logins that the URLs name, and they can do what they are for', async () => {
-    const [service, engine] = [newLogin(), newLogin()];
+    const [service, crossTenant] = [newLogin(), newLogin()];
     const owner = await role('createrole');
     await withEmptyDatabase(owner.name, async (name) => {
       const at = (url: string) => url.replace(/\/[^/?]+(\?|$)/, `/${name}$1`);
-      const urls = { service: at(service.url), engine: at(engine.url), owner: at(owner.url) };
+      const urls = { service: at(service.url), crossTenant: at(crossTenant.url), owner: at(owner.url) };
       expect(await migrate(urls)).toHaveLength(migrations.length);
-      await checkLogins(urls);
-      expect(await missingMigrations(urls.engine)).toEqual([]);
+      await checkTenantIsolation(urls);
+      expect(await missingMigrations(urls.crossTenant)).toEqual([]);
       const password = await server.query<{ rolpassword: string }>(
         'select rolpassword from pg_authid where rolname = $1',
         [service.name],
@@ -227,7 +232,7 @@ describe('the migration', () => {
     const before = await createDatabase();
     const service = await role();
     await migrate({ ...before.urls, service: urlWith(before.urls.service, service.url) });
-    await expect(checkLogins(before.urls)).resolves.toBeUndefined();
+    await expect(checkTenantIsolation(before.urls)).resolves.toBeUndefined();
     const old = new pg.Client({ connectionString: before.urls.service });
     await old.connect();
     await expect(old.query('select from tenant_logs')).rejects.toMatchObject({ code: '42501' });

@@ -63,7 +63,7 @@ test('what waits for the ledger of streams that are forgotten is not written, an
   for (const user of ['alice', 'bob'])
     for (const openedAt of [1_000, 2_000]) live(ledger, reader(tenant, user, openedAt));
   live(ledger, reader(other, 'alice', 1_000));
-  await ledger.forget(tenant, ({ user, openedAt }) => user === 'alice' && openedAt <= 1_000);
+  await ledger.purge(tenant, ({ user, openedAt }) => user === 'alice' && openedAt <= 1_000);
   await ledger.flush();
   expect(await stored(tenant)).toEqual(['alice 2', 'bob 1', 'bob 2']);
   expect(await stored(other)).toEqual(['alice 1']);
@@ -106,7 +106,7 @@ test('what could not be written when it was forgotten is not written later', asy
   const ledger = ledgerOn(node);
   live(ledger, reader(tenant, 'alice', 1_000));
   live(ledger, reader(tenant, 'bob', 1_000));
-  await failToFlush(ledger, () => ledger.forget(tenant, ({ user }) => user === 'alice'));
+  await failToFlush(ledger, () => ledger.purge(tenant, ({ user }) => user === 'alice'));
   await ledger.flush();
   expect(await stored(tenant)).toEqual(['bob 1']);
 });

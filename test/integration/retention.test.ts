@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globa
 import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partitions.store.ts';
 import { asPosition } from '../../src/core/position.ts';
 import { RetentionStore, SUMMED_AT_ONCE } from '../../src/maintenance/retention.store.ts';
-import { WatchStore } from '../../src/maintenance/watch.store.ts';
+import { SessionsStore } from '../../src/maintenance/round.store.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 
 let log: OldLog;
@@ -328,9 +328,9 @@ describe('beside traffic', () => {
   });
 
   test('a shutdown breaks off nothing in a session that has the lock of rounds no longer', async () => {
-    const watch = new WatchStore(log.node().pool);
+    const watch = new SessionsStore(log.node().pool);
     const blocker = await log.client();
-    const session = await log.client(log.database.urls.engine);
+    const session = await log.client(log.database.urls.crossTenant);
     const { rows } = await session.query<{ pid: number }>('select pg_backend_pid() as pid');
     const pid = rows[0]?.pid ?? 0;
     const waiting = async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import pg from 'pg';
-import { ask, type Statement } from '../../src/postgres/prefaced-query.ts';
+import { runStatement, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool, TENANT_SETTING } from '../../src/postgres/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
@@ -139,10 +139,10 @@ test('a statement that names no tenant is noticed at the end of a test run', asy
   expect(await statementsWithoutTenant(server.href)).toContain('select count(*) from tenant_logs');
 });
 
-describe("by the engine's login", () => {
+describe('by the cross-tenant role', () => {
   let engine: pg.Client;
   beforeAll(async () => {
-    engine = new pg.Client({ connectionString: database.urls.engine });
+    engine = new pg.Client({ connectionString: database.urls.crossTenant });
     await engine.connect();
   });
   afterAll(async () => {
@@ -225,12 +225,12 @@ describe('the name of the tenant', () => {
   test.each([[true], [false]])('does not stay on the connection (prepared: %s)', async (prepared) => {
     const client = new pg.Client({ connectionString: database.urls.service });
     await client.connect();
-    const preface = {
+    const settings = {
       statement: { name: 'name_tenant', text: `select set_config('${TENANT_SETTING}', $1, true)` },
       values: [acme],
     };
     const asked = (statement: Statement, values: unknown[] = []) =>
-      ask(client, preface, statement, [acme, ...values], prepared);
+      runStatement(client, settings, statement, [acme, ...values], prepared);
     const left = async () =>
       (await client.query(`select current_setting('tidings.tenant', true) as named`)).rows;
     expect(await asked(seen)).toMatchObject([{ named: 'acme' }]);

@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { withConnection } from '../../src/postgres/connection.ts';
-import { keepSettings } from '../../src/postgres/login-settings.ts';
-import { databaseUnavailable, isUnavailable } from '../../src/postgres/pool.ts';
-import { SESSION_SETTINGS } from '../../src/postgres/session-settings.ts';
+import { databaseUnavailable, isUnavailable } from '../../src/postgres/errors.ts';
+import { keepSettings, SESSION_SETTINGS } from '../../src/postgres/session-settings.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { HOSTILE, makeHostile } from '../support/hostile-settings.ts';
@@ -78,19 +77,23 @@ describe.each(['database', 'logins'] as const)('whatever was set for the %s', (w
   });
 
   test('a login that keeps the settings begins every session with them, and keeps them once', async () => {
-    const { service, engine } = database.urls;
-    for (const url of [service, engine]) {
+    const { service, crossTenant } = database.urls;
+    for (const url of [service, crossTenant]) {
       expect(await begunWith(url)).not.toMatchObject({ DateStyle: SESSION_SETTINGS['DateStyle'] });
       // Two nodes that start at once.
-      await Promise.all([keepSettings('DATABASE_URL', url), keepSettings('DATABASE_URL', url)]);
+      await Promise.all([keepSettingsBy(url), keepSettingsBy(url)]);
       expect(await begunWith(url)).toEqual(SESSION_SETTINGS);
     }
     const versions = () => database.query(`select setrole, xmin::text from pg_db_role_setting order by 1`);
     const before = await versions();
-    await keepSettings('DATABASE_URL', service);
+    await keepSettingsBy(service);
     expect(await versions()).toEqual(before);
   });
 });
+
+/** As at a start of the service with this DATABASE_URL. */
+const keepSettingsBy = async (url: string): Promise<void> =>
+  await withConnection({ url, name: 'test' }, (client) => keepSettings(client, 'DATABASE_URL'));
 
 describe('a statement', () => {
   const limits = {
@@ -156,19 +159,19 @@ describe('a session', () => {
     async (setting, value) => {
       const subject = `role ${login(database.urls.service)} in database ${name()}`;
       await database.query(`alter ${subject} set ${setting} = ${value}`);
-      await expect(keepSettings('DATABASE_URL', database.urls.service)).rejects.toThrow(
+      await expect(keepSettingsBy(database.urls.service)).rejects.toThrow(
         new RegExp(
           `login of DATABASE_URL are not as the service needs them.*\n.*${setting} is "\\w+" instead of`,
         ),
       );
       await database.query(`alter ${subject} reset ${setting}`);
-      await keepSettings('DATABASE_URL', database.urls.service);
+      await keepSettingsBy(database.urls.service);
     },
   );
 
   test('never commits faster than the disk, and leaves the rest of synchronous_commit to the operator', async () => {
     const commit = { name: 'commit', text: `select current_setting('synchronous_commit') as value` };
-    const subject = `role ${login(database.urls.engine)} in database ${name()}`;
+    const subject = `role ${login(database.urls.crossTenant)} in database ${name()}`;
     for (const [set, found] of [
       ['off', 'on'],
       ['local', 'local'],

@@ -82,7 +82,7 @@ describe('revocations, orders to streams, tickets and erasures', () => {
     );
     expect(await runOnce()).toMatchObject({
       revocationsForgotten: 1,
-      streamOrdersForgotten: 1,
+      streamCommandsForgotten: 1,
       streamTicketsForgotten: 1,
       erasuresForgotten: 1,
       failed: [],

@@ -6,7 +6,7 @@ import { delimiter, dirname, join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
-import { urlsOf } from '../../src/postgres/logins.ts';
+import { urlsOf } from '../../src/postgres/roles.ts';
 import { settingsOf, testServer, type DatabasePlace } from '../support/database.ts';
 import { build } from '../support/service-process.ts';
 import { TEST_SECRET } from '../support/tokens.ts';

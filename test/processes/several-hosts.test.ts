@@ -3,9 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { loginOf } from '../../src/postgres/logins.ts';
+import { loginOf } from '../../src/postgres/roles.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
-import { isNeverSent, Pool } from '../../src/postgres/pool.ts';
+import { isNeverSent } from '../../src/postgres/errors.ts';
+import { Pool } from '../../src/postgres/pool.ts';
 import { ownPort } from '../support/own-port.ts';
 import { startPostgres, type PostgresServer } from '../support/postgres-server.ts';
 
@@ -59,7 +60,7 @@ const through = (url: string, authority: string, query: string): string => {
 };
 const atPorts = (...ports: number[]) =>
   through(
-    first.urls.engine,
+    first.urls.crossTenant,
     ports.map((port) => `127.0.0.1:${port}`).join(','),
     'target_session_attrs=read-write',
   );
@@ -105,7 +106,7 @@ test('while no host takes writes, a statement fails as one that was not sent, an
   expect(String(failure)).toMatch(
     new RegExp(`:${closedPort} .*ECONNREFUSED.*; 127\\.0\\.0\\.1:${portOf(second)} is read-only`),
   );
-  expect(String(failure)).not.toContain(loginOf(first.urls.engine).password);
+  expect(String(failure)).not.toContain(loginOf(first.urls.crossTenant).password);
   await pool.end();
 });
 
@@ -113,8 +114,8 @@ test('migrations go to the server that takes writes', async () => {
   await setReadOnly(second, 'on');
   const hosts = `127.0.0.1:${portOf(second)},127.0.0.1:${portOf(first)}`;
   const urls = Object.entries(first.urls).map(([who, url]) => [who, through(url, hosts, '')]);
-  const { service = '', engine = '', owner = '' } = Object.fromEntries(urls) as Record<string, string>;
-  expect(await migrate({ service, engine, owner })).toEqual([]);
+  const { service = '', crossTenant = '', owner = '' } = Object.fromEntries(urls) as Record<string, string>;
+  expect(await migrate({ service, crossTenant, owner })).toEqual([]);
 });
 
 test.each([
@@ -122,7 +123,7 @@ test.each([
   ['a host with escapes', (folder: string) => [encodeURIComponent(folder), ''] as const],
 ])('a Unix socket is named by %s', async (_, name) => {
   const [authority, query] = name(sockets);
-  const pool = open(through(first.urls.engine, authority, `${query}&port=${portOf(first)}`));
+  const pool = open(through(first.urls.crossTenant, authority, `${query}&port=${portOf(first)}`));
   const over = { name: 'over', text: `select inet_client_addr() is null as socket` };
   expect(await pool.rows(over)).toEqual([{ socket: true }]);
   await pool.end();

@@ -64,8 +64,8 @@ test('a database that does not take the login is named without it', async () => 
 test.each(['DATABASE_URL', 'DATABASE_ENGINE_URL'])(
   'a wrong password in %s is told in one sentence, also by a start that migrates',
   async (setting) => {
-    const { service, engine, owner } = database.urls;
-    const url = new URL(setting === 'DATABASE_URL' ? service : engine);
+    const { service, crossTenant, owner } = database.urls;
+    const url = new URL(setting === 'DATABASE_URL' ? service : crossTenant);
     url.password = 'hunter2';
     const said = await failure({ DATABASE_OWNER_URL: owner, [setting]: url.href });
     expect(said).toMatch(

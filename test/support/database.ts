@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
-import { urlsOf, type DatabaseUrls } from '../../src/postgres/logins.ts';
+import { urlsOf, type DatabaseUrls } from '../../src/postgres/roles.ts';
 
 /** A database, and how each login of the service gets to it. */
 export interface DatabasePlace {
-  /** By the superuser of the server, who passes every wall. */
+  /** By the superuser of the server, whom row-level security does not bind. */
   readonly url: string;
   readonly urls: DatabaseUrls & { readonly owner: string };
 }
@@ -12,7 +12,7 @@ export interface DatabasePlace {
 /** What a service is told of it. */
 export const settingsOf = ({ urls }: DatabasePlace) => ({
   DATABASE_URL: urls.service,
-  DATABASE_ENGINE_URL: urls.engine,
+  DATABASE_ENGINE_URL: urls.crossTenant,
 });
 
 /** The same database, reached through a proxy on this machine. */
@@ -23,10 +23,10 @@ export function throughPort({ url, urls }: DatabasePlace, port: number): Databas
     way.port = String(port);
     return way.href;
   };
-  const { service, engine, owner } = urls;
+  const { service, crossTenant, owner } = urls;
   return {
     url: through(url),
-    urls: { service: through(service), engine: through(engine), owner: through(owner) },
+    urls: { service: through(service), crossTenant: through(crossTenant), owner: through(owner) },
   };
 }
 

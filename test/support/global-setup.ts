@@ -1,6 +1,7 @@
 import pg from 'pg';
-import { makeDatabase, urlsOf } from '../../src/postgres/logins.ts';
+import { ensureDatabase } from '../../src/postgres/embedded-server.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
+import { urlsOf } from '../../src/postgres/roles.ts';
 import { createScratchServer, fastestFolder, type ScratchServer } from './scratch-server.ts';
 import { COUNTING } from './statement-log.ts';
 
@@ -17,7 +18,7 @@ export default async function setUp(): Promise<void> {
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
   await admin.query('create extension pg_stat_statements');
-  await makeDatabase(admin, server.url('postgres'), 'tidings_template');
+  await ensureDatabase(admin, server.url('postgres'), 'tidings_template');
   await migrate(urlsOf(server.url('postgres'), 'tidings_template'));
   // A database that someone is connected to cannot be copied.
   await admin.query('alter database tidings_template allow_connections false is_template true');

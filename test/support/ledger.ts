@@ -1,5 +1,5 @@
 import pg from 'pg';
-import type { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
+import type { MaintenancePool } from '../../src/postgres/pools.ts';
 import {
   deviceIdSchema,
   tenantIdSchema,

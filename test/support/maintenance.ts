@@ -1,16 +1,16 @@
 import pg from 'pg';
 import type { Config } from '../../src/core/config.ts';
-import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
 import { type Partitioned, PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { positionOfTime, type Position } from '../../src/core/position.ts';
 import { Maintenance } from '../../src/maintenance/maintenance.ts';
-import { WatchStore } from '../../src/maintenance/watch.store.ts';
+import { SessionsStore } from '../../src/maintenance/round.store.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 import { testConfig, type TestSettings } from './settings.ts';
 import { TEST_SECRET } from './tokens.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 
 /** What one node brings to maintenance. */
 export interface MaintenanceNode {
@@ -43,7 +43,7 @@ export class OldLog {
     const store = new PartitionsStore(pool);
     const partitions = new Partitions(store, config);
     const metrics = new Metrics();
-    const maintenance = new Maintenance(pool, partitions, store, new WatchStore(pool), metrics, config);
+    const maintenance = new Maintenance(pool, partitions, store, new SessionsStore(pool), metrics, config);
     return { pool, store, partitions, maintenance, metrics };
   }
 

@@ -19,7 +19,9 @@ export async function explain(
   { statement, values, tenantId }: Ran,
   options: string[] = [],
 ): Promise<PlanNode> {
-  const client = new pg.Client({ connectionString: tenantId === undefined ? urls.engine : urls.service });
+  const client = new pg.Client({
+    connectionString: tenantId === undefined ? urls.crossTenant : urls.service,
+  });
   await client.connect();
   try {
     await client.query('begin');

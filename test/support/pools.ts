@@ -1,9 +1,9 @@
 import type pg from 'pg';
-import { MaintenancePool } from '../../src/postgres/maintenance-pool.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 
 /** A statement that was run, with all its values. */
 export interface Ran {
@@ -69,7 +69,7 @@ export function openPools({ urls }: DatabasePlace, connections = 4): TestPools {
   };
   const ran: Ran[] = [];
   const tenant = new RecordingTenantPool({ ...options, url: urls.service }, ran);
-  const engine = new RecordingPool({ ...options, url: urls.engine }, ran);
+  const engine = new RecordingPool({ ...options, url: urls.crossTenant }, ran);
   return { tenant, engine, ran, end: async () => void (await Promise.all([tenant.end(), engine.end()])) };
 }
 

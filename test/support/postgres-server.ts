@@ -1,6 +1,7 @@
 import pg from 'pg';
-import { makeDatabase, urlsOf } from '../../src/postgres/logins.ts';
+import { ensureDatabase } from '../../src/postgres/embedded-server.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
+import { urlsOf } from '../../src/postgres/roles.ts';
 import type { DatabasePlace } from './database.ts';
 import { createScratchServer } from './scratch-server.ts';
 
@@ -22,7 +23,7 @@ export async function startPostgres(
   const server = await createScratchServer(parameters);
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
-  await makeDatabase(admin, server.url('postgres'), 'tidings');
+  await ensureDatabase(admin, server.url('postgres'), 'tidings');
   await admin.end();
   const urls = urlsOf(server.url('postgres'), 'tidings');
   await migrate(urls);

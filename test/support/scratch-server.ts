@@ -3,11 +3,15 @@ import { randomBytes } from 'node:crypto';
 import { chmod, mkdtemp, rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createCluster, give } from '../../src/postgres/create-cluster.ts';
-import { binariesIn, findServerBinaries } from '../../src/postgres/server-binaries.ts';
-import { reachableBinaries } from '../../src/postgres/server-home.ts';
+import {
+  binariesIn,
+  createCluster,
+  findServerBinaries,
+  findServerUser,
+  give,
+  reachableBinaries,
+} from '../../src/postgres/server-home.ts';
 import { ServerProcess, serverUrl, type ServerOptions } from '../../src/postgres/server-process.ts';
-import { findServerUser } from '../../src/postgres/server-user.ts';
 import { ownPort } from './own-port.ts';
 
 /** Where the first server of a run, which outlives the others, has its programs: they may have been copied. */

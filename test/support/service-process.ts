@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { lockFolder } from '../../src/postgres/folder-lock.ts';
+import { lockFolder } from '../../src/postgres/embedded-server.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
 import { eventually } from './eventually.ts';
 import { uniqueNodeName } from './node-name.ts';

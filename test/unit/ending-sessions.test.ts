@@ -1,6 +1,7 @@
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { isConnectionLoss, Pool, type PoolOptions } from '../../src/postgres/pool.ts';
+import { isConnectionLoss } from '../../src/postgres/errors.ts';
+import { Pool, type PoolOptions } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 

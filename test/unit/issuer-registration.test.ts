@@ -231,7 +231,10 @@ describe('a registration', () => {
 });
 
 test('the registrations in the documentation are valid', () => {
-  const text = readFileSync(new URL('../../docs/identity-providers.md', import.meta.url), 'utf8');
+  const text = readFileSync(
+    new URL('../../docs/how-to/connect-an-identity-provider.md', import.meta.url),
+    'utf8',
+  );
   const blocks = [...text.matchAll(/```json\n(.*?)```/gs)].map(([, json = '']) => json);
   expect(blocks).toHaveLength(4);
   for (const json of blocks) expect(register(JSON.parse(json)).status).toBe('active');

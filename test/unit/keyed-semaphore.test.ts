@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { expect, test } from '@jest/globals';
-import { isNeverSent, isUnavailable } from '../../src/postgres/pool.ts';
+import { isNeverSent, isUnavailable } from '../../src/postgres/errors.ts';
 import { KeyedSemaphore } from '../../src/concurrency/keyed-semaphore.ts';
 
 /** Work that a test ends by hand. */

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { isNeverSent } from '../../src/postgres/pool.ts';
+import { isNeverSent } from '../../src/postgres/errors.ts';
 import { toProblem } from '../../src/http/problem.filter.ts';
 
 test.each(['EMFILE', 'ENFILE'])(

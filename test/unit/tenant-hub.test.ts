@@ -207,7 +207,7 @@ test('what is forgotten is only what is for the user, as far as it is meant, als
   };
   const hub = new TenantHub<Member>(acme, asPosition(0), reading);
   const reached = hub.reach(asPosition(11));
-  const forgotten = hub.forget((user) => user === 'alice', asPosition(6));
+  const forgotten = hub.purge((user) => user === 'alice', asPosition(6));
   answer();
   await Promise.all([reached, forgotten]);
   const at = (address: Address) =>

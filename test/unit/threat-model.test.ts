@@ -2,25 +2,24 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
 
 const root = new URL('../..', import.meta.url);
-const model = readFileSync(new URL('docs/threat-model.md', root), 'utf8');
-const rows = model.split('\n').filter((line) => line.startsWith('| '));
+const model = readFileSync(new URL('docs/explanation/threat-model.md', root), 'utf8');
 
-/** Every `file` › title of the tables. */
-const named = rows.flatMap((row) =>
-  [...row.matchAll(/`(test\/[^`]+)` › (.+?)(?=; `test\/| +\|)/g)].flatMap(([, file, title]) =>
-    file === undefined || title === undefined ? [] : [{ file, title: title.trim() }],
-  ),
+/** Every `file` › title of the lists. */
+const named = [...model.matchAll(/^ {2}- Test: `(test\/[^`]+)` › (.+)$/gm)].flatMap(([, file, title]) =>
+  file === undefined || title === undefined ? [] : [{ file, title }],
 );
 
-describe('docs/threat-model.md', () => {
-  test('names a test for every defence', () => {
-    const defences = model.slice(
-      model.indexOf('## What is defended'),
-      model.indexOf('## What is not defended'),
-    );
-    const lines = defences.split('\n').filter((line) => /^\| (?!attack|---)/.test(line));
-    expect(lines.length).toBeGreaterThan(30);
-    expect(lines.filter((line) => !line.includes('` › '))).toEqual([]);
+/** From one attack to the next. */
+const defences = model
+  .slice(model.indexOf('## What is defended'), model.indexOf('## What is not defended'))
+  .split(/^- (?=\*\*)/m)
+  .slice(1);
+
+describe('docs/explanation/threat-model.md', () => {
+  test('names the code and a test for every defence', () => {
+    expect(defences.length).toBeGreaterThan(60);
+    expect(defences.filter((defence) => !/^ {2}- Code: /m.test(defence))).toEqual([]);
+    expect(defences.filter((defence) => !/^ {2}- Test: `test\/[^`]+` › /m.test(defence))).toEqual([]);
   });
 
   test.each(named)('is right about $file › $title', ({ file, title }) => {
@@ -29,7 +28,7 @@ describe('docs/threat-model.md', () => {
     expect(source).toMatch(new RegExp(`\\(\\s*(['"\`])${quoted}\\1`));
   });
 
-  test.each([...new Set(rows.flatMap((row) => row.match(/`(?:src|migrations)\/[^`]+`/g) ?? []))])(
+  test.each([...new Set(model.match(/`(?:src|migrations)\/[^`]+`/g))])(
     'names a file that there is: %s',
     (name) => {
       expect(existsSync(new URL(name.slice(1, -1), root))).toBe(true);

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { connectionsQuerySchema, historyQuerySchema, pageQuerySchema } from '../../history/history.query.ts';
+import { connectionsQuerySchema, historyQuerySchema, pageQuerySchema } from '../../history/page.ts';
 import {
   connectionsPageSchema,
   devicesPageSchema,

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { tenantIdSchema, userIdSchema } from '../../core/identifiers.ts';
-import { erasureSchema, exportLineSchemas } from '../../privacy/privacy.schema.ts';
+import { erasureSchema } from '../../privacy/erasure.ts';
+import { exportLineSchemas } from '../../privacy/export.store.ts';
 import { historyItemSchema } from '../history.schema.ts';
 import type { Answer, Operation } from '../operation.ts';
 import { byQuery, COMMON, json, WITH_ID } from './admin.parts.ts';

@@ -1,7 +1,7 @@
 import { z } from 'zod';
-import { liveSchema, readySchema } from '../../health/health.schema.ts';
-import { VERSION } from '../../core/config.ts';
+import { liveSchema, readySchema } from '../../health/readiness.store.ts';
 import type { Operation } from '../operation.ts';
+import { VERSION } from '../../core/config.ts';
 
 const ready = {
   status: 'ready',

@@ -167,7 +167,7 @@ export async function setStage(settings: Record<string, string> = {}): Promise<S
 async function registrar(database: TestDatabase): Promise<Stage['register']> {
   return async (registration) => {
     const options = {
-      url: database.urls.engine,
+      url: database.urls.crossTenant,
       name: 'test',
       connections: 1,
       connectTimeoutMs: 60_000,

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -63,14 +62,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await proxy.close();
   await service.close();
-});
-
-test('the client that the documentation shows is the one that is tested', () => {
-  const shown = readFileSync(new URL('../../../docs/client.md', import.meta.url), 'utf8').matchAll(
-    /^```js\n(.*?)^```$/gms,
-  );
-  const client = readFileSync(new URL(CLIENT, import.meta.url), 'utf8');
-  expect([...shown].map(([, code]) => code)).toContain(client);
 });
 
 test('the documented client compiles under strict TypeScript, and tells pages its types', async () => {

@@ -121,7 +121,7 @@ describeBehindPgBouncer((mode) => {
   test('a statement has the limits of its pool, whichever session it meets', async () => {
     const open = (statementTimeoutMs: number) =>
       new Pool({
-        url: database.urls.engine,
+        url: database.urls.crossTenant,
         name: 'test',
         connections: 1,
         connectTimeoutMs: 60_000,

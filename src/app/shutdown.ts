@@ -1,0 +1,48 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Inject, Injectable, type OnModuleDestroy } from '@nestjs/common';
+import { NodeName } from '../cluster/node-name.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { Draining } from '../core/draining.ts';
+import { ConnectionQuota } from '../delivery/connection-quota.ts';
+import { LogFeed } from '../delivery/log-feed.ts';
+import { Streams } from '../delivery/streams.ts';
+import { Ingest } from '../log/ingest.ts';
+import { Receipts } from '../receipts/receipts.ts';
+
+/**
+ * How a node ends, in its phases (P12). It belongs to the module that imports all others, so Nest asks it before them.
+ *
+ * Behind it whatever runs by itself stops (`onModuleDestroy` of the other modules), then the HTTP server closes, and at last the
+ * pools do (`onApplicationShutdown`). The whole takes SHUTDOWN_DEADLINE_SECONDS at most; what waits for others has a quarter each.
+ */
+@Injectable()
+export class Shutdown implements OnModuleDestroy {
+  constructor(
+    private readonly draining: Draining,
+    private readonly ingest: Ingest,
+    private readonly feed: LogFeed,
+    private readonly streams: Streams,
+    private readonly receipts: Receipts,
+    private readonly quota: ConnectionQuota,
+    private readonly nodeName: NodeName,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  async onModuleDestroy(): Promise<void> {
+    const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
+
+    // 1. Nothing new begins: publishes and streams are refused, /health/ready says so.
+    this.draining.begin();
+
+    // 2. What was accepted is stored, and sent. What waits for a database that does not answer must not cost the streams their `bye`.
+    await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
+
+    // 3. Streams end, each told when to come back.
+    this.feed.close();
+    await this.streams.endAll(this.config.SHUTDOWN_SPREAD_SECONDS * 1_000, patience);
+
+    // 4. What they did is written, and others may have the name. What stands under a name that was not to be had is of another process.
+    if (this.nodeName.taken) await Promise.all([this.receipts.close(), this.quota.close()]);
+    await this.nodeName.leave();
+  }
+}

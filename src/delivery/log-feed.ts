@@ -1,0 +1,89 @@
+import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
+import type { Subscription } from 'rxjs';
+import { NodeName } from '../cluster/node-name.ts';
+import { CONFIG, type Config } from '../core/config.ts';
+import { Ingest } from '../log/ingest.ts';
+import { ReadStore } from '../log/read.store.ts';
+import { DatabaseClock } from '../postgres/clock.ts';
+import { Hubs, type Connection } from './connection.ts';
+import { Eviction } from './eviction.ts';
+import { jittered } from './frames.ts';
+import { Streams } from './streams.ts';
+import type { TenantHub } from './tenant-hub.ts';
+
+/**
+ * What the hubs of this node live from: what the node itself commits, at once, and what others have committed, by comparing the
+ * heads of the tenant logs with the database every LOG_POLL_MS. The same poll gives the sign of life of the node, and tells the
+ * time of the database.
+ */
+@Injectable()
+export class LogFeed implements OnModuleInit {
+  readonly #logger = new Logger(LogFeed.name);
+  #timer: NodeJS.Timeout | undefined;
+  #committed: Subscription | undefined;
+  #polling = false;
+
+  constructor(
+    private readonly ingest: Ingest,
+    private readonly reads: ReadStore,
+    private readonly clock: DatabaseClock,
+    private readonly nodeName: NodeName,
+    private readonly hubs: Hubs,
+    private readonly streams: Streams,
+    private readonly eviction: Eviction,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  async onModuleInit(): Promise<void> {
+    this.#committed = this.ingest.committed.subscribe((batch) => this.hubs.get(batch.tenantId)?.offer(batch));
+    this.#timer = setInterval(() => void this.poll(), this.config.LOG_POLL_MS);
+    await this.poll();
+  }
+
+  /** The last sign of life was given. */
+  close(): void {
+    clearInterval(this.#timer);
+    this.#committed?.unsubscribe();
+  }
+
+  /** Compares the heads of the tenants that are served here with the database, and heals what was missed. */
+  async poll(): Promise<void> {
+    if (this.#polling) return;
+    this.#polling = true;
+    const known = new Map([...this.hubs.values()].map((hub) => [hub, hub.tail.head]));
+    const askedAt = Date.now();
+    try {
+      // Also without tenants: the answer tells the database's time.
+      const [now, heads, held] = await Promise.all([
+        this.reads.now(),
+        this.reads.heads([...known.keys()].map(({ tenantId }) => tenantId)),
+        this.nodeName.seen(),
+      ]);
+      this.clock.observe(askedAt, now);
+      this.eviction.seen();
+      this.streams.databaseAnswers();
+      // Their records in history, by which others know of them, have ended.
+      if (held === 'anew') for (const hub of this.hubs.values()) this.#restart(hub);
+      const headOf = new Map(heads.map(({ tenantId, head }) => [tenantId, head]));
+      for (const [hub, before] of known) {
+        if (this.hubs.get(hub.tenantId) !== hub) continue;
+        const head = headOf.get(hub.tenantId);
+        // Below what was known before the question: the database lost a part of the log that streams have seen.
+        if (head === undefined || head < before) {
+          this.#logger.warn(`the log of tenant ${hub.tenantId} went back: its streams start anew`);
+          this.#restart(hub);
+        } else await hub.reach(head);
+      }
+    } catch (error) {
+      this.streams.databaseTrouble(error);
+    } finally {
+      this.#polling = false;
+    }
+  }
+
+  #restart(hub: TenantHub<Connection>): void {
+    this.hubs.delete(hub.tenantId);
+    for (const connection of hub.connections)
+      connection.end('unavailable', jittered(this.config.STREAM_RETRY_MS));
+  }
+}

@@ -1,0 +1,133 @@
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+import { Problem } from '../core/errors.ts';
+import { topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
+import { STATUSES } from './delivery-status.ts';
+import { instantSchema } from '../core/position.ts';
+
+/*
+ * Lists are read in pages. This file has their query strings and their cursors.
+ *
+ * `limit` is checked as text, because as numbers '' and '5.0' would pass too.
+ */
+
+const limitSchema = z
+  .string()
+  .regex(/^[1-9][0-9]{0,2}$/, 'is a whole number from 1 to 200')
+  .transform(Number)
+  .pipe(z.number().max(200, 'is a whole number from 1 to 200'))
+  .optional()
+  .meta({ description: 'Most items of one page, 1 to 200; 50 when absent.' });
+
+const cursorSchema = z
+  .string()
+  .max(4_096)
+  .optional()
+  .meta({ description: '`nextCursor` of the page before, with the same filters.' });
+
+const time = (description: string) =>
+  instantSchema
+    .transform((instant) => instant.getTime())
+    .optional()
+    .meta({ description });
+
+const page = { limit: limitSchema, cursor: cursorSchema };
+
+export const DEFAULT_LIMIT = 50;
+
+export const historyQuerySchema = z.strictObject({
+  user: userIdSchema.optional().meta({ description: 'Addressed to this user id.' }),
+  topic: topicSchema.optional().meta({ description: 'Addressed to this topic.' }),
+  type: typeSchema.optional(),
+  status: z.enum(STATUSES).optional(),
+  since: time('Accepted at or after this time.'),
+  until: time('Accepted before this time.'),
+  ...page,
+});
+
+export const pageQuerySchema = z.strictObject(page);
+
+export const connectionsQuerySchema = z.strictObject({
+  user: userIdSchema.optional(),
+  since: time('Connected at or after this time; without `since` and `until`: connected now.'),
+  until: time('Connected before this time.'),
+  ...page,
+});
+
+export type HistoryQuery = z.infer<typeof historyQuerySchema>;
+
+/** Ids of notifications are UUIDs. */
+export const isNotificationId = (text: string): boolean =>
+  /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i.test(text);
+
+/*
+ * A cursor says where a listing goes on, and to which listing it belongs. It is opaque but not secret, and it grants
+ * nothing: the tenant and every filter come from the request. A cursor of another listing is refused, since it would
+ * answer a question that nobody asked.
+ */
+
+/** What a listing is about: the tenant, the route and the filters. Absent filters are left out. */
+export type Listing = readonly (string | number | undefined)[];
+
+/** How much of the hash of its listing a cursor carries. */
+const BINDING_BYTES = 9;
+
+const bindingOf = (listing: Listing): string =>
+  createHash('sha256')
+    .update(JSON.stringify(listing.map((part) => part ?? null)))
+    .digest('base64url')
+    .slice(0, (BINDING_BYTES * 4) / 3);
+
+export function writeCursor(listing: Listing, place: readonly (string | number)[]): string {
+  return Buffer.from(JSON.stringify([bindingOf(listing), ...place])).toString('base64url');
+}
+
+/** The place that `writeCursor` was given, checked by `schema`. Throws Problem `validation_failed`. */
+export function readCursor<Place extends z.ZodType>(
+  listing: Listing,
+  cursor: string,
+  schema: Place,
+): z.infer<Place> {
+  const [binding, ...place] = decode(cursor);
+  const parsed = schema.safeParse(place);
+  if (parsed.success && binding === bindingOf(listing)) return parsed.data;
+  throw new Problem('validation_failed', 'The query is not valid.', {
+    errors: [
+      {
+        pointer: '/cursor',
+        detail: 'is no cursor of this listing; send it with the filters that it came with',
+      },
+    ],
+  });
+}
+
+/** A page out of `limit` + 1 items that were read: there is a next page if the last of them is there. */
+export function pageOf<Item>(
+  found: readonly Item[],
+  limit: number,
+  listing: Listing,
+  placeOf: (item: Item) => readonly (string | number)[],
+): { items: Item[]; nextCursor: string | null } {
+  const items = found.slice(0, limit);
+  const last = found.length > limit ? items.at(-1) : undefined;
+  return { items, nextCursor: last === undefined ? null : writeCursor(listing, placeOf(last)) };
+}
+
+function decode(cursor: string): unknown[] {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString());
+    return Array.isArray(value) ? value : [];
+  } catch {
+    return [];
+  }
+}
+
+export const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
+/** No id has a NUL, and the database would refuse one. */
+const text = z
+  .string()
+  .max(1_024)
+  .refine((value) => value.isWellFormed() && !value.includes('\u0000'));
+export const devicePlace = z.tuple([text, text]);
+export const timelinePlace = z.tuple([z.number().int(), z.number().int(), text, text, text]);
+export const connectionPlace = z.tuple([z.iso.datetime({ precision: 6 }), z.uuid()]);
