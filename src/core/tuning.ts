@@ -79,8 +79,8 @@ export const TUNING = Object.freeze({
    */
   BACKLOG_PAGE_BYTES: 64 * KIB,
   /**
-   * Most streams that one read of the log serves. It bounds what a read has in memory, and 5,000 streams that come back
-   * at once still need fewer than a hundred statements (docs/performance.md).
+   * Most streams that one read of the log serves. It bounds what a read has in memory, and 10,000 streams that come back
+   * at once still need no more than a hundred statements or so (docs/performance.md).
    */
   BACKLOG_READERS: 300,
   /**
@@ -100,7 +100,7 @@ export const TUNING = Object.freeze({
   /**
    * About how many intervals of `sent` a node writes in a second. Where more streams are written to, each gets fewer and
    * longer ones, and history says `sent` some seconds later. With 5,000 a delivery cost PostgreSQL almost twice the time
-   * (docs/performance.md).
+   * (test/bench/README.md).
    */
   RECEIPTS_ROWS_PER_SECOND: 2_000,
   /**
