@@ -6,7 +6,8 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { announcement, demo } from './announcement.ts';
 import { createApp } from './app.ts';
 import { loadOrCreateSecret } from '../auth/secrets.ts';
-import { readConfig, type Config } from '../core/config.ts';
+import { readConfig, removedSettings, type Config } from '../core/config.ts';
+import type { Tuning } from '../core/tuning.ts';
 import type { DatabaseUrls } from '../postgres/roles.ts';
 import { openDatabase } from '../postgres/open-database.ts';
 import { StartError } from '../core/errors.ts';
@@ -23,14 +24,18 @@ const LOG_LAG_MS = 100;
 /**
  * Runs the service until it is told to stop.
  *
+ * @param tuning what a test has in place of constants
  * @throws ConfigError or StartError with a sentence for the operator, or whatever ended it
  */
-export async function run(environment: NodeJS.ProcessEnv): Promise<void> {
+export async function run(environment: NodeJS.ProcessEnv, tuning: Partial<Tuning> = {}): Promise<void> {
   const stop = new AbortController();
   const onSignal = signalHandler(stop);
   for (const signal of SIGNALS) process.on(signal, onSignal);
   try {
-    await serve(readConfig(environment), stop.signal);
+    const config = readConfig(environment, tuning);
+    const removed = removedSettings(environment);
+    if (removed !== undefined) report(removed);
+    await serve(config, stop.signal);
   } catch (error) {
     // Told to stop while it was still waiting for the database.
     if (stop.signal.aborted && error instanceof Error && error.name === 'AbortError') return;

@@ -45,10 +45,7 @@ export const DATABASE_SETTINGS = {
   DATABASE_ENGINE_URL: true,
   DATABASE_OWNER_URL: true,
   DATA_DIR: true,
-  DATABASE_APPEND_CONNECTIONS: true,
-  DATABASE_BACKLOG_CONNECTIONS: true,
-  DATABASE_HISTORY_CONNECTIONS: true,
-  DATABASE_ENGINE_CONNECTIONS: true,
+  DATABASE_CONNECTIONS_PER_POOL: true,
 } as const satisfies Record<keyof DatabaseSettings, true>;
 
 /**

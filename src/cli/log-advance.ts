@@ -1,5 +1,6 @@
 import 'reflect-metadata';
 import { readSettings, settingsSchema } from '../core/config.ts';
+import { TUNING } from '../core/tuning.ts';
 import { AdvanceStore } from '../log/advance.store.ts';
 import { advance, type Advanced } from '../log/advance.ts';
 import { PartitionsStore } from '../log/partitions.store.ts';
@@ -37,7 +38,6 @@ const settings = settingsSchema.pick({
   ...DATABASE_SETTINGS,
   DATABASE_CONNECT_TIMEOUT_MS: true,
   PARTITION_HOURS: true,
-  PARTITIONS_AHEAD: true,
 });
 
 /** `tidings log-advance`. */
@@ -50,7 +50,12 @@ export const logAdvance: Command = async (args, environment, terminal) => {
     const pool = new MaintenancePool({ ...config, DATABASE_ENGINE_URL: crossTenant });
     try {
       const store = new PartitionsStore(pool);
-      return await advance(new AdvanceStore(pool), new Partitions(store, config), store, ahead);
+      return await advance(
+        new AdvanceStore(pool),
+        new Partitions(store, { ...TUNING, ...config }),
+        store,
+        ahead,
+      );
     } finally {
       await pool.end();
     }

@@ -4,12 +4,15 @@ import { z } from 'zod';
 import { DatabaseUrlError, readDatabaseUrl } from './database-url.ts';
 import { LIMITS, type LimitName } from './limits.ts';
 import { SERVICE_SCOPES } from './identifiers.ts';
+import { TUNING, type Tuning } from './tuning.ts';
 import packageJson from '../../package.json' with { type: 'json' };
 
 /*
  * Every setting of the service: read from the environment once, validated at start with one message that names
- * every bad one, then frozen. `.env.example` and docs/operations.md are checked against this table by a test.
+ * every bad one, then frozen. A number is a setting only if an operator has a reason to turn it; the others are
+ * constants (tuning.ts). `npm run docs:reference` writes .env.example and docs/reference/settings.md from here.
  */
+
 const integer = (fallback: number, min: number, max: number) =>
   z.coerce.number().int().min(min).max(max).default(fallback);
 const flag = (fallback: boolean) =>
@@ -61,24 +64,29 @@ function isHttpsOrLoopback(url: string): boolean {
 
 const MIB = 1024 * 1024;
 
+const JWKS_ALGORITHMS = [
+  'RS256',
+  'RS384',
+  'RS512',
+  'PS256',
+  'PS384',
+  'PS512',
+  'ES256',
+  'ES384',
+  'ES512',
+  'EdDSA',
+] as const;
+
 /** What no setting allows. A request with more is refused before its parts are looked at one by one. */
 export const MOST_NOTIFICATIONS_PER_REQUEST = 10_000;
 
-export const settingsSchema = z.object({
+/** Where the service can be reached. */
+const listening = {
   PORT: integer(3000, 0, 65_535).describe('Port to listen on; 0 takes a free one.'),
   HOST: z
     .string()
     .optional()
     .describe('Address to listen on. Default: every address, but loopback only with a self-made secret.'),
-  NODE_NAME: z
-    .string()
-    .regex(/^[A-Za-z0-9._-]{1,64}$/)
-    .default(
-      hostname()
-        .replace(/[^A-Za-z0-9._-]/g, '-')
-        .slice(0, 64) || 'node',
-    )
-    .describe('Name of this node in history and logs.'),
   METRICS_PORT: z.coerce
     .number()
     .int()
@@ -89,24 +97,19 @@ export const settingsSchema = z.object({
       'Port of a listener of its own for /metrics, which then is not served on PORT; 0 takes a free one.',
     ),
   METRICS_HOST: z.string().min(1).default('127.0.0.1').describe('Address that METRICS_PORT listens on.'),
-  LOG_LEVEL: z
-    .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
-    .default('info')
-    .describe('Least severe level that is logged.'),
-  CORS_ORIGINS: list.describe(
-    'Origins that browsers may call from for every tenant, separated by commas. Default: none. A tenant can have its own beside these.',
-  ),
   TRUSTED_PROXIES: list
     .pipe(z.array(z.string().refine(isNetwork, 'names addresses or networks such as 10.0.0.0/8')))
     .describe(
       'Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed, separated by commas; for the audit log. Default: none.',
     ),
+};
 
+const database = {
   DATABASE_URL: databaseUrl.describe(
     'PostgreSQL 15 or newer, by the login of the service, which sees one tenant at a time. Several hosts after commas are tried in turn for one that takes writes; a Unix socket is ?host=/folder. Without it the service starts its own under DATA_DIR.',
   ),
   DATABASE_ENGINE_URL: databaseUrl.describe(
-    'The same database by the login for what concerns all tenants: heads of streams, receipts, maintenance. Needed with DATABASE_URL.',
+    'The same database by the login for what concerns all tenants: heads of logs, receipts, maintenance. Needed with DATABASE_URL.',
   ),
   DATABASE_OWNER_URL: databaseUrl.describe(
     'The same database by the login that owns the tables. With it every start brings the tables up to date, and makes the other two logins if they are missing; without it `npm run migrate` has to have done so.',
@@ -116,26 +119,22 @@ export const settingsSchema = z.object({
     .min(1)
     .default('.data')
     .describe('Folder of the embedded database and the self-made secret.'),
+  DATABASE_CONNECTIONS_PER_POOL: integer(4, 1, 100).describe(
+    'Connections in each of the five pools of a node: appending, what clients write, the backlog, history, and what concerns all tenants. A few more come on top.',
+  ),
   DATABASE_CONNECT_TIMEOUT_MS: integer(5_000, 100, 120_000).describe(
     'Longest wait for a database connection, in ms; then 503.',
   ),
   DATABASE_STATEMENT_TIMEOUT_MS: integer(15_000, 100, 600_000).describe(
-    'Longest run of one statement on the request paths, in ms.',
-  ),
-  DATABASE_APPEND_CONNECTIONS: integer(4, 1, 100).describe(
-    'Connections that append to the log. As many more serve what clients write: arrivals, acknowledgements, tickets.',
-  ),
-  DATABASE_BACKLOG_CONNECTIONS: integer(4, 1, 100).describe(
-    'Connections that read the backlog; also the cap on backlog statements in flight.',
-  ),
-  DATABASE_HISTORY_CONNECTIONS: integer(4, 1, 100).describe('Connections that serve history.'),
-  DATABASE_ENGINE_CONNECTIONS: integer(4, 1, 100).describe(
-    'Connections for what concerns all tenants at once.',
+    'Longest run of a statement that a request waits for, in ms; then 503.',
   ),
   DATABASE_PREPARED_STATEMENTS: flag(true).describe(
-    'Named prepared statements; false for poolers in transaction mode that cannot keep them (PgBouncer before 1.21).',
+    'Whether statements are prepared by name; `false` for poolers in transaction mode that cannot keep them (PgBouncer before 1.21).',
   ),
+};
 
+/** Who may call: whose tokens count, what they may carry, and the pages that browsers call from. */
+const callers = {
   JWT_SECRET: z
     .string()
     .refine((secret) => Buffer.byteLength(secret) >= 32, 'has at least 32 bytes')
@@ -147,15 +146,13 @@ export const settingsSchema = z.object({
     .optional()
     .describe('Where the signing keys of the issuer are (RFC 7517); https, or http on loopback.'),
   JWKS_ALGORITHMS: list
-    .pipe(
-      z.array(
-        z.enum(['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA']),
-      ),
-    )
+    .pipe(z.array(z.enum(JWKS_ALGORITHMS)))
     .transform((names) => (names.length === 0 ? ['RS256' as const] : names))
-    .describe('Algorithms accepted with JWKS_URL, separated by commas. Default: RS256.'),
-  JWT_ISSUER: z.string().min(1).default('tidings').describe('Required `iss`.'),
-  JWT_AUDIENCE: z.string().min(1).default('tidings').describe('Required `aud`.'),
+    .describe(
+      `Algorithms accepted with JWKS_URL, separated by commas: ${JWKS_ALGORITHMS.join(', ')}. Default: RS256.`,
+    ),
+  JWT_ISSUER: z.string().min(1).default('tidings').describe('The `iss` that a token of this issuer has.'),
+  JWT_AUDIENCE: z.string().min(1).default('tidings').describe('The `aud` that a token of this issuer has.'),
   JWT_SCOPES: list
     .pipe(z.array(z.enum(SERVICE_SCOPES)))
     .transform((scopes) => (scopes.length === 0 ? [...SERVICE_SCOPES] : scopes))
@@ -166,14 +163,10 @@ export const settingsSchema = z.object({
     'Whether its tokens have to be of type `at+jwt` (RFC 9068), so that no ID token passes for an access token.',
   ),
   JWT_CLOCK_TOLERANCE_SECONDS: integer(5, 0, 60).describe(
-    'Clock difference forgiven on requests. Streams forgive none.',
+    'How long past its end a token is still taken on requests, for clocks that differ. Streams forgive nothing.',
   ),
-  MAX_TOPICS_PER_TOKEN: limit('topicsPerToken', 100),
   MAX_TOKEN_LIFETIME_DAYS: integer(3_650, 1, 36_500).describe(
     'Longest life of a token; one that is issued for longer is refused. Revocations are kept as long.',
-  ),
-  TOKEN_CACHE_SIZE: integer(20_000, 0, 1_000_000).describe(
-    'Most verified tokens that this node remembers, so that their signature is not checked again.',
   ),
   ISSUER_SECRETS_KEY: z
     .string()
@@ -188,107 +181,136 @@ export const settingsSchema = z.object({
     .describe(
       '`auto`: the first valid token of a tenant makes the tenant, unless it was deleted; `explicit`: only an administrator does.',
     ),
-  CHANGES_POLL_MS: integer(500, 50, 900).describe(
-    'How often this node asks the database for revocations, renewals and changed issuers and tenants.',
+  CORS_ORIGINS: list.describe(
+    'Origins that browsers may call from for every tenant, separated by commas. Default: none. A tenant can have its own beside these.',
   ),
   COOKIE_SAME_SITE: z
     .enum(['strict', 'lax', 'none'])
     .default('strict')
     .describe('`SameSite` of the session cookie; `none` for applications on another site.'),
-  STREAM_TICKET_SECONDS: integer(30, 1, 300).describe('How long a stream ticket can be used.'),
+};
 
+/** What a tenant, a request and a node may have. */
+const limits = {
   NOTIFICATIONS_PER_SECOND: limit('notificationsPerSecond', 10_000),
-  NOTIFICATIONS_BURST_SECONDS: integer(2, 1, 3_600).describe(
-    'How many seconds of its rate a tenant may publish at once after a pause, unless it has `limits.burst`.',
-  ),
   STORED_BYTES_PER_TENANT: limit('storedBytes', 100 * 1024 * MIB),
   // Many readers stop at a line of 65,536 bytes, of which the longest names, six other fields and their JSON take 1,500.
   MAX_DATA_BYTES: limit('dataBytes', 64_000),
-  MAX_DATA_DEPTH: integer(100, 1, 1_000).describe('Deepest nesting of `data`.'),
+  MAX_TOPICS_PER_TOKEN: limit('topicsPerToken', 100),
+  MAX_CONNECTIONS_PER_TENANT: limit('connections', 10_000),
+  MAX_CONNECTIONS_PER_USER: limit('connectionsPerUser', 50),
+  MAX_DEVICES_PER_USER: limit('devicesPerUser', 100),
+  MAX_CONNECTIONS: integer(15_000, 1, 1_000_000).describe(
+    'Most open streams on this node; one more gets `bye` `over-limit`.',
+  ),
   MAX_REQUEST_BYTES: integer(8 * MIB, 1_024, 256 * MIB).describe('Largest request body, in bytes.'),
   MAX_NOTIFICATIONS_PER_REQUEST: integer(1_000, 1, MOST_NOTIFICATIONS_PER_REQUEST).describe(
     'Most notifications of one request, after `users` is expanded.',
   ),
-  IDEMPOTENCY_WINDOW_HOURS: integer(24, 1, 24 * 30).describe('How long an Idempotency-Key is remembered.'),
-  INGEST_BATCH_SIZE: integer(1_000, 1, 10_000).describe(
-    'Most notifications appended by one statement (a larger request is one statement all the same).',
-  ),
-  INGEST_QUEUE_NOTIFICATIONS: integer(20_000, 1, 1_000_000).describe(
-    'Most notifications that wait to be appended on this node; beyond it 503.',
-  ),
-  INGEST_QUEUE_BYTES: integer(64 * MIB, 1_024, 4_096 * MIB).describe(
-    'Most bytes that wait to be appended on this node; beyond it 503.',
-  ),
+};
 
-  MAX_CONNECTIONS: integer(15_000, 1, 1_000_000).describe(
-    'Most open streams on this node; one more gets `bye` `over-limit`.',
-  ),
-  MAX_CONNECTIONS_PER_TENANT: limit('connections', 10_000),
-  MAX_CONNECTIONS_PER_USER: limit('connectionsPerUser', 50),
-  MAX_DEVICES_PER_USER: limit('devicesPerUser', 100),
+const streams = {
   HEARTBEAT_SECONDS: integer(15, 1, 300).describe(
-    'For how long a stream may be silent: then comes a heartbeat.',
-  ),
-  STREAM_RETRY_MS: integer(3_000, 100, 60_000).describe(
-    'Middle of the jittered `retry:` that a stream announces, in ms.',
-  ),
-  STREAM_BUFFER_BYTES: integer(64 * 1024, 1_024, 16 * MIB).describe(
-    'Bytes that may wait for one socket before its stream falls back to reading the log.',
+    'For how long a stream may be silent; then comes a heartbeat. Keep it below the idle limit of every proxy.',
   ),
   STREAM_STALL_SECONDS: integer(300, 1, 3_600).describe('A socket that takes no byte for this long is dead.'),
-  TOKEN_EXPIRY_NOTICE_SECONDS: integer(60, 0, 3_600).describe(
-    'How long before the end of its token a stream gets `expiring`; longer than TOKEN_EXPIRY_SPREAD_SECONDS by a few.',
-  ),
-  TOKEN_EXPIRY_SPREAD_SECONDS: integer(5, 0, 60).describe(
-    'Streams end up to this long before their token does, each at another moment, so that a thousand tokens of one minute do not come back at once.',
-  ),
-  TAIL_BYTES_PER_TENANT: integer(8 * MIB, 1_024, 1_024 * MIB).describe(
-    'Newest part of the log that is kept in memory per tenant with open streams.',
-  ),
   TAIL_BYTES: integer(256 * MIB, 1_024, 16_384 * MIB).describe(
-    'The same for all tenants of this node together.',
+    'Memory of this node for the newest part of the logs of all tenants with open streams, in bytes. Streams read the rest from the database.',
   ),
-  BACKLOG_PAGE_ROWS: integer(200, 1, 10_000).describe(
-    'Most notifications that one stream gets from one read of the log.',
-  ),
-  BACKLOG_PAGE_BYTES: integer(64 * 1024, 1_024, 16 * MIB).describe(
-    'Most bytes of `data` that one stream gets from one read of the log (one notification always fits).',
-  ),
-  BACKLOG_READERS: integer(300, 1, 5_000).describe('Most streams served by one read of the log.'),
-  LOG_POLL_MS: integer(1_000, 50, 3_000).describe(
-    'How often the heads of the tenants with open streams are compared with the database.',
-  ),
+};
 
-  LEDGER_FLUSH_MS: integer(250, 10, 10_000).describe('How often what was sent is written to the ledger.'),
-  LEDGER_ROWS_PER_SECOND: integer(2_000, 100, 1_000_000).describe(
-    'About how many `sent` intervals a second a node writes to the ledger. Where more streams than that are written to, each gets fewer and longer ones, and history says `sent` some seconds later.',
-  ),
-  LEDGER_QUEUE_LIMIT: integer(200_000, 100, 10_000_000).describe(
-    'Most intervals that wait for the ledger; beyond it the oldest `sent` are forgotten (never `delivered`).',
-  ),
-
+/** What is kept, and for how long. */
+const retention = {
   RETENTION_DAYS: integer(30, 1, 3_650).describe(
     'How long notifications and their history are kept, unless the tenant has its own number.',
   ),
-  PARTITION_HOURS: integer(24, 1, 24 * 31).describe(
-    'Width of a partition of the log. Change it only on an empty database.',
-  ),
-  PARTITIONS_AHEAD: integer(3, 1, 100).describe('Partitions made ahead of time.'),
   DEVICE_IDLE_DAYS: integer(90, 1, 3_650).describe(
     'A device unseen for this long is forgotten once its cursor is older than what is kept.',
   ),
-  MAINTENANCE_INTERVAL_SECONDS: integer(600, 1, 86_400).describe('Pause between two rounds of maintenance.'),
+  IDEMPOTENCY_WINDOW_HOURS: integer(24, 1, 24 * 30).describe('How long an Idempotency-Key is remembered.'),
+  PARTITION_HOURS: integer(24, 1, 24 * 31).describe(
+    'Width of a partition of the log. Retention drops whole partitions. Change it only on an empty database.',
+  ),
+};
 
+const startAndStop = {
+  NODE_NAME: z
+    .string()
+    .regex(/^[A-Za-z0-9._-]{1,64}$/)
+    .default(
+      hostname()
+        .replace(/[^A-Za-z0-9._-]/g, '-')
+        .slice(0, 64) || 'node',
+    )
+    .describe('Name of this node in history and logs. Default: the name of the host.'),
+  LOG_LEVEL: z
+    .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
+    .default('info')
+    .describe('Least severe level that is logged.'),
   SHUTDOWN_DEADLINE_SECONDS: integer(10, 1, 300).describe(
     'The process ends at most this long after SIGTERM.',
   ),
   SHUTDOWN_SPREAD_SECONDS: integer(10, 0, 600).describe(
-    'Streams that were told `shutdown` come back spread over this long.',
+    'Over how long the streams that were told `shutdown` come back, so that other nodes do not get all of them at once.',
   ),
+};
+
+/** The settings by what an operator does with them, in the order in which they are documented. */
+export const SETTING_GROUPS: Readonly<Record<string, Readonly<Record<string, z.ZodType>>>> = {
+  Listening: listening,
+  Database: database,
+  'Who may call': callers,
+  Limits: limits,
+  Streams: streams,
+  Retention: retention,
+  'Start and stop': startAndStop,
+};
+
+export const settingsSchema = z.object({
+  ...listening,
+  ...database,
+  ...callers,
+  ...limits,
+  ...streams,
+  ...retention,
+  ...startAndStop,
 });
 
-type Settings = z.infer<typeof settingsSchema>;
-export type Config = Readonly<Settings>;
+/** What was a setting once, and what it was replaced by, if by anything. */
+const REMOVED_SETTINGS: ReadonlyMap<string, keyof Settings | undefined> = new Map([
+  ['DATABASE_APPEND_CONNECTIONS', 'DATABASE_CONNECTIONS_PER_POOL'],
+  ['DATABASE_BACKLOG_CONNECTIONS', 'DATABASE_CONNECTIONS_PER_POOL'],
+  ['DATABASE_HISTORY_CONNECTIONS', 'DATABASE_CONNECTIONS_PER_POOL'],
+  ['DATABASE_ENGINE_CONNECTIONS', 'DATABASE_CONNECTIONS_PER_POOL'],
+  ...[
+    'BACKLOG_PAGE_BYTES',
+    'BACKLOG_PAGE_ROWS',
+    'BACKLOG_READERS',
+    'CHANGES_POLL_MS',
+    'INGEST_BATCH_SIZE',
+    'INGEST_QUEUE_BYTES',
+    'INGEST_QUEUE_NOTIFICATIONS',
+    'LEDGER_FLUSH_MS',
+    'LEDGER_QUEUE_LIMIT',
+    'LEDGER_ROWS_PER_SECOND',
+    'LOG_POLL_MS',
+    'MAINTENANCE_INTERVAL_SECONDS',
+    'MAX_DATA_DEPTH',
+    'NOTIFICATIONS_BURST_SECONDS',
+    'PARTITIONS_AHEAD',
+    'STREAM_BUFFER_BYTES',
+    'STREAM_RETRY_MS',
+    'STREAM_TICKET_SECONDS',
+    'TAIL_BYTES_PER_TENANT',
+    'TOKEN_CACHE_SIZE',
+    'TOKEN_EXPIRY_NOTICE_SECONDS',
+    'TOKEN_EXPIRY_SPREAD_SECONDS',
+  ].map((name) => [name, undefined] as const),
+]);
+
+export type Settings = z.infer<typeof settingsSchema>;
+/** All that the code reads: what the operator decides, and what nobody has to. */
+export type Config = Readonly<Settings> & Tuning;
 
 /** The injection token of the frozen configuration. */
 export const CONFIG = Symbol('config');
@@ -300,9 +322,22 @@ export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
-/** Reads and checks all settings. An empty value counts as unset, as compose files write it. */
-export function readConfig(environment: NodeJS.ProcessEnv): Config {
-  return readSettings(environment, settingsSchema);
+/**
+ * Reads and checks all settings. An empty value counts as unset, as compose files write it.
+ *
+ * @param tuning what a test has in place of constants
+ * @throws ConfigError that names every fault
+ */
+export function readConfig(environment: NodeJS.ProcessEnv, tuning: Partial<Tuning> = {}): Config {
+  return Object.freeze({ ...TUNING, ...tuning, ...readSettings(environment, settingsSchema) });
+}
+
+/** A line for the operator if the environment has settings that are none any more: they must not go unnoticed, nor stop the start. */
+export function removedSettings(environment: NodeJS.ProcessEnv): string | undefined {
+  const set = [...REMOVED_SETTINGS].filter(([name]) => (environment[name] ?? '') !== '');
+  if (set.length === 0) return undefined;
+  const names = set.map(([name, successor]) => `${name} (${successor ?? 'a constant'} now)`);
+  return `Settings that have no effect any more, to be removed: ${names.join(', ')}.`;
 }
 
 /**

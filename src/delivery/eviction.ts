@@ -23,7 +23,7 @@ const TOGETHER_MS = 50;
 /** When to try again what the database did not answer, in ms. */
 const AGAIN_MS = 500;
 /**
- * How long after a `reconcile` streams are ended by it, in ms, beyond LEDGER_FLUSH_MS: by then every node has written down what
+ * How long after a `reconcile` streams are ended by it, in ms, beyond RECEIPTS_FLUSH_MS: by then every node has written down what
  * ended before, also one that is busy. A page that is reloaded must not cost its user another one.
  */
 const SETTLED_MS = 400;
@@ -54,7 +54,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   ) {}
 
   onModuleInit(): void {
-    const settled = this.config.LEDGER_FLUSH_MS + SETTLED_MS;
+    const settled = this.config.RECEIPTS_FLUSH_MS + SETTLED_MS;
     this.#subscriptions = [
       // Whoever is recorded last finds all the others: of several nodes at least one sees what is too many.
       this.receipts.recorded.subscribe(({ tenantId, opened }) =>

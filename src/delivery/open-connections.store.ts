@@ -111,7 +111,7 @@ where o.streams > u.most
 order by o.since desc, o.connection_id desc`,
 };
 
-/** Which streams are open, on whichever node. A stream of the last moments (LEDGER_FLUSH_MS) is not there yet. */
+/** Which streams are open, on whichever node. A stream of the last moments (RECEIPTS_FLUSH_MS) is not there yet. */
 @Injectable()
 export class OpenConnectionsStore {
   constructor(

@@ -266,7 +266,7 @@ export class Ingest {
 
   /** What ended one connection mostly ended those that lay idle beside it, and each is found out by being used. */
   async #findStored(tenantId: TenantId, ids: readonly string[], append: string) {
-    for (let idle = this.config.DATABASE_APPEND_CONNECTIONS; ; idle -= 1) {
+    for (let idle = this.config.DATABASE_CONNECTIONS_PER_POOL; ; idle -= 1) {
       try {
         return await this.store.settle(tenantId, ids, append);
       } catch (error) {

@@ -68,14 +68,16 @@ const CHANGES_TIMEOUT_MS = 2_000;
       provide: AppendPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new AppendPool(poolOptions(config, serviceUrl(config), 'append', config.DATABASE_APPEND_CONNECTIONS)),
+        new AppendPool(
+          poolOptions(config, serviceUrl(config), 'append', config.DATABASE_CONNECTIONS_PER_POOL),
+        ),
     },
     {
       provide: ClientPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
         new ClientPool(
-          poolOptions(config, serviceUrl(config), 'clients', config.DATABASE_APPEND_CONNECTIONS),
+          poolOptions(config, serviceUrl(config), 'clients', config.DATABASE_CONNECTIONS_PER_POOL),
         ),
     },
     {
@@ -83,7 +85,7 @@ const CHANGES_TIMEOUT_MS = 2_000;
       inject: [CONFIG],
       useFactory: (config: Config) =>
         new BacklogPool(
-          poolOptions(config, serviceUrl(config), 'backlog', config.DATABASE_BACKLOG_CONNECTIONS),
+          poolOptions(config, serviceUrl(config), 'backlog', config.DATABASE_CONNECTIONS_PER_POOL),
         ),
     },
     {
@@ -91,7 +93,7 @@ const CHANGES_TIMEOUT_MS = 2_000;
       inject: [CONFIG],
       useFactory: (config: Config) =>
         new HistoryPool({
-          ...poolOptions(config, serviceUrl(config), 'history', config.DATABASE_HISTORY_CONNECTIONS),
+          ...poolOptions(config, serviceUrl(config), 'history', config.DATABASE_CONNECTIONS_PER_POOL),
           genericPlans: true,
         }),
     },
@@ -100,7 +102,7 @@ const CHANGES_TIMEOUT_MS = 2_000;
       inject: [CONFIG],
       useFactory: (config: Config) =>
         new CrossTenantPool(
-          poolOptions(config, engineUrl(config), 'engine', config.DATABASE_ENGINE_CONNECTIONS),
+          poolOptions(config, engineUrl(config), 'engine', config.DATABASE_CONNECTIONS_PER_POOL),
         ),
     },
     {

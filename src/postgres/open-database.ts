@@ -17,20 +17,15 @@ const OLDEST_MAJOR = 15;
 const PATIENCE_MS = 30_000;
 /** Longest time for its first answer. */
 const ANSWER_MS = 5_000;
+/** Pools of DATABASE_CONNECTIONS_PER_POOL connections each (database.module.ts). */
+const POOLS = 5;
 /** Sessions that an embedded server has beside those of the pools: for migrations, listeners, an operator. */
 const OTHER_SESSIONS = 30;
 
 /** Where the database is, and how many sessions an embedded server needs. */
 export type DatabaseSettings = Pick<
   Config,
-  | 'DATABASE_URL'
-  | 'DATABASE_ENGINE_URL'
-  | 'DATABASE_OWNER_URL'
-  | 'DATA_DIR'
-  | 'DATABASE_APPEND_CONNECTIONS'
-  | 'DATABASE_BACKLOG_CONNECTIONS'
-  | 'DATABASE_HISTORY_CONNECTIONS'
-  | 'DATABASE_ENGINE_CONNECTIONS'
+  'DATABASE_URL' | 'DATABASE_ENGINE_URL' | 'DATABASE_OWNER_URL' | 'DATA_DIR' | 'DATABASE_CONNECTIONS_PER_POOL'
 >;
 
 /** A database that is durable, migrated, and isolates tenants. */
@@ -103,12 +98,7 @@ async function openServer(
   const { DATABASE_URL: service, DATABASE_ENGINE_URL: crossTenant, DATABASE_OWNER_URL: owner } = config;
   if (service !== undefined && crossTenant !== undefined)
     return { urls: { service, crossTenant, owner }, isEmbedded: false, close: async () => undefined };
-  const pools =
-    2 * config.DATABASE_APPEND_CONNECTIONS +
-    config.DATABASE_BACKLOG_CONNECTIONS +
-    config.DATABASE_HISTORY_CONNECTIONS +
-    config.DATABASE_ENGINE_CONNECTIONS;
-  const connections = Math.max(100, pools + OTHER_SESSIONS);
+  const connections = Math.max(100, POOLS * config.DATABASE_CONNECTIONS_PER_POOL + OTHER_SESSIONS);
   const server = await EmbeddedServer.start({ dataDir: config.DATA_DIR, connections, report });
   return { urls: server.urls, isEmbedded: true, close: () => server.stop() };
 }

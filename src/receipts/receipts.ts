@@ -72,11 +72,11 @@ export class Receipts implements OnModuleInit {
     private readonly metrics: Metrics,
     @Inject(CONFIG) private readonly config: Config,
   ) {
-    this.#open = new OpenIntervals(config.LEDGER_ROWS_PER_SECOND);
+    this.#open = new OpenIntervals(config.RECEIPTS_ROWS_PER_SECOND);
   }
 
   onModuleInit(): void {
-    this.#timer = setInterval(() => void this.flush(), this.config.LEDGER_FLUSH_MS);
+    this.#timer = setInterval(() => void this.flush(), this.config.RECEIPTS_FLUSH_MS);
   }
 
   get recorded(): Observable<Recorded> {
@@ -205,7 +205,7 @@ export class Receipts implements OnModuleInit {
   #limit(): void {
     let waiting = 0;
     for (const pending of this.#tenants.values()) waiting += pending.size;
-    let excess = waiting - this.config.LEDGER_QUEUE_LIMIT;
+    let excess = waiting - this.config.RECEIPTS_QUEUE_LIMIT;
     for (const pending of this.#tenants.values()) {
       if (excess <= 0) break;
       const dropped = pending.sent.splice(0, excess).length;

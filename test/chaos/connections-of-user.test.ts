@@ -18,7 +18,7 @@ import { connectionOf, expectBye, TwoNodes } from '../support/two-nodes.ts';
 /* How many streams a user may have, on two nodes. */
 
 /**
- * Nodes wait for LEDGER_FLUSH_MS and 400 ms before they count (test/unit/eviction.test.ts): by then what has ended is
+ * Nodes wait for RECEIPTS_FLUSH_MS and 400 ms before they count (test/unit/eviction.test.ts): by then what has ended is
  * written down, on a machine that does not stand still. Where that matters they are given so much more.
  */
 const MORE_MS = 5_000;
@@ -207,7 +207,7 @@ describe('what has ended does not count', () => {
   });
 
   test('though it takes its node a while to write it down, when others count already', async () => {
-    const settings = { LEDGER_FLUSH_MS: '600', CHANGES_POLL_MS: '100' };
+    const settings = { RECEIPTS_FLUSH_MS: 600, CHANGES_POLL_MS: 100 };
     const slow = await TwoNodes.start(settings);
     givenLater(slow.both);
     try {

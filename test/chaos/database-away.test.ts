@@ -20,7 +20,7 @@ const publisher = serviceToken();
 const operator = serviceToken({ client: 'desk', scope: 'history:read' });
 const ann = userToken({ user: 'ann', topics: ['news'] });
 
-const SETTINGS = { HEARTBEAT_SECONDS: '1', LOG_POLL_MS: '200' };
+const SETTINGS = { HEARTBEAT_SECONDS: '1', LOG_POLL_MS: 200 };
 
 let postgres: PostgresServer;
 let service: ServiceProcess;
@@ -180,7 +180,7 @@ describe.each([
   test(`(${does}) the service says so, keeps its streams, and goes on by itself afterwards`, async () => {
     service = await startServiceProcess(postgres, {
       ...SETTINGS,
-      LEDGER_FLUSH_MS: '500',
+      RECEIPTS_FLUSH_MS: 500,
       // So long that the test would end by its own time limit if anything here waited for it.
       DATABASE_CONNECT_TIMEOUT_MS: '120000',
       DATABASE_STATEMENT_TIMEOUT_MS: '600000',

@@ -26,7 +26,7 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 /** Processes are started and waited for, one after the other. */
 jest.setTimeout(300_000);
 
-const FLUSH_MS = '6000';
+const FLUSH_MS = 6_000;
 const USER = 'zebra';
 const NODE = 'there';
 const token = (tenant: string) => userToken({ tenant, user: USER, device: 'phone' });
@@ -112,7 +112,7 @@ describe('with two nodes, nothing is left of a user', () => {
     here = await startService();
     there = await startService(
       // What is held up is not to be given up before it is released.
-      { NODE_NAME: NODE, LEDGER_FLUSH_MS: FLUSH_MS, DATABASE_STATEMENT_TIMEOUT_MS: '120000' },
+      { NODE_NAME: NODE, RECEIPTS_FLUSH_MS: FLUSH_MS, DATABASE_STATEMENT_TIMEOUT_MS: '120000' },
       { database: here.database },
     );
   });
@@ -194,10 +194,7 @@ describe('with two nodes, nothing is left of a user', () => {
 
   test('to whom was published by requests that another node had taken', async () => {
     // Each is a statement of its own, so that they are stored one after the other.
-    const slow = await startService(
-      { NODE_NAME: 'slow', INGEST_BATCH_SIZE: '1' },
-      { database: here.database },
-    );
+    const slow = await startService({ NODE_NAME: 'slow', INGEST_BATCH_SIZE: 1 }, { database: here.database });
     const tenant = 'append';
     await send(here.url, tenant);
     const release = await holding(
@@ -251,7 +248,7 @@ describe('a node that', () => {
     const tenant = 'cut-off';
     const proxy = await BreakingProxy.start(database);
     const there = await startService(
-      { NODE_NAME: NODE, LEDGER_FLUSH_MS: '1000' },
+      { NODE_NAME: NODE, RECEIPTS_FLUSH_MS: 1_000 },
       { database: { ...database, urls: proxy.urls } },
     );
     const stream = await openLive(there.url, tenant, { ack: 'auto' });
@@ -288,7 +285,7 @@ describe('a node that', () => {
     const tenant = 'died';
     const there = await startServiceProcess(database, {
       NODE_NAME: NODE,
-      LEDGER_FLUSH_MS: FLUSH_MS,
+      RECEIPTS_FLUSH_MS: FLUSH_MS,
       DATABASE_STATEMENT_TIMEOUT_MS: '120000',
     });
     const release = await holdFlush(there.url, database, tenant);

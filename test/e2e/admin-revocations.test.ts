@@ -25,7 +25,7 @@ const UNKNOWN = '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70';
 let service: Service;
 let tenants = 0;
 beforeAll(async () => {
-  service = await startService({ MAX_TOKEN_LIFETIME_DAYS: '30', LEDGER_FLUSH_MS: '20' });
+  service = await startService({ MAX_TOKEN_LIFETIME_DAYS: '30', RECEIPTS_FLUSH_MS: 20 });
 });
 afterAll(() => service.close());
 

@@ -35,7 +35,7 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   proxy = await BreakingProxy.start(database);
-  service = await startService({ LOG_POLL_MS: '200' }, { database: { ...database, urls: proxy.urls } });
+  service = await startService({ LOG_POLL_MS: 200 }, { database: { ...database, urls: proxy.urls } });
   await send({ notification: 'the tenant and all prepared statements are there' });
 });
 afterEach(async () => {

@@ -21,7 +21,7 @@ const user = userToken();
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ TOKEN_EXPIRY_NOTICE_SECONDS: '3000' });
+  service = await startService({ TOKEN_EXPIRY_NOTICE_SECONDS: 3_000 });
 });
 afterAll(() => service.close());
 

@@ -46,7 +46,7 @@ let service: Service;
 let tenants = 0;
 
 beforeAll(async () => {
-  service = await startService({ LEDGER_FLUSH_MS: '20' });
+  service = await startService({ RECEIPTS_FLUSH_MS: 20 });
 });
 afterAll(async () => {
   await service.close();

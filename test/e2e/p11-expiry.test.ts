@@ -7,7 +7,7 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ STREAM_BUFFER_BYTES: '16384' });
+  service = await startService({ STREAM_BUFFER_BYTES: 16_384 });
 });
 afterAll(async () => {
   await service.close();
@@ -154,7 +154,7 @@ describe("the database's clock decides", () => {
   /** A service whose machine's clock is off by so much. */
   async function startSkewed(ms: number): Promise<Service> {
     jest.spyOn(Date, 'now').mockImplementation(() => real() + ms);
-    skewed = await startService({ LOG_POLL_MS: '100' });
+    skewed = await startService({ LOG_POLL_MS: 100 });
     return skewed;
   }
 

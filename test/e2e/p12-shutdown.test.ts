@@ -21,8 +21,8 @@ beforeEach(async () => {
     {
       SHUTDOWN_SPREAD_SECONDS: '20',
       SHUTDOWN_DEADLINE_SECONDS: '5',
-      STREAM_RETRY_MS: '1000',
-      STREAM_BUFFER_BYTES: '16384',
+      STREAM_RETRY_MS: 1_000,
+      STREAM_BUFFER_BYTES: 16_384,
     },
     { database },
   );

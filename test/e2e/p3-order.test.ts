@@ -15,10 +15,10 @@ let other: Service;
 let usual: Service;
 beforeAll(async () => {
   const small = {
-    STREAM_BUFFER_BYTES: '8192',
-    TAIL_BYTES_PER_TENANT: '65536',
-    BACKLOG_PAGE_ROWS: '50',
-    LOG_POLL_MS: '100',
+    STREAM_BUFFER_BYTES: 8_192,
+    TAIL_BYTES_PER_TENANT: 65_536,
+    BACKLOG_PAGE_ROWS: 50,
+    LOG_POLL_MS: 100,
   };
   service = await startService(small);
   other = await startService({ ...small, NODE_NAME: 'other' }, { database: service.database });

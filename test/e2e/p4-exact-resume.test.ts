@@ -82,7 +82,7 @@ test('what another node stored before a stream was opened comes before its caugh
   const tenant = 'two-nodes';
   const token = userToken({ tenant });
   // This node hears of the other only by its poll, which is far away.
-  const other = await startService({ LOG_POLL_MS: '3000' }, { database: service.database });
+  const other = await startService({ LOG_POLL_MS: 3_000 }, { database: service.database });
   try {
     const early = await StreamClient.open(other.url, token, { query: { device: 'early' } });
     await early.untilEvent('caught-up');

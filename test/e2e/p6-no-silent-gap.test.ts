@@ -8,9 +8,9 @@ let service: Service;
 beforeAll(async () => {
   // Little memory on both sides, so that a reader who stops has to read the log when it goes on.
   service = await startService({
-    STREAM_BUFFER_BYTES: '16384',
-    TAIL_BYTES_PER_TENANT: '16384',
-    BACKLOG_PAGE_ROWS: '20',
+    STREAM_BUFFER_BYTES: 16_384,
+    TAIL_BYTES_PER_TENANT: 16_384,
+    BACKLOG_PAGE_ROWS: 20,
   });
 });
 afterAll(async () => {

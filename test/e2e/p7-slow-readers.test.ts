@@ -17,9 +17,9 @@ const BUFFER = 32_768;
 let service: Service;
 const start = (stallSeconds = 600) =>
   startService({
-    STREAM_BUFFER_BYTES: String(BUFFER),
-    TAIL_BYTES_PER_TENANT: '65536',
-    BACKLOG_PAGE_BYTES: '32768',
+    STREAM_BUFFER_BYTES: BUFFER,
+    TAIL_BYTES_PER_TENANT: 65_536,
+    BACKLOG_PAGE_BYTES: 32_768,
     STREAM_STALL_SECONDS: String(stallSeconds),
     MAX_DATA_BYTES: '100000',
   });

@@ -17,8 +17,8 @@ let service: Service;
 let watch: StreamClient;
 beforeAll(async () => {
   service = await startService({
-    TOKEN_EXPIRY_NOTICE_SECONDS: String(NOTICE_MS / 1_000),
-    TOKEN_EXPIRY_SPREAD_SECONDS: String(SPREAD_MS / 1_000),
+    TOKEN_EXPIRY_NOTICE_SECONDS: NOTICE_MS / 1_000,
+    TOKEN_EXPIRY_SPREAD_SECONDS: SPREAD_MS / 1_000,
     HEARTBEAT_SECONDS: '1',
     // Whoever has something to read when a test moves the clock by an hour is not dead.
     STREAM_STALL_SECONDS: '3600',

@@ -9,7 +9,7 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ STREAM_BUFFER_BYTES: '16384', LEDGER_FLUSH_MS: '50' });
+  service = await startService({ STREAM_BUFFER_BYTES: 16_384, RECEIPTS_FLUSH_MS: 50 });
 });
 afterAll(async () => {
   await service.close();

@@ -18,11 +18,11 @@ const streams: StreamClient[] = [];
 
 beforeAll(async () => {
   const settings = {
-    TOKEN_EXPIRY_NOTICE_SECONDS: '4',
-    TOKEN_EXPIRY_SPREAD_SECONDS: '0',
+    TOKEN_EXPIRY_NOTICE_SECONDS: 4,
+    TOKEN_EXPIRY_SPREAD_SECONDS: 0,
     // Whoever has something to read when a test moves the clock by an hour is not dead.
     STREAM_STALL_SECONDS: '3600',
-    LOG_POLL_MS: '100',
+    LOG_POLL_MS: 100,
   };
   here = await startService(settings);
   there = await startService({ ...settings, NODE_NAME: 'there' }, { database: here.database });
@@ -57,7 +57,7 @@ async function renewed(service: Service, token: string, stream: StreamClient, ne
   expect({ status, body }).toMatchObject({ status: 202 });
 }
 
-/** Until then another node does not know of the stream: it learns of it by the ledger (LEDGER_FLUSH_MS). */
+/** Until then another node does not know of the stream: it learns of it by the ledger (RECEIPTS_FLUSH_MS). */
 const recorded = (stream: StreamClient) =>
   eventually(async () => {
     const rows = await here.database.query('select from connections where connection_id = $1', [
@@ -568,10 +568,10 @@ describe('when the new token has other topics', () => {
 test('a reader that is behind when its topics change gets all that is its own, the lost ones up to then, the gained ones from there, and history tells which', async () => {
   const tenant = 'behind';
   const narrow = await startService({
-    STREAM_BUFFER_BYTES: '16384',
-    TAIL_BYTES_PER_TENANT: '65536',
+    STREAM_BUFFER_BYTES: 16_384,
+    TAIL_BYTES_PER_TENANT: 65_536,
     // When the order comes, a good part of what was read waits to be written.
-    BACKLOG_PAGE_BYTES: '1048576',
+    BACKLOG_PAGE_BYTES: 1_048_576,
     MAX_DATA_BYTES: '100000',
   });
   const token = userToken({ tenant, topics: ['lost', 'kept'] });

@@ -9,7 +9,7 @@ import { RawConnection, requestText } from '../support/wire.ts';
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: '2000' });
+  service = await startService({ HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: 2_000 });
 });
 afterAll(async () => {
   await service.close();

@@ -219,7 +219,7 @@ class Run {
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ LEDGER_FLUSH_MS: '50', LOG_POLL_MS: '200' });
+  service = await startService({ RECEIPTS_FLUSH_MS: 50, LOG_POLL_MS: 200 });
 });
 afterAll(async () => {
   await service.close();

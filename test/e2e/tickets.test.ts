@@ -18,7 +18,7 @@ interface Ticket {
 
 /** Longer than any test takes. */
 const LIFE_SECONDS = 300;
-const SETTINGS = { STREAM_TICKET_SECONDS: String(LIFE_SECONDS) };
+const SETTINGS = { STREAM_TICKET_SECONDS: LIFE_SECONDS };
 
 const logged: string[] = [];
 let service: Service;

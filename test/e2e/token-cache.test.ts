@@ -19,7 +19,7 @@ import { serviceToken, userToken } from '../support/tokens.ts';
 const SECRET = 'a secret of a registered issuer, longer than 32 bytes';
 const OTHER_SECRET = 'another secret of that issuer, longer than 32 bytes';
 
-describe.each(['0', '1', '20000'])('with TOKEN_CACHE_SIZE=%s', (TOKEN_CACHE_SIZE) => {
+describe.each([0, 1, 20_000])('with TOKEN_CACHE_SIZE=%s', (TOKEN_CACHE_SIZE) => {
   let service: Service;
   beforeAll(async () => {
     service = await startService({
@@ -228,12 +228,12 @@ test('a token is remembered by as many as the setting says, the latest ones: the
     // Every check of a signature asks for the keys.
     Object.assign(KEY_SET_TIMING, { maxAge: 0 });
     const settings = { JWKS_URL: server.url, JWKS_ALGORITHMS: 'ES256' };
-    const start = async (TOKEN_CACHE_SIZE: string) => {
+    const start = async (TOKEN_CACHE_SIZE: number) => {
       const service = await startService({ ...settings, TOKEN_CACHE_SIZE });
       services.push(service);
       return service;
     };
-    const [none, two, many] = [await start('0'), await start('2'), await start('20000')];
+    const [none, two, many] = [await start(0), await start(2), await start(20_000)];
     // Each has a signature of its own.
     const tokens = [await issue(key), await issue(key), await issue(key)];
     const status = async ({ url }: Service, token: string) => {

@@ -100,7 +100,7 @@ describe('others hardly notice a tenant that', () => {
       'publishes over its limit as fast as it is answered',
       'publishes',
       [64],
-      { NOTIFICATIONS_PER_SECOND: '500', NOTIFICATIONS_BURST_SECONDS: '1' },
+      { NOTIFICATIONS_PER_SECOND: '500', NOTIFICATIONS_BURST_SECONDS: 1 },
     ],
     ['loses 5,000 clients, which all come back', 'reconnects', [5_000], {}],
     ['reads eight exports at once', 'exports', [8], {}],

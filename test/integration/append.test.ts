@@ -2,7 +2,7 @@ import { randomUUIDv7 } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
-import { readConfig, type Config } from '../../src/core/config.ts';
+import type { Config } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Quotas } from '../../src/log/quota.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
@@ -18,6 +18,7 @@ import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openMaintenancePool, openPools } from '../support/pools.ts';
+import { testConfig, type TestSettings } from '../support/settings.ts';
 
 let database: TestDatabase;
 let partitions: Partitions;
@@ -38,10 +39,10 @@ afterAll(async () => {
 });
 
 /** What one node has to append with. */
-function node(settings: Record<string, string> = {}) {
+function node(settings: TestSettings = {}) {
   const opened = openPools(database);
   pools.push(opened);
-  const config: Config = readConfig(settings);
+  const config: Config = testConfig(settings);
   const store = new AppendStore(opened.tenant);
   const changes = new ChangeFeed(new ChangeFeedStore(opened.engine), config);
   const accounts = new Quotas(
@@ -156,7 +157,7 @@ describe('many publishers on several nodes', () => {
 
   test('batches form one chain over all nodes, and what they say is what is stored', async () => {
     const tenant = freshTenant();
-    const nodes = [node(), node(), node({ INGEST_BATCH_SIZE: '3' })];
+    const nodes = [node(), node(), node({ INGEST_BATCH_SIZE: 3 })];
     await Promise.all(
       nodes.flatMap(({ ingest }) =>
         Array.from({ length: 8 }, async (_, n) => {
@@ -328,7 +329,7 @@ describe('one that cannot be stored', () => {
 describe('the queue', () => {
   test('is bounded: what does not fit is refused at once and stored nowhere', async () => {
     const tenant = freshTenant();
-    const { ingest } = node({ INGEST_QUEUE_NOTIFICATIONS: '5' });
+    const { ingest } = node({ INGEST_QUEUE_NOTIFICATIONS: 5 });
     const outcomes = await Promise.allSettled(
       Array.from({ length: 8 }, async () => await ingest.publish(tenant, publication())),
     );
@@ -342,7 +343,7 @@ describe('the queue', () => {
 
   test('takes a request that is larger than itself when nothing waits', async () => {
     const tenant = freshTenant();
-    const { ingest } = node({ INGEST_QUEUE_NOTIFICATIONS: '5', INGEST_QUEUE_BYTES: '1024' });
+    const { ingest } = node({ INGEST_QUEUE_NOTIFICATIONS: 5, INGEST_QUEUE_BYTES: 1_024 });
     await ingest.publish(
       tenant,
       publication(Array.from({ length: 20 }, () => draft({ data: `"${'x'.repeat(500)}"`, size: 502 }))),

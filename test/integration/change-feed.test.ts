@@ -51,7 +51,7 @@ class Node {
   readonly orders: StreamCommands;
   readonly #pools: readonly { end(): Promise<void> }[];
 
-  constructor(place: DatabasePlace = database, CHANGES_POLL_MS = '900') {
+  constructor(place: DatabasePlace = database, CHANGES_POLL_MS = 900) {
     const options = {
       url: place.urls.crossTenant,
       name: 'test',
@@ -64,7 +64,7 @@ class Node {
     // One connection, as in the service.
     const changes = new ChangeFeedPool({ ...options, connections: 1 });
     this.#pools = [{ end }, changes];
-    const config = readConfig({ ...settingsOf(place), JWT_SECRET: TEST_SECRET, CHANGES_POLL_MS });
+    const config = readConfig({ ...settingsOf(place), JWT_SECRET: TEST_SECRET }, { CHANGES_POLL_MS });
     this.changes = new ChangeFeed(new ChangeFeedStore(changes), config);
     this.revocations = new Revocations(this.changes, new RevocationsStore(changes, tenant));
     this.orders = new StreamCommands(this.changes, new StreamCommandsStore(tenant, changes));
@@ -276,7 +276,7 @@ describe('asking for what is new', () => {
   });
 
   test('is done by itself, every so many milliseconds', async () => {
-    const node = new Node(database, '50');
+    const node = new Node(database, 50);
     const witness = new Witness(node.changes);
     await node.changes.onModuleInit();
     expect(witness.asked).toEqual(['load']);

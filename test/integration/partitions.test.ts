@@ -21,7 +21,7 @@ const daily = (table: string, days: number) =>
 
 describe('partitions ahead', () => {
   test('are the current one and as many more as the setting says, of every partitioned table', async () => {
-    await log.node({ PARTITIONS_AHEAD: '2' }).partitions.ensureAhead();
+    await log.node({ PARTITIONS_AHEAD: 2 }).partitions.ensureAhead();
     for (const table of PARTITIONED) {
       expect(await log.partitionsOf(table)).toEqual([0, 1, 2].map((days) => daily(table, days)));
     }
@@ -32,7 +32,7 @@ describe('partitions ahead', () => {
       `insert into tenant_logs (tenant_id, head) values ('behind', 5), ('early', $1)`,
       [daysAgo(-40)],
     );
-    await log.node({ PARTITIONS_AHEAD: '1' }).partitions.ensureAhead();
+    await log.node({ PARTITIONS_AHEAD: 1 }).partitions.ensureAhead();
     expect(await log.partitionsOf('notifications')).toEqual(
       [0, 1, 40, 41].map((days) => daily('notifications', days)),
     );

@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
-import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Quotas } from '../../src/log/quota.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
@@ -13,6 +12,7 @@ import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
+import { testConfig, type TestSettings } from '../support/settings.ts';
 
 const RATE = 10;
 /** Per second: what time pays while a test runs is next to nothing. */
@@ -46,8 +46,8 @@ class CountedStore extends AppendStore {
   }
 }
 
-function node(settings: Record<string, string> = {}) {
-  const config = readConfig(settings);
+function node(settings: TestSettings = {}) {
+  const config = testConfig(settings);
   const tenants = new Tenants(
     new ChangeFeed(new ChangeFeedStore(shared.engine), config),
     new TenantsStore(shared.engine, shared.engine, shared.tenant),
@@ -164,7 +164,7 @@ describe('an append', () => {
 });
 
 describe('what a node knows of a quota', () => {
-  const LIMITS = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: '50' };
+  const LIMITS = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: 50 };
 
   test('is what the database says when it meets the tenant, as old as that is, asked once for all', async () => {
     const tenant = await freshTenant();

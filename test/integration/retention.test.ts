@@ -163,7 +163,7 @@ describe('the floor', () => {
 describe('partitions below every retention', () => {
   test('go, of all three tables, and those that hold anything younger stay', async () => {
     await partitionsFor(40, 31.5, 30, 29, 0);
-    expect(await log.node({ PARTITIONS_AHEAD: '1' }).maintenance.runOnce()).toMatchObject({
+    expect(await log.node({ PARTITIONS_AHEAD: 1 }).maintenance.runOnce()).toMatchObject({
       partitionsDropped: 6,
       failed: [],
     });

@@ -2,13 +2,13 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
-import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
 import { Tenants } from '../../src/tenants/tenants.ts';
 import { TenantsStore } from '../../src/tenants/tenants.store.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openPools, openTransactions } from '../support/pools.ts';
+import { testConfig, type TestSettings } from '../support/settings.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
 const acme = tenantIdSchema.parse('acme');
@@ -26,11 +26,11 @@ afterEach(async () => {
 });
 
 /** What one node knows of tenants; it looks when it is told to. */
-async function node(settings: Record<string, string> = {}) {
-  const config = readConfig({
+async function node(settings: TestSettings = {}) {
+  const config = testConfig({
     ...settingsOf(database),
     JWT_SECRET: TEST_SECRET,
-    CHANGES_POLL_MS: '900',
+    CHANGES_POLL_MS: 900,
     ...settings,
   });
   const { tenant: pool, engine, end } = openPools(database, 2);

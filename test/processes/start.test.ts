@@ -34,6 +34,26 @@ test('a start with settings says where the service is, on what it works, and wha
   }
 });
 
+test('a start names a setting that has no effect any more, and goes on', async () => {
+  const service = await startServiceProcess(database, { LEDGER_FLUSH_MS: 'many' });
+  try {
+    expect(service.stderr).toBe(
+      'Settings that have no effect any more, to be removed: LEDGER_FLUSH_MS (a constant now).\n',
+    );
+  } finally {
+    await service.end();
+  }
+});
+
+test('constants in other values than their own, as tests have them, name nothing', async () => {
+  const service = await startServiceProcess(database, { RECEIPTS_FLUSH_MS: 20 });
+  try {
+    expect(service.stderr).toBe('');
+  } finally {
+    await service.end();
+  }
+});
+
 const LOGINS = {
   DATABASE_URL: 'postgres://s:secret@db:5433/notes?sslmode=require',
   DATABASE_ENGINE_URL: 'postgres://e:secret@db:5433/notes',

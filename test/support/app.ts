@@ -3,9 +3,10 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app/app.ts';
 import { deadlinesOf, type Deadlines } from '../../src/http/connections.ts';
-import { readConfig, type Config } from '../../src/core/config.ts';
+import type { Config } from '../../src/core/config.ts';
 import { uniqueNodeName } from './node-name.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
+import { testConfig, type TestSettings } from './settings.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 export interface Service {
@@ -37,12 +38,9 @@ const { __resetOutOfContextForTests: forgetFirstLogger } = (await import(
 )) as { __resetOutOfContextForTests: () => void };
 
 /** Starts the whole service in this process, on a free port, with a database of its own. */
-export async function startService(
-  settings: Record<string, string> = {},
-  options: Options = {},
-): Promise<Service> {
+export async function startService(settings: TestSettings = {}, options: Options = {}): Promise<Service> {
   const database = options.database ?? (await createDatabase());
-  const config = readConfig({
+  const config = testConfig({
     HOST: '127.0.0.1',
     PORT: '0',
     LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { readConfig, type Config } from '../../src/core/config.ts';
+import type { Config } from '../../src/core/config.ts';
 import { type Partitioned, PartitionsStore } from '../../src/log/partitions.store.ts';
 import { Partitions } from '../../src/log/partitions.ts';
 import { positionOfTime, type Position } from '../../src/core/position.ts';
@@ -8,6 +8,7 @@ import { SessionsStore } from '../../src/maintenance/round.store.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import { createDatabase, settingsOf, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
+import { testConfig, type TestSettings } from './settings.ts';
 import { TEST_SECRET } from './tokens.ts';
 import { MaintenancePool } from '../../src/postgres/pools.ts';
 
@@ -31,8 +32,8 @@ export class OldLog {
     return new OldLog(await createDatabase());
   }
 
-  node(settings: Record<string, string> = {}): MaintenanceNode {
-    const config: Config = readConfig({
+  node(settings: TestSettings = {}): MaintenanceNode {
+    const config: Config = testConfig({
       ...settingsOf(this.database),
       JWT_SECRET: TEST_SECRET,
       ...settings,

@@ -10,6 +10,7 @@ import { settingsOf, type DatabasePlace } from './database.ts';
 import { eventually } from './eventually.ts';
 import { uniqueNodeName } from './node-name.ts';
 import { ownPort } from './own-port.ts';
+import { splitSettings, type TestSettings } from './settings.ts';
 import { TEST_SECRET } from './tokens.ts';
 
 const PROJECT = resolve(import.meta.dirname, '../..');
@@ -25,6 +26,9 @@ export interface Exit {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
 }
+
+/** What else may stand in the environment: options of Node, and a setting that is none any more. */
+type ProcessSettings = TestSettings & { readonly NODE_OPTIONS?: string; readonly LEDGER_FLUSH_MS?: string };
 
 /** The service as it is deployed: built, and a process of its own. */
 export class ServiceProcess {
@@ -59,12 +63,10 @@ export class ServiceProcess {
   }
 
   /** Starts it and does not wait until it is ready. */
-  static async launch(
-    database: DatabasePlace,
-    settings: Readonly<Record<string, string>> = {},
-  ): Promise<ServiceProcess> {
+  static async launch(database: DatabasePlace, settings: ProcessSettings = {}): Promise<ServiceProcess> {
     await build();
     const port = await ownPort();
+    const { environment, tuning } = splitSettings(settings);
     const env = {
       PATH: process.env['PATH'],
       HOST: '127.0.0.1',
@@ -74,9 +76,14 @@ export class ServiceProcess {
       LOG_LEVEL: 'warn',
       SHUTDOWN_SPREAD_SECONDS: '1',
       NODE_NAME: uniqueNodeName(),
-      ...settings,
+      ...environment,
     };
-    const child = spawn(process.execPath, [...NODE_FLAGS, join(PROJECT, 'dist/src/main.js')], {
+    // The program itself, unless constants are to be others than its own: those come in by no setting.
+    const command =
+      Object.keys(tuning).length === 0
+        ? [join(PROJECT, 'dist/src/main.js')]
+        : [join(PROJECT, 'test/support/tuned-service.mjs'), JSON.stringify(tuning)];
+    const child = spawn(process.execPath, [...NODE_FLAGS, ...command], {
       cwd: tmpdir(),
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -137,7 +144,7 @@ function guard(child: ChildProcess): () => void {
 /** Starts the service on a database and waits until it takes work. */
 export async function startServiceProcess(
   database: DatabasePlace,
-  settings: Readonly<Record<string, string>> = {},
+  settings: ProcessSettings = {},
 ): Promise<ServiceProcess> {
   const service = await ServiceProcess.launch(database, settings);
   try {

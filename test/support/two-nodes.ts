@@ -4,6 +4,7 @@ import { NO_LIMITS, type OwnLimits } from '../../src/core/limits.ts';
 import { setTenant } from './acts.ts';
 import { publish } from './api.ts';
 import { startService, type Service } from './app.ts';
+import type { TestSettings } from './settings.ts';
 import { StreamClient } from './stream-client.ts';
 import { serviceToken } from './tokens.ts';
 
@@ -16,7 +17,7 @@ export class TwoNodes {
     readonly there: Service,
   ) {}
 
-  static async start(settings: Record<string, string> = {}): Promise<TwoNodes> {
+  static async start(settings: TestSettings = {}): Promise<TwoNodes> {
     const here = await startService({ NODE_NAME: 'here', ...settings });
     const there = await startService({ NODE_NAME: 'there', ...settings }, { database: here.database });
     return new TwoNodes(here, there);

@@ -1,5 +1,12 @@
 import { describe, expect, test } from '@jest/globals';
-import { ConfigError, readConfig, readSettings, settingsSchema } from '../../src/core/config.ts';
+import {
+  ConfigError,
+  readConfig,
+  readSettings,
+  removedSettings,
+  settingsSchema,
+} from '../../src/core/config.ts';
+import { TUNING } from '../../src/core/tuning.ts';
 
 const SECRET = 'x'.repeat(32);
 const LOGINS = {
@@ -95,6 +102,29 @@ describe('settings that do not go together', () => {
   ])('%j is fine', (environment) => {
     expect(() => readConfig(environment)).not.toThrow();
   });
+});
+
+describe('what is no setting any more', () => {
+  test('changes nothing when it is set, and stops no start', () => {
+    expect(readConfig({ LOG_POLL_MS: '200', DATABASE_APPEND_CONNECTIONS: 'many' })).toEqual(readConfig({}));
+  });
+
+  test('is named, with what it was replaced by', () => {
+    expect(removedSettings({ LOG_POLL_MS: '200', DATABASE_APPEND_CONNECTIONS: '8', PORT: '3000' })).toBe(
+      'Settings that have no effect any more, to be removed: DATABASE_APPEND_CONNECTIONS (DATABASE_CONNECTIONS_PER_POOL now), LOG_POLL_MS (a constant now).',
+    );
+    expect(removedSettings({ LOG_POLL_MS: '', PORT: '3000', PATH: '/bin' })).toBeUndefined();
+  });
+
+  test('is none of those that there are', () => {
+    for (const name of Object.keys(settingsSchema.shape))
+      expect(removedSettings({ [name]: 'x' })).toBeUndefined();
+  });
+});
+
+test('constants are the same everywhere, unless a test has others', () => {
+  expect(readConfig({})).toMatchObject(TUNING);
+  expect(readConfig({}, { LOG_POLL_MS: 200 })).toEqual({ ...readConfig({}), LOG_POLL_MS: 200 });
 });
 
 describe('a secret is counted in bytes', () => {

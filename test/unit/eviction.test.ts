@@ -30,7 +30,7 @@ function node() {
     receipts: { recorded: new Subject() },
     tenants: { changed: new Subject(), limits: () => ({ connectionsPerUser: 1 }) },
     hubs: { ofUser: () => [{}] },
-    config: { LEDGER_FLUSH_MS: FLUSH_MS },
+    config: { RECEIPTS_FLUSH_MS: FLUSH_MS },
   };
   const { store, receipts, tenants, hubs, config } = parts as unknown as Record<keyof typeof parts, never>;
   const eviction = new Eviction(store, {} as never, receipts, tenants, hubs, clock, config);

@@ -1,6 +1,5 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
-import { readConfig } from '../../src/core/config.ts';
 import { Problem } from '../../src/core/errors.ts';
 import { limitsOf, NO_LIMITS } from '../../src/core/limits.ts';
 import { readJson } from '../../src/http/json-body.ts';
@@ -11,20 +10,17 @@ import {
   type PublishRoute,
 } from '../../src/publishing/publication.ts';
 import { TimeSlicer } from '../../src/concurrency/pacing.ts';
+import { testConfig, type TestSettings } from '../support/settings.ts';
 
 const NOW = Date.UTC(2026, 10, 22);
-const read = async (route: PublishRoute, text: string, settings: Record<string, string> = {}) => {
-  const config = readConfig(settings);
+const read = async (route: PublishRoute, text: string, settings: TestSettings = {}) => {
+  const config = testConfig(settings);
   const body = readJson(Buffer.from(text));
   const envelope = await readEnvelope(route, body);
   return await readPublication(route, body, envelope, null, NOW, config, limitsOf(NO_LIMITS, config));
 };
 
-async function refusalOf(
-  route: PublishRoute,
-  body: string,
-  settings?: Record<string, string>,
-): Promise<Problem> {
+async function refusalOf(route: PublishRoute, body: string, settings?: TestSettings): Promise<Problem> {
   try {
     const { refusal } = await read(route, body, settings);
     if (refusal !== undefined) return refusal;
@@ -126,7 +122,7 @@ describe('what is refused', () => {
   });
 
   test('data over the limits, with what was counted', async () => {
-    const limits = { MAX_DATA_BYTES: '4', MAX_DATA_DEPTH: '2' };
+    const limits = { MAX_DATA_BYTES: '4', MAX_DATA_DEPTH: 2 };
     const refusal = await refusalOf('single', '{"to":{"user":"a"},"type":"t","data":[[[ 1 ]]]}', limits);
     expect(refusal.errors).toEqual([
       { pointer: '/data', detail: expect.stringContaining('7 bytes') },
@@ -138,7 +134,7 @@ describe('what is refused', () => {
   });
 
   test('more than the burst of the tenant, which no waiting would let pass', async () => {
-    const settings = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: '2' };
+    const settings = { NOTIFICATIONS_PER_SECOND: '1', NOTIFICATIONS_BURST_SECONDS: 2 };
     const refusal = await refusalOf('single', '{"to":{"users":["a","b","c"]},"type":"t","data":1}', settings);
     expect(refusal.errors).toEqual([
       { pointer: '/to/users', detail: expect.stringContaining('makes 3 notifications; at most 2 ') },

@@ -43,7 +43,7 @@ them at once, revoke the token.`,
     tag: 'Stream',
     summary: 'Get a ticket for one stream',
     description: `For an \`EventSource\`, which cannot send the token in a header: \`GET /v1/stream?ticket=…\`. The ticket opens
-one stream of this user on this device, within 30 seconds (\`STREAM_TICKET_SECONDS\`), and with the topics and the end of
+one stream of this user on this device, within 30 seconds, and with the topics and the end of
 this token. When that stream is lost, fetch a new ticket and open the next one with it and \`lastEventId\`.`,
     access: 'user',
     body: {

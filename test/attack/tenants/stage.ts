@@ -71,7 +71,7 @@ const isOwnWork = ({ pool, name }: Heard): boolean =>
   );
 
 /** So that what streams did is stored at once. */
-const SETTINGS = { LEDGER_FLUSH_MS: '10', CHANGES_POLL_MS: '100' };
+const SETTINGS = { RECEIPTS_FLUSH_MS: 10, CHANGES_POLL_MS: 100 };
 
 export async function setStage(given: Record<string, string> = {}): Promise<Stage> {
   const database = await createDatabase();

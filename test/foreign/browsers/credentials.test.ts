@@ -38,7 +38,7 @@ describeInBrowsers((installed) => {
       {
         CORS_ORIGINS: `http://127.0.0.1:${app.port}, http://localhost:${app.port}`,
         HEARTBEAT_SECONDS: '1',
-        STREAM_RETRY_MS: '100',
+        STREAM_RETRY_MS: 100,
         LOG_LEVEL: 'info',
       },
       { logs: { write: (line: string) => void logged.push(line) } },

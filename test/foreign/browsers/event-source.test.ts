@@ -22,7 +22,7 @@ interface Seen {
   readonly data: string;
 }
 
-const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: '100' };
+const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: 100 };
 const PATIENCE = { every: 50 };
 
 describeInBrowsers((installed) => {

@@ -65,7 +65,7 @@ const text =
   (type: string, body: string): Route =>
   () => ({ type, body });
 
-const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: '100' };
+const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: 100 };
 const PATIENCE = { every: 50 };
 
 describeInBrowsers((installed) => {

@@ -56,7 +56,7 @@ const open = (options: Options) => {
 let service: Service;
 let proxy: CuttingProxy;
 beforeAll(async () => {
-  service = await startService({ STREAM_RETRY_MS: '100' });
+  service = await startService({ STREAM_RETRY_MS: 100 });
   proxy = await CuttingProxy.start(service.url);
 });
 afterAll(async () => {

@@ -127,7 +127,7 @@ beforeAll(async () => {
     window: globalThis,
     document: { hidden: false, addEventListener: () => undefined, removeEventListener: () => undefined },
   });
-  service = await startService({ STREAM_RETRY_MS: '100' });
+  service = await startService({ STREAM_RETRY_MS: 100 });
 });
 afterAll(async () => {
   await service.close();

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { readConfig } from '../../../src/core/config.ts';
 import { migrate } from '../../../src/postgres/migrate.ts';
 import { openDatabase } from '../../../src/postgres/open-database.ts';
 import { Pool } from '../../../src/postgres/pool.ts';
@@ -12,6 +11,7 @@ import { createDatabase, settingsOf, type TestDatabase } from '../../support/dat
 import { eventually } from '../../support/eventually.ts';
 import { makeHostile } from '../../support/hostile-settings.ts';
 import { describeBehindPgBouncer, startPgBouncer, type PgBouncer } from '../../support/pgbouncer.ts';
+import { testConfig } from '../../support/settings.ts';
 import { StreamClient } from '../../support/stream-client.ts';
 import { serviceToken, TEST_SECRET, userToken } from '../../support/tokens.ts';
 
@@ -21,7 +21,7 @@ describeBehindPgBouncer((mode) => {
   const settings = {
     // Debian's PgBouncer is older than 1.21, and keeps no statements from one transaction to the next.
     DATABASE_PREPARED_STATEMENTS: String(mode === 'session'),
-    LEDGER_FLUSH_MS: '20',
+    RECEIPTS_FLUSH_MS: 20,
   };
   let direct: TestDatabase;
   let pooler: PgBouncer;
@@ -34,7 +34,7 @@ describeBehindPgBouncer((mode) => {
     pooler = await startPgBouncer(direct, mode);
     database = pooler.database;
     // As a start of the service does.
-    const config = readConfig({ ...settingsOf(database), ...settings, JWT_SECRET: TEST_SECRET });
+    const config = testConfig({ ...settingsOf(database), ...settings, JWT_SECRET: TEST_SECRET });
     expect((await openDatabase(config, () => undefined)).migrations).toEqual([]);
     service = await startService(settings, { database });
   });
