@@ -2,6 +2,8 @@ import { Body, Controller, Get, Global, Module, Post, type DynamicModule } from 
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { CurrentPrincipal, type Principal, Public, RequireScope, UserOnly } from '../../src/http/access.ts';
+import { Cors } from '../../src/auth/cors.ts';
+import { TokenGuard } from '../../src/auth/token.guard.ts';
 import { AuthModule } from '../../src/auth/auth.module.ts';
 import { CONFIG, readConfig, type Config } from '../../src/core/config.ts';
 import { DatabaseModule } from '../../src/postgres/database.module.ts';
@@ -114,7 +116,13 @@ export async function listenGuarded(
     abortOnError: false,
   });
   app.useGlobalFilters(new ProblemFilter());
-  app.enableCors({ origin: 'https://app.example', exposedHeaders: ['www-authenticate'] });
+  // Of src/app/pipeline.ts what concerns callers.
+  const fastify = app.getHttpAdapter().getInstance();
+  const [cors, guard] = [app.get(Cors), app.get(TokenGuard)];
+  fastify.addHook('onRequest', (request, reply, done) => {
+    if (!cors.answersPreflight(request, reply)) done();
+  });
+  fastify.addHook('preParsing', async (request, reply) => await guard.beforeBody(request, reply));
   try {
     await app.listen(port, '127.0.0.1');
   } catch (error) {
