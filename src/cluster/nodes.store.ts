@@ -6,7 +6,7 @@ import { type Statement } from '../postgres/pool.ts';
 /** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
 export const NODE_SILENCE_SECONDS = 10;
 /** The same in SQL. */
-export const NODE_SILENCE = `interval '${NODE_SILENCE_SECONDS} seconds'`;
+const NODE_SILENCE = `interval '${NODE_SILENCE_SECONDS} seconds'`;
 
 /** SQL: whether a node lives. @param node alias of a row of `nodes` */
 export const lives = (node: string): string => `${node}.seen_at >= clock_timestamp() - ${NODE_SILENCE}`;

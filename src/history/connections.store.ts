@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
-import { NODE_SILENCE } from '../cluster/nodes.store.ts';
+import { lives } from '../cluster/nodes.store.ts';
 import type { Position } from '../core/position.ts';
 import { type Statement } from '../postgres/pool.ts';
 
@@ -57,7 +57,7 @@ cross join lateral (
     when s.until is not null then s.until
     when n.seen_at is null then s.since
     when n.started_at > s.since then greatest(s.since, n.started_at)
-    when n.seen_at < clock_timestamp() - ${NODE_SILENCE} then greatest(s.since, n.seen_at)
+    when not (${lives('n')}) then greatest(s.since, n.seen_at)
   end as until
 ) e
 order by s.since desc, s.connection_id desc`,

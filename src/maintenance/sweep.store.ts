@@ -14,8 +14,8 @@ interface Swept {
   readonly gone: number;
 }
 
-/** A node that was silent for so long is gone. A living one reports every few seconds. */
-const NODE_SILENCE_SECONDS = 60;
+/** Longer than after which nodes take another for dead (src/cluster/nodes.store.ts): an end that is written down stays, also when the node was only frozen. */
+const SURELY_DEAD_SECONDS = 60;
 
 /*
  * The statements of this file work across tenants. Each deletes a bounded number of rows and skips those that are locked.
@@ -113,7 +113,7 @@ with lost as materialized (
     case when c.since < n.started_at then n.started_at else greatest(c.since, n.seen_at) end as last
   from connections c left join nodes n on n.node = c.node
   where c.until is null
-    and (c.since < n.started_at or coalesce(n.seen_at, c.since) < now() - make_interval(secs => ${NODE_SILENCE_SECONDS}))
+    and (c.since < n.started_at or coalesce(n.seen_at, c.since) < now() - make_interval(secs => ${SURELY_DEAD_SECONDS}))
   limit $1 for update of c skip locked
 ), ended as (
   update connections c set until = lost.last, reason = 'node-lost' from lost

@@ -1,15 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { NOT_IN_SNAPSHOT } from '../cluster/change-feed.store.ts';
+import { lives } from '../cluster/nodes.store.ts';
 import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erased, type Erasure, type ErasureView } from './erasure.ts';
 import { type Statement } from '../postgres/pool.ts';
-
-/** A node that was not seen for so long is taken for dead. The erasure still waits for its transactions in the database. */
-const NODE_SILENCE = `interval '10 seconds'`;
 
 /** When the process that works on an erasure has not touched the row for so long, another one goes on. */
 const LEASE = `interval '5 seconds'`;
@@ -61,7 +59,7 @@ const TOUCH: Statement = {
 update erasures e set touched_at = clock_timestamp()
 where tenant_id = $1 and erasure_id = $2 and worker = $3 and done_at is null
 returning array(
-  select n.node from nodes n where n.seen_at >= clock_timestamp() - ${NODE_SILENCE} and n.node <> all(e.heard)
+  select n.node from nodes n where ${lives('n')} and n.node <> all(e.heard)
 ) as "notPurged"`,
 };
 
