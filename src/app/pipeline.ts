@@ -24,8 +24,8 @@ const BESIDE_STREAMS = 1_000;
  * What a request passes from its connection to its handler, and its answer on the way back: everything that listens or hooks in
  * is here, in its order.
  *
- * Behind the last hook Nest asks TokenGuard, calls the handler, and renders what is thrown by ProblemFilter
- * (src/http/problems.ts; what comes before a route is opened as a stream: src/delivery/stream.controller.ts).
+ * Behind the last hook Nest asks TokenGuard and calls the handler. What is thrown is rendered by ProblemFilter
+ * (src/http/problems.ts), on the route of streams by PassingTroubleFilter (src/delivery/stream.controller.ts).
  */
 export function buildPipeline(app: NestFastifyApplication, config: Config, deadlines: Deadlines): void {
   const fastify = app.getHttpAdapter().getInstance();

@@ -143,13 +143,13 @@ export class Tickets implements ChangeSource {
   }
 
   async #ask<Ask, Answer>(
-    gather: KeyedBatcher<TenantId, Ask, Answer>,
+    batcher: KeyedBatcher<TenantId, Ask, Answer>,
     tenantId: TenantId,
     ask: Ask,
   ): Promise<Answer> {
-    if (gather.pending(tenantId) >= MOST_WAITING)
+    if (batcher.pending(tenantId) >= MOST_WAITING)
       throw new Problem('overloaded', 'Too many tickets wait on this node.', { retryAfter: 1 });
-    return await gather.request(tenantId, ask);
+    return await batcher.request(tenantId, ask);
   }
 }
 

@@ -26,8 +26,8 @@ import { Tokens } from './tokens.ts';
  * Stands before every handler: finds out who is calling, and holds that against what the handler declares (src/http/access.ts).
  * A handler that declares nothing is closed to all.
  *
- * Nest asks its guards when the body has been read and parsed. Of whom may not send one it is not read at all: so a request with
- * a body is admitted in front of it, and every other one here.
+ * Nest asks its guards when the body has been read and parsed. The body of a caller who may not send it is not read at all: so a
+ * request with a body is admitted before that (`beforeBody`), and every other one by Nest (`canActivate`).
  */
 @Injectable()
 export class TokenGuard implements CanActivate {

@@ -108,9 +108,9 @@ export class Batcher<Ask, Answer> {
   }
 }
 
-/** A Gather for each key, such as a tenant, that exists while somebody asks for it, or a crowd may come. */
+/** A batcher for each key, such as a tenant, that exists while somebody asks for it, or a crowd may come. */
 export class KeyedBatcher<Key, Ask, Answer> {
-  readonly #gathers = new Map<Key, Batcher<Ask, Answer>>();
+  readonly #batchers = new Map<Key, Batcher<Ask, Answer>>();
 
   constructor(
     private readonly serve: (key: Key, asks: readonly Ask[]) => Promise<readonly Answer[]>,
@@ -119,27 +119,27 @@ export class KeyedBatcher<Key, Ask, Answer> {
 
   /** How many asks for this key are not answered yet. */
   pending(key: Key): number {
-    return this.#gathers.get(key)?.pending ?? 0;
+    return this.#batchers.get(key)?.pending ?? 0;
   }
 
   async request(key: Key, ask: Ask): Promise<Answer> {
-    let gather = this.#gathers.get(key);
-    if (gather === undefined) {
-      gather = new Batcher((asks) => this.serve(key, asks), this.options);
-      this.#gathers.set(key, gather);
+    let batcher = this.#batchers.get(key);
+    if (batcher === undefined) {
+      batcher = new Batcher((asks) => this.serve(key, asks), this.options);
+      this.#batchers.set(key, batcher);
     }
     try {
-      return await gather.request(ask);
+      return await batcher.request(ask);
     } finally {
-      this.#drop(key, gather);
+      this.#drop(key, batcher);
     }
   }
 
-  #drop(key: Key, gather: Batcher<Ask, Answer>): void {
+  #drop(key: Key, batcher: Batcher<Ask, Answer>): void {
     // Only its own: by the time that the last is answered another may have begun.
-    if (gather.pending > 0 || this.#gathers.get(key) !== gather) return;
-    const { remembersFor } = gather;
-    if (remembersFor === 0) this.#gathers.delete(key);
-    else setTimeout(() => this.#drop(key, gather), remembersFor).unref();
+    if (batcher.pending > 0 || this.#batchers.get(key) !== batcher) return;
+    const { remembersFor } = batcher;
+    if (remembersFor === 0) this.#batchers.delete(key);
+    else setTimeout(() => this.#drop(key, batcher), remembersFor).unref();
   }
 }

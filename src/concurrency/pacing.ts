@@ -2,8 +2,8 @@ import { setImmediate } from 'node:timers/promises';
 
 /** No turn came in time. The statement was not sent; `isNeverSent` knows it. */
 class AcquireTimeout extends Error {
-  override readonly name = 'NoTurn';
-  readonly code = 'NO_TURN';
+  override readonly name = 'AcquireTimeout';
+  readonly code = 'ACQUIRE_TIMEOUT';
 
   constructor() {
     super('the statements of this tenant that wait already take too long');
@@ -24,7 +24,7 @@ export class KeyedSemaphore<Key> {
     private readonly patienceMs: number,
   ) {}
 
-  /** @throws NoTurn */
+  /** @throws AcquireTimeout */
   async run<Result>(key: Key, work: () => Promise<Result>): Promise<Result> {
     await this.#begin(key);
     try {

@@ -106,6 +106,7 @@ export class Connection implements HubMember, SentSource {
     try {
       while (!this.live && this.#hasRoom()) {
         if (!this.#writeOn()) await this.#readLog();
+        // It has all that the tail has, which does not reach yet what was in the log when it was opened.
         else if (!this.live && this.#hasRoom()) await this.hub.reach(this.target);
       }
     } catch (error) {

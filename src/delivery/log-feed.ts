@@ -63,7 +63,7 @@ export class LogFeed implements OnModuleInit {
       this.eviction.seen();
       this.streams.databaseAnswers();
       // Their records in history, by which others know of them, have ended.
-      if (held === 'anew') for (const hub of this.hubs.values()) this.#restart(hub);
+      if (held === 'anew') for (const hub of this.hubs.values()) this.#endStreams(hub);
       const headOf = new Map(heads.map(({ tenantId, head }) => [tenantId, head]));
       for (const [hub, before] of known) {
         if (this.hubs.get(hub.tenantId) !== hub) continue;
@@ -71,7 +71,7 @@ export class LogFeed implements OnModuleInit {
         // Below what was known before the question: the database lost a part of the log that streams have seen.
         if (head === undefined || head < before) {
           this.#logger.warn(`the log of tenant ${hub.tenantId} went back: its streams start anew`);
-          this.#restart(hub);
+          this.#endStreams(hub);
         } else await hub.reach(head);
       }
     } catch (error) {
@@ -81,7 +81,7 @@ export class LogFeed implements OnModuleInit {
     }
   }
 
-  #restart(hub: TenantHub<Connection>): void {
+  #endStreams(hub: TenantHub<Connection>): void {
     this.hubs.delete(hub.tenantId);
     for (const connection of hub.connections)
       connection.end('unavailable', jittered(this.config.STREAM_RETRY_MS));

@@ -89,7 +89,7 @@ export class StreamOpener {
       if (registered === 'being-erased') return this.#refuse(stream, 'unavailable');
       // The database may have taken longer than the token had left.
       if (request.tokenExpiresAt - Date.now() <= TICK_MS) return this.#refuse(stream, 'token-expired');
-      // Nor was anyone told of a stream that was not open yet.
+      // Its token may have been revoked meanwhile: open streams are told of that, and this one was not open.
       if (this.tokenStatus.refusal(request.caller) !== undefined) return this.#refuse(stream, 'revoked');
       if (registered === 'too-many-devices') {
         this.metrics.overLimit.inc({ limit: 'devicesPerUser' });
@@ -160,7 +160,7 @@ export class StreamOpener {
         ...gap,
       }),
     );
-    // The first tick reads on, unless the token is about to end.
+    // A tick first, as once a second: it begins to read what follows, unless the token is about to end.
     connection.tick(Date.now());
     stream.socket.uncork();
     this.eviction.opened(connection);

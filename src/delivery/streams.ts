@@ -26,7 +26,7 @@ const HOLE_ROWS = 5_000;
 
 /**
  * Every open stream of this node: what connections and hubs need of it, and a look at each once a second. They are opened by
- * StreamOpener, fed by LogFeed, and told to end by StreamControl, Eviction and ConnectionQuota.
+ * StreamOpener and fed by LogFeed. StreamControl, Eviction, ConnectionQuota, NodePurge, LogFeed and Shutdown end them.
  */
 @Injectable()
 export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {

@@ -39,7 +39,7 @@ export class TenantHub<Member extends HubMember> {
   readonly #arrived: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
   /** The first is under way. */
   readonly #broadcasts: Run[] = [];
-  /** Of what arrived up to here, only what is in `#broadcasts` is still to be offered. */
+  /** Everything up to here was offered to its connections, or waits in `#broadcasts`. */
   #enqueuedUpTo: Position;
   #dispatching = false;
   #healing: Promise<void> | undefined;

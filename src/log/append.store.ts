@@ -50,7 +50,7 @@ export interface Remembered {
 /*
  * The append is one statement, so that a node that stops never holds a tenant's lock between round trips.
  *
- * - `stream` locks the tenant's row; all that follows takes its numbers from this CTE. A sub-select on the table in
+ * - `log` locks the row of the tenant log; all that follows takes its numbers from this CTE. A sub-select on the table in
  *   `returning` would read the statement's old snapshot instead of the row that was waited for.
  * - Positions are given to every draft before it is known which keys are free. A duplicate leaves a hole in the numbers;
  *   holes are harmless, and the key can be stored with its answer in the same statement.
@@ -121,7 +121,7 @@ from unnest($2::text[], $3::text[]) with ordinality as asked (publisher, key, n)
 join idempotency_keys i on i.tenant_id = $1 and i.publisher = asked.publisher and i.key = asked.key`,
 };
 
-/* Behind the stream's lock: a commit that is still under way on a lost connection ends before this reads. */
+/* Behind the lock of the tenant log: a commit that is still under way on a lost connection ends before this reads. */
 const LOCK: Statement = {
   name: 'lock_tenant_log',
   text: `select head from tenant_logs where tenant_id = $1 for update`,
@@ -182,7 +182,7 @@ export class AppendStore {
   constructor(private readonly pool: AppendPool) {}
 
   /**
-   * Appends what the publications hold, in order. Undefined: the tenant has no stream row, nothing was stored.
+   * Appends what the publications hold, in order. Undefined: the tenant has no log yet, nothing was stored.
    * When this returns, the commit is on disk. `append` is a UUID by which `settle` knows it; `rate` is what the tenant
    * may publish per second.
    */

@@ -161,7 +161,7 @@ export class ReadStore {
       shared.bytes,
     ]);
     const [first] = rows;
-    if (first === undefined) throw new Error(`tenant ${tenantId} has no stream row`);
+    if (first === undefined) throw new Error(`tenant ${tenantId} has no log`);
     const { head, floor } = first;
     const byReader = Map.groupBy(rows, ({ reader }) => reader);
     return {
@@ -176,12 +176,12 @@ export class ReadStore {
   async allAfter(tenantId: TenantId, after: Position, limits: PageLimits): Promise<Run & { head: Position }> {
     const rows = await this.pool.rows<PageRow>(tenantId, ALL_AFTER, [after, limits.rows, limits.bytes]);
     const [first] = rows;
-    if (first === undefined) throw new Error(`tenant ${tenantId} has no stream row`);
+    if (first === undefined) throw new Error(`tenant ${tenantId} has no log`);
     const found = rows.filter(({ reader }) => reader !== null);
     return { head: first.head, ...toRun(found, limits.rows, first.head) };
   }
 
-  /** The heads of these tenants, and the time. A tenant without a stream row is missing in the answer. */
+  /** The heads of these tenants, and the time. A tenant without a log is missing in the answer. */
   async heads(tenantIds: readonly TenantId[]): Promise<LogHead[]> {
     return await this.crossTenant.rows<LogHead & Record<string, unknown>>(HEADS, [tenantIds]);
   }

@@ -71,7 +71,7 @@ export function isNeverSent(error: unknown): boolean {
       'ENOENT',
       '57P03',
       '53300',
-      'NO_TURN',
+      'ACQUIRE_TIMEOUT',
       ...NO_DESCRIPTOR,
     ].includes(code);
   return (
@@ -89,9 +89,9 @@ const FULL = '53100';
  * The statement was given up in favour of others and had no effect: 57014 ran into its time limit, mostly behind a lock;
  * 25P03 and 25P04 ran into the limit of an idle and of any transaction, and the session was ended before the commit;
  * 55P03 did not get its lock in time; class 40 met another transaction; the rest of class 53 found no memory or no
- * descriptor; NO_TURN (AcquireTimeout) waited for other statements of its own tenant.
+ * descriptor; ACQUIRE_TIMEOUT (AcquireTimeout) waited for other statements of its own tenant.
  */
-const BUSY = /^(?:57014|25P03|25P04|55P03|40|53|NO_TURN)/;
+const BUSY = /^(?:57014|25P03|25P04|55P03|40|53|ACQUIRE_TIMEOUT)/;
 
 /** 25006: a server that takes no writes (a standby, in a failover). Class 58: the operating system failed the server. */
 const FAILING = /^(?:25006|58)/;

@@ -156,7 +156,7 @@ interface Item {
   readonly double: readonly PropertyKey[] | undefined;
 }
 
-/** Of those of one object; more are refused in any case, since there are not so many that are known. */
+/** Members of one object that are looked at. An object with more is refused in any case: not so many are known. */
 const MOST_MEMBERS = 1_000;
 /** Of what is made of one member of the envelope; as many users do not fit in any request. */
 const MOST_VALUES = 2 * MOST_NOTIFICATIONS_PER_REQUEST;

@@ -69,7 +69,7 @@ export class RejectionThrottle {
 
 /**
  * What stands between a flood of publishes and the other tenants. A request is held against the quota of its tenant before its
- * body is read, once its notifications are counted, and by Ingest, which reserves what it takes. Whatever is refused is answered
+ * body is read, and once its notifications are counted; what it takes of it is reserved by Ingest. Whatever is refused is answered
  * in its turn, and every answer says how much of the quota is left.
  *
  * Only callers who may publish meet it. To others the guard gives its reasons, and the traffic of the tenant is none of

@@ -21,8 +21,8 @@ export type AckResult = 'confirmed' | 'ahead' | 'device_unknown';
 /*
  * The rules of devices.store.ts hold here too: rows are locked in key order and through their key, the cursor comes
  * from the locked row alone, acknowledgements of one device in one batch are steps of one walk, and the cursor is
- * written through the conflict. A tenant without a stream row has an empty log, so that everything is ahead of it.
- * `stored_to` is where the interval ends in the table (covering.ts). It begins with the log of the tenant at the earliest.
+ * written through the conflict. A tenant that has no log yet has an empty one, so that everything is ahead of it.
+ * `stored_to` is where the interval ends in the table (intervals.ts). It begins with the log of the tenant at the earliest.
  */
 const ACKNOWLEDGE: Statement = {
   name: 'acknowledge',

@@ -65,7 +65,7 @@ export type RegistrationRefusal = 'too-many-devices' | 'being-erased';
  * - The cursor of a new device comes from the acknowledgements, not from the cursors, of the user's other devices:
  *   a cursor that `latest` moved has skipped what nobody has seen. One row per device, the newest, is read.
  * - An interval that ends at or below the floor covers nothing that is kept. `stored_to` is where it ends in the table
- *   (covering.ts); it begins with the log of the tenant at the earliest, since nothing was ever stored before.
+ *   (intervals.ts); it begins with the log of the tenant at the earliest, since nothing was ever stored before.
  * - Nobody gets a device while their data is being erased: it would go with the rest, and its stream would stay.
  * - A device that would be one too many has no effect. Where two nodes make devices of one user at the same time, neither
  *   counts those of the other; but both begin with the same ordinal, and of duplicates one is stored. The other comes back
@@ -156,12 +156,12 @@ union all
 select n, false, 'being-erased', floor, head, floor, 0 from opening cross join log where held`,
 };
 
-/** The tenant has no stream row yet. */
+/** The tenant has no log yet. */
 export class TenantUnknown extends Error {
   override readonly name = 'TenantUnknown';
 
   constructor(tenantId: TenantId) {
-    super(`There is no stream row for tenant ${tenantId}.`);
+    super(`There is no log of tenant ${tenantId}.`);
   }
 }
 
@@ -185,7 +185,7 @@ export class DevicesStore {
 
   /**
    * Registers devices that open streams and says where each stream starts, in the order of `devices`. Running it
-   * again after a lost connection is harmless. The tenant's stream row must exist.
+   * again after a lost connection is harmless. The tenant log must exist.
    */
   async register(
     tenantId: TenantId,

@@ -104,7 +104,7 @@ export class Metrics {
   );
   readonly commitToSocketSeconds = this.#histogram(
     'tidings_commit_to_socket_seconds',
-    'Time from a known commit until the notification was written to the sockets of live streams.',
+    'Time from a known commit until the notification was offered to every connection that it is for, and written to those that are live.',
     COMMIT_SECONDS,
   );
   readonly gapsAnnounced = this.#counter(

@@ -77,7 +77,7 @@ const COLUMNS = `tenant_id as id, name, status, kept_days as "keptDays", cors_or
 const STATE = `tenant_id as id, status, cors_origins as "corsOrigins", limits`;
 
 /*
- * No row: the tenant is there already. The stream row is what makes a tenant one that can be published to. One that was
+ * No row: the tenant is there already. The row of its log is what makes a tenant one that can be published to. One that was
  * deleted is made anew, and its log goes on where it ended: whoever still holds a position of it is told of the gap.
  */
 const CREATE: Statement = {

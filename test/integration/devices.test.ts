@@ -233,11 +233,11 @@ test('every connect stores the topics of its token and when the device was seen'
   ).toEqual([{ topics: ['b', 'ü'], recent: true }]);
 });
 
-test('a tenant without a stream row is an error and not an empty answer', async () => {
+test('a tenant without a log is an error and not an empty answer', async () => {
   const tenant = await bench.tenant();
   await bench.database.query('delete from tenant_logs where tenant_id = $1', [tenant]);
   await expect(node.arrivals.register(tenant, [registration()])).rejects.toThrow(
-    `no stream row for tenant ${tenant}`,
+    `no log of tenant ${tenant}`,
   );
   expect(await node.arrivals.register(tenant, [])).toEqual([]);
 });
