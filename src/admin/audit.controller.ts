@@ -1,60 +1,14 @@
 import { Controller, Get, Header, Param, Query } from '@nestjs/common';
 import { z } from 'zod';
-import { ACTIONS, type AuditRecord, AuditStore } from '../audit/audit.store.ts';
+import { type AuditRecord, AuditStore } from '../audit/audit.store.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { parseQuery } from '../http/json-body.ts';
 import { TenantsStore } from '../tenants/tenants.store.ts';
-import { pageParameters, notFound, pageSchema, parseId, time } from './request-parameters.ts';
-import { DEFAULT_LIMIT, historyQuerySchema, type Listing, pageOf, readCursor } from '../history/page.ts';
+import { notFound, parseId } from './request-parameters.ts';
+import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
-
-const actionSchema = z.enum(ACTIONS);
-const period = historyQuerySchema.shape;
-
-export const auditQuerySchema = z.strictObject({
-  action: actionSchema.optional(),
-  since: period.since.meta({ description: 'Done at or after this time.' }),
-  until: period.until.meta({ description: 'Done before this time.' }),
-  ...pageParameters,
-});
-
-const actorSchema = z
-  .discriminatedUnion('kind', [
-    z.strictObject({
-      kind: z.literal('service'),
-      tenant: tenantIdSchema,
-      subject: z.string().meta({ description: '`sub` of its token.' }),
-      issuer: z.string().nullable().meta({ description: '`iss` of its token.' }),
-    }),
-    z.strictObject({ kind: z.literal('command') }),
-    z.strictObject({ kind: z.literal('administrator') }),
-  ])
-  .meta({
-    id: 'Actor',
-    description:
-      'Who did it. `command`: somebody at the installation itself. `administrator`: somebody of another tenant, who is not shown.',
-  });
-
-const content = (description: string) => z.json().meta({ description });
-
-const auditItemSchema = z
-  .strictObject({
-    id: z.uuid(),
-    at: time,
-    action: actionSchema,
-    target: z.string().meta({
-      description:
-        'The id of the tenant, issuer, revocation, user or connection. A user who is erased is not named: `sha256:` and the SHA-256 of the id of the erasure, a colon and the id of the user.',
-    }),
-    actor: actorSchema,
-    remoteAddress: z.string().nullable().meta({ description: 'Where the request came from.' }),
-    requestId: z.string().nullable(),
-    before: content('What the API showed of the target; null: there was none.'),
-    after: content('The same after the act; null: there is none any more.'),
-  })
-  .meta({ id: 'AuditItem', description: 'An administrative act.' });
-
-export const auditPageSchema = pageSchema('AuditPage', auditItemSchema);
+import { Describe } from '../http/description.ts';
+import { listAuditDescription, listTenantAuditDescription, auditQuerySchema } from './audit.openapi.ts';
 
 const place = z.tuple([z.uuid()]);
 
@@ -67,6 +21,7 @@ export class AuditController {
   ) {}
 
   @Get('audit')
+  @Describe(listAuditDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('history:read')
   async ofOwnTenant(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
@@ -75,6 +30,7 @@ export class AuditController {
   }
 
   @Get('tenants/:id/audit')
+  @Describe(listTenantAuditDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async ofTenant(@CurrentPrincipal() principal: Principal, @Param('id') id: string, @Query() query: unknown) {

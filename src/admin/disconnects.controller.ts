@@ -8,6 +8,8 @@ import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
 import { StreamCommandsStore } from '../delivery/stream-commands.store.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import { notFound, parseId, parseUserId } from './request-parameters.ts';
+import { Describe } from '../http/description.ts';
+import { disconnectUserDescription, closeConnectionDescription } from './disconnects.openapi.ts';
 
 const emptyBody = z.strictObject({});
 
@@ -22,6 +24,7 @@ export class DisconnectsController {
 
   /** Also for a user who has no stream: whether there is one may change while the order is on its way. */
   @Post(['users/:id/disconnect', 'users/disconnect'])
+  @Describe(disconnectUserDescription)
   @HttpCode(204)
   @RequireScope('operations:write')
   @PaidFrom('acts')
@@ -41,6 +44,7 @@ export class DisconnectsController {
   }
 
   @Delete('connections/:id')
+  @Describe(closeConnectionDescription)
   @HttpCode(204)
   @RequireScope('operations:write')
   @PaidFrom('acts')

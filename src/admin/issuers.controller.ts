@@ -29,52 +29,16 @@ import {
   registerIssuer,
   removeIssuer,
 } from './issuer-registry.ts';
-import { pageParameters, notFound, pageSchema, parseId, time } from './request-parameters.ts';
-import { SERVICE_SCOPES, tenantIdSchema } from '../core/identifiers.ts';
-import { ALGORITHMS } from '../auth/issuer.ts';
-import { keptKeySetSchema } from '../auth/keys.ts';
-export const issuersQuerySchema = z.strictObject(pageParameters);
-
-export const issuerSchema = z
-  .strictObject({
-    id: z.uuid(),
-    iss: z.string(),
-    name: z.string().nullable(),
-    status: z.enum(['active', 'disabled']),
-    jwksUrl: z.string().nullable(),
-    keys: keptKeySetSchema.nullable().meta({ description: 'Public keys, if they were registered by value.' }),
-    hasSecret: z
-      .boolean()
-      .meta({ description: 'Whether its tokens are signed with a secret, which is never shown.' }),
-    algorithms: z.array(z.enum(ALGORITHMS)),
-    audiences: z.array(z.string()),
-    tenant: tenantIdSchema.nullable().meta({ description: 'The one tenant of all its tokens.' }),
-    tenants: z
-      .array(tenantIdSchema)
-      .nullable()
-      .meta({ description: 'The tenants that its tokens may name.' }),
-    claims: z.strictObject({
-      tenant: z.string(),
-      user: z.string(),
-      topics: z.string(),
-      device: z.string(),
-      scopes: z.array(z.string()),
-    }),
-    scopes: z.array(z.enum(SERVICE_SCOPES)),
-    requireAtJwt: z.boolean(),
-    revokedBefore: time
-      .nullable()
-      .meta({ description: 'Tokens issued before it, or without `iat`, are refused.' }),
-    version: z
-      .int()
-      .min(1)
-      .meta({ description: 'Grows with every change, also with one that is not shown.' }),
-    createdAt: time,
-    updatedAt: time,
-  })
-  .meta({ id: 'Issuer' });
-
-export const issuersPageSchema = pageSchema('IssuersPage', issuerSchema);
+import { notFound, parseId } from './request-parameters.ts';
+import { Describe } from '../http/description.ts';
+import {
+  listIssuersDescription,
+  registerIssuerDescription,
+  getIssuerDescription,
+  changeIssuerDescription,
+  removeIssuerDescription,
+  issuersQuerySchema,
+} from './issuers.openapi.ts';
 
 const place = z.tuple([z.uuid()]);
 
@@ -88,6 +52,7 @@ export class IssuersController {
   ) {}
 
   @Get()
+  @Describe(listIssuersDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
@@ -99,6 +64,7 @@ export class IssuersController {
   }
 
   @Post()
+  @Describe(registerIssuerDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async register(
@@ -118,6 +84,7 @@ export class IssuersController {
   }
 
   @Get(':id')
+  @Describe(getIssuerDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async find(@Param('id') id: string, @Query() query: unknown): Promise<IssuerView> {
@@ -128,6 +95,7 @@ export class IssuersController {
   }
 
   @Patch(':id')
+  @Describe(changeIssuerDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async change(
@@ -146,6 +114,7 @@ export class IssuersController {
   }
 
   @Delete(':id')
+  @Describe(removeIssuerDescription)
   @HttpCode(204)
   @RequireScope('tenants:admin')
   async remove(

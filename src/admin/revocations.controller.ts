@@ -1,6 +1,5 @@
 import { Body, Controller, Get, Header, Inject, Post, Query, Req } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
-import { z } from 'zod';
 import { PaidFrom } from '../auth/budgets.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
@@ -13,61 +12,15 @@ import {
   type RevocationRequest,
 } from '../auth/revocations.store.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
-import { userIdSchema } from '../core/identifiers.ts';
-import { pageParameters, pageSchema, time } from './request-parameters.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
-import { instantSchema } from '../core/position.ts';
-
-/** As claims.ts reads it; NUL cannot be stored. */
-const jti = z
-  .string()
-  .min(1)
-  .max(255)
-  .refine((text) => text.isWellFormed() && !text.includes('\u0000'), 'has no NUL and no lone surrogates')
-  .meta({ description: 'The `jti` of the token.' });
-
-export const newRevocationSchema = z
-  .strictObject({
-    token: z
-      .strictObject({
-        jti,
-        expiresAt: instantSchema.optional().meta({
-          description:
-            '`exp` of the token. Without it the revocation is kept for the longest life of a token.',
-        }),
-      })
-      .optional(),
-    user: userIdSchema
-      .optional()
-      .meta({ description: '`sub` of the tokens: a user, or the client id of a service.' }),
-    issuedBefore: instantSchema.optional().meta({
-      description: 'With `user`: tokens issued before it, or without `iat`, are revoked. Default: now.',
-    }),
-  })
-  .superRefine(({ token, user, issuedBefore }, context) => {
-    if ((token === undefined) === (user === undefined))
-      context.addIssue({ code: 'custom', message: 'names exactly one of token and user' });
-    else if (token !== undefined && issuedBefore !== undefined)
-      context.addIssue({ code: 'custom', path: ['issuedBefore'], message: 'goes with user, not with token' });
-  })
-  .meta({ id: 'NewRevocation' });
-
-export const revocationsQuerySchema = z.strictObject(pageParameters);
-
-const common = {
-  id: z.uuid(),
-  createdAt: time,
-  expiresAt: time.meta({ description: 'When the last token that it concerns has ended.' }),
-};
-
-export const revocationSchema = z
-  .discriminatedUnion('kind', [
-    z.strictObject({ ...common, kind: z.literal('token'), jti }),
-    z.strictObject({ ...common, kind: z.literal('user'), user: userIdSchema, issuedBefore: time }),
-  ])
-  .meta({ id: 'Revocation' });
-
-export const revocationsPageSchema = pageSchema('RevocationsPage', revocationSchema);
+import { Describe } from '../http/description.ts';
+import {
+  listRevocationsDescription,
+  revokeDescription,
+  newRevocationSchema,
+  revocationsQuerySchema,
+  type NewRevocation,
+} from './revocations.openapi.ts';
 
 /** Tokens that are refused before their time, in the tenant of the caller. */
 @Controller('v1/revocations')
@@ -80,6 +33,7 @@ export class RevocationsController {
   ) {}
 
   @Get()
+  @Describe(listRevocationsDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('history:read', 'operations:write')
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
@@ -92,6 +46,7 @@ export class RevocationsController {
   }
 
   @Post()
+  @Describe(revokeDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
   @PaidFrom('acts')
@@ -120,7 +75,7 @@ export class RevocationsController {
   }
 }
 
-function requestOf({ token, user, issuedBefore }: z.infer<typeof newRevocationSchema>): RevocationRequest {
+function requestOf({ token, user, issuedBefore }: NewRevocation): RevocationRequest {
   if (token !== undefined) return { kind: 'token', jti: token.jti, expiresAt: token.expiresAt };
   if (user !== undefined) return { kind: 'user', user, issuedBefore };
   throw new Error('the schema lets nothing else through');

@@ -3,133 +3,26 @@ import { Body, Controller, Get, Header, Inject, Param, Patch, Post, Query, Req, 
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
-import { type Config, CONFIG, isLoopback } from '../core/config.ts';
+import { type Config, CONFIG } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
-import { LIMIT_NAMES, type LimitName, LIMITS, mostOf, NO_LIMITS, readLimits } from '../core/limits.ts';
+import { LIMIT_NAMES, mostOf, NO_LIMITS, readLimits } from '../core/limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import {
-  SET_STATUSES,
-  type Tenant,
-  TENANT_STATUSES,
-  type TenantSettings,
-  TenantsStore,
-} from '../tenants/tenants.store.ts';
+import { type Tenant, type TenantSettings, TenantsStore } from '../tenants/tenants.store.ts';
 import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
-import { pageParameters, notFound, pageSchema, parseId, time } from './request-parameters.ts';
+import { notFound, parseId } from './request-parameters.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
-const EXAMPLE = 'https://app.example.com';
-
-/** An origin exactly as browsers put it into `Origin` (RFC 6454 §6.2): it is compared as text, so no other spelling would ever match. */
-const originSchema = z
-  .string()
-  .max(300)
-  .superRefine((text, context) => {
-    const message = faultOfOrigin(text);
-    if (message !== undefined) context.addIssue({ code: 'custom', message });
-  })
-  .meta({
-    description: `An origin as browsers send it: scheme, host and, if it is not the usual one, port. https, or http on loopback. For example \`${EXAMPLE}\`.`,
-  });
-
-/** What is wrong with it; undefined if nothing is. */
-function faultOfOrigin(text: string): string | undefined {
-  if (text.includes('*')) return 'names one origin, without a wildcard; list each of them';
-  // Sandboxed pages, files and redirects of anybody send this one.
-  if (text === 'null') return 'is an origin of nobody in particular and cannot be allowed';
-  const url = URL.parse(text);
-  if (url === null) return `is an origin such as ${EXAMPLE}`;
-  const { protocol, hostname: host, origin } = url;
-  if (protocol !== 'https:' && !(protocol === 'http:' && isLoopback(host)))
-    return 'begins with https://, or with http:// for localhost, 127.0.0.1 or [::1]';
-  if (origin !== text) return `is not as browsers send it; they write ${origin}`;
-  return undefined;
-}
-
-const nameSchema = z
-  .string()
-  .min(1)
-  .max(200)
-  .refine(
-    (text) => text.isWellFormed() && !/\p{Cc}/u.test(text),
-    'has no control characters and no lone surrogates',
-  )
-  .meta({ description: 'For people.' });
-const keptDaysSchema = z.int().min(1).max(3_650).meta({
-  description: 'How many days its notifications and their history are kept; null: `RETENTION_DAYS`.',
-});
-const corsOriginsSchema = z
-  .array(originSchema)
-  .max(100)
-  .refine((origins) => new Set(origins).size === origins.length, 'names one origin twice')
-  .meta({ description: 'Origins that its pages are served from, beside `CORS_ORIGINS`.' });
-const SUSPENDED = '`suspended`: every request and open stream of the tenant is refused; nothing is lost.';
-const statusSchema = z.enum(TENANT_STATUSES).meta({
-  description: `${SUSPENDED} \`deleting\`, then \`deleted\`: \`DELETE /v1/tenants/{id}\` was called; the same, and all is lost.`,
-});
-
-const limitOf = (which: LimitName) => {
-  const { least, most, meaning } = LIMITS[which];
-  return z.int().min(least).max(most).nullable().meta({ description: meaning });
-};
-const limitsSchema = z
-  .strictObject({
-    notificationsPerSecond: limitOf('notificationsPerSecond'),
-    burst: limitOf('burst'),
-    dataBytes: limitOf('dataBytes'),
-    storedBytes: limitOf('storedBytes'),
-    topicsPerToken: limitOf('topicsPerToken'),
-    connections: limitOf('connections'),
-    connectionsPerUser: limitOf('connectionsPerUser'),
-    devicesPerUser: limitOf('devicesPerUser'),
-  })
-  .meta({ id: 'TenantLimits', description: 'What it may use; null: the settings of the service decide.' });
-const limitsPatchSchema = limitsSchema.partial().meta({
-  id: 'TenantLimitsPatch',
-  description: 'Merged member by member; null: the settings decide again.',
-});
-
-export const newTenantSchema = z
-  .strictObject({
-    id: tenantIdSchema,
-    name: nameSchema.nullable().optional(),
-    keptDays: keptDaysSchema.nullable().optional(),
-    corsOrigins: corsOriginsSchema.optional(),
-    limits: limitsPatchSchema.optional(),
-  })
-  .meta({ id: 'NewTenant' });
-
-/** RFC 7396: null takes a value away, what is absent stays; so it is within `limits`, and no deeper. */
-export const tenantPatchSchema = z
-  .strictObject({
-    name: nameSchema.nullable().optional(),
-    status: z.enum(SET_STATUSES).optional().meta({ description: SUSPENDED }),
-    keptDays: keptDaysSchema.nullable().optional(),
-    corsOrigins: corsOriginsSchema.nullable().optional(),
-    limits: limitsPatchSchema.nullable().optional(),
-  })
-  .meta({ id: 'TenantPatch' });
-type TenantPatch = z.infer<typeof tenantPatchSchema>;
-
-export const tenantsQuerySchema = z.strictObject({
-  status: statusSchema.optional().meta({ description: 'Without it all but the deleted are listed.' }),
-  ...pageParameters,
-});
-
-export const tenantSchema = z
-  .strictObject({
-    id: tenantIdSchema,
-    name: nameSchema.nullable(),
-    status: statusSchema,
-    keptDays: keptDaysSchema.nullable(),
-    corsOrigins: corsOriginsSchema,
-    limits: limitsSchema,
-    createdAt: time,
-    updatedAt: time,
-  })
-  .meta({ id: 'Tenant' });
-
-export const tenantsPageSchema = pageSchema('TenantsPage', tenantSchema);
+import { Describe } from '../http/description.ts';
+import {
+  listTenantsDescription,
+  createTenantDescription,
+  getTenantDescription,
+  changeTenantDescription,
+  newTenantSchema,
+  tenantPatchSchema,
+  tenantsQuerySchema,
+  type TenantPatch,
+} from './tenants.openapi.ts';
 
 const place = z.tuple([tenantIdSchema]);
 
@@ -143,6 +36,7 @@ export class TenantsController {
   ) {}
 
   @Get()
+  @Describe(listTenantsDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
@@ -154,6 +48,7 @@ export class TenantsController {
   }
 
   @Post()
+  @Describe(createTenantDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async create(
@@ -179,6 +74,7 @@ export class TenantsController {
   }
 
   @Get(':id')
+  @Describe(getTenantDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async find(@Param('id') id: string, @Query() query: unknown): Promise<Tenant> {
@@ -189,6 +85,7 @@ export class TenantsController {
   }
 
   @Patch(':id')
+  @Describe(changeTenantDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async change(

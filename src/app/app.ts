@@ -15,7 +15,7 @@ import { AdminModule } from '../admin/admin.module.ts';
 import { AuthModule } from '../auth/auth.module.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
-import { DocsModule } from '../openapi/docs.module.ts';
+import { DocsModule } from '../openapi/docs.controller.ts';
 import { HealthModule } from '../health/health.controller.ts';
 import { ReceiptsModule } from '../receipts/receipts.ts';
 import { LogModule } from '../log/ingest.ts';

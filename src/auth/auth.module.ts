@@ -1,5 +1,4 @@
 import { Module, type OnModuleInit } from '@nestjs/common';
-import { METHOD_METADATA } from '@nestjs/common/constants.js';
 import { APP_GUARD, DiscoveryModule, DiscoveryService, MetadataScanner } from '@nestjs/core';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Cors } from './cors.ts';
@@ -7,6 +6,7 @@ import { IssuersModule } from './issuers.ts';
 import { RevocationsModule } from './revocations.ts';
 import { settingsOf } from '../http/access.ts';
 import { Tokens, TokenStatus } from './tokens.ts';
+import { routesOf } from '../http/routes.ts';
 import { Budgets } from './budgets.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
 import { SessionController } from './session.controller.ts';
@@ -40,23 +40,10 @@ export class AuthModule implements OnModuleInit {
 
   /** A route that does not say who may call it is found at start, and not by its first caller. */
   onModuleInit(): void {
-    const undeclared = this.discovery.getControllers().flatMap(({ name, metatype }) =>
-      this.#handlers(metatype)
-        .filter(([, handler]) => settingsOf(handler)?.access === undefined)
-        .map(([method]) => `${name}.${method}`),
-    );
+    const undeclared = routesOf(this.discovery, this.scanner)
+      .filter(({ handler }) => settingsOf(handler)?.access === undefined)
+      .map(({ name }) => name);
     if (undeclared.length === 0) return;
     throw new Error(`@Public, @RequireScope or @UserOnly is missing on ${undeclared.join(', ')}.`);
-  }
-
-  #handlers(controller: unknown): [name: string, handler: object][] {
-    if (typeof controller !== 'function') return [];
-    const prototype: object = controller.prototype;
-    return this.scanner.getAllMethodNames(prototype).flatMap((name) => {
-      const handler: unknown = Reflect.get(prototype, name);
-      return typeof handler === 'function' && Reflect.hasMetadata(METHOD_METADATA, handler)
-        ? [[name, handler]]
-        : [];
-    });
   }
 }

@@ -18,7 +18,8 @@ import {
   tokenMissing,
 } from './credentials.ts';
 import { Tokens } from './tokens.ts';
-import { z } from 'zod';
+import { Describe } from '../http/description.ts';
+import { beginSessionDescription, endSessionDescription, sessionSchema } from './session.openapi.ts';
 
 /** Puts the token of a user into a cookie that no script can read, and takes it out again. */
 @Controller('v1/session')
@@ -30,6 +31,7 @@ export class SessionController {
   ) {}
 
   @Post()
+  @Describe(beginSessionDescription)
   @RouteSettings({ bodyBytes: 1_024 })
   @HttpCode(204)
   @UserOnly({ clockTolerance: false })
@@ -59,6 +61,7 @@ export class SessionController {
 
   /** Needs no token: whoever wants to leave need not prove who is leaving, and the token may have ended. */
   @Delete()
+  @Describe(endSessionDescription)
   @HttpCode(204)
   @Public()
   @Header('cache-control', 'no-store')
@@ -97,6 +100,3 @@ function tooLong(bytes: number): Problem {
     errors: [{ pointer: '/authorization', detail }],
   });
 }
-
-/** The body of `POST /v1/session`, if there is one: everything is in the token. */
-export const sessionSchema = z.strictObject({}).meta({ id: 'SessionRequest' });

@@ -19,13 +19,12 @@ import {
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CurrentPrincipal, isService, type Principal, RouteSettings, UserOnly } from '../http/access.ts';
 import { type Config, CONFIG } from '../core/config.ts';
-import { DEFAULT_DEVICE, deviceIdSchema } from '../core/identifiers.ts';
+import { DEFAULT_DEVICE } from '../core/identifiers.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { parsePosition } from '../core/position.ts';
 import { byeFrame, jittered } from './frames.ts';
 import { openEventStream, STREAM_HEADERS } from './socket.ts';
 import { StreamOpener } from './stream-opener.ts';
-import { z } from 'zod';
 import { PaidFrom } from '../auth/budgets.ts';
 import { tokenInvalid } from '../auth/credentials.ts';
 import { Tokens } from '../auth/tokens.ts';
@@ -46,39 +45,16 @@ import { Eviction } from './eviction.ts';
 import { StreamCommands, StreamControl } from './stream-commands.ts';
 import { Streams } from './streams.ts';
 import { TenantsModule } from '../tenants/tenants.ts';
-
-/**
- * The query of GET /v1/stream. Nothing in it says whose stream it is: that is in the token. What is not known is left out, and
- * not refused as on all other routes: a client that adds a number against caches would give up for ever.
- */
-export const streamQuerySchema = z
-  .object({
-    device: deviceIdSchema.optional().meta({
-      description:
-        "Which of the user's devices this is; `default` if absent. A `device` claim in the token wins.",
-    }),
-    ticket: z.string().optional().meta({
-      description:
-        'From `POST /v1/stream/tickets`, in place of a token. It opens one stream; its device is that of the ticket.',
-    }),
-    from: z
-      .enum(['undelivered', 'latest', 'earliest'])
-      .default('undelivered')
-      .meta({ description: 'Where to start without a position.' }),
-    ack: z
-      .enum(['explicit', 'auto'])
-      .default('explicit')
-      .meta({ description: '`auto`: the cursor follows what was written, and nothing becomes `delivered`.' }),
-    // Any text: a bad position is never a 4xx, which would make an EventSource give up for ever. A client that
-    // adds it to a URL that has one means the last.
-    lastEventId: z
-      .preprocess((sent: unknown) => (Array.isArray(sent) ? sent.at(-1) : sent), z.string().optional())
-      .meta({
-        description:
-          'The last id that was seen, for a reloaded page, which cannot set `Last-Event-ID`. The header wins; of several the last one counts.',
-      }),
-  })
-  .meta({ id: 'StreamQuery' });
+import { Describe } from '../http/description.ts';
+import {
+  openStreamDescription,
+  renewStreamDescription,
+  issueTicketDescription,
+  streamQuerySchema,
+  renewalSchema,
+  ticketRequestSchema,
+  type Ticket,
+} from './stream.openapi.ts';
 
 /**
  * Errors on the way to a stream. Trouble that passes by itself (503: the key server does not answer) is said in the
@@ -112,6 +88,7 @@ class StreamController {
   ) {}
 
   @Get()
+  @Describe(openStreamDescription)
   @UserOnly({ clockTolerance: false, ticketQuery: streamQuerySchema })
   async stream(
     @CurrentPrincipal() principal: Principal,
@@ -150,20 +127,6 @@ class StreamController {
   }
 }
 
-/** The body of POST /v1/stream/renewals. */
-export const renewalSchema = z
-  .strictObject({
-    connectionId: z.uuid().meta({ description: 'From the `sync` event of the stream.' }),
-    token: z
-      .string()
-      .regex(/^[A-Za-z0-9\-._~+/]{1,8192}=*$/, 'is not a token')
-      .meta({ description: 'A new token of the same user and tenant.' }),
-  })
-  .meta({ id: 'Renewal' });
-
-/** The answer: until when the stream may stay open. */
-export const renewedSchema = z.object({ tokenExpiresAt: z.iso.datetime() }).meta({ id: 'Renewed' });
-
 /** A new token for an open stream, so that it need not end with the old one. */
 @Controller('v1/stream/renewals')
 class RenewalsController {
@@ -177,6 +140,7 @@ class RenewalsController {
 
   /** Answers when the renewal is stored; the node that holds the stream applies it within a second. */
   @Post()
+  @Describe(renewStreamDescription)
   @RouteSettings({ bodyBytes: 16 * 1_024 })
   @HttpCode(202)
   @UserOnly()
@@ -216,29 +180,13 @@ class RenewalsController {
 const mismatch = (what: string) =>
   new Problem('subject_mismatch', `The new token is not that of the ${what} of the stream.`);
 
-/** The body of a request for a ticket; it may be left out. */
-export const ticketRequestSchema = z
-  .strictObject({
-    device: deviceIdSchema.optional().meta({
-      description:
-        'The device whose stream the ticket opens. Default: `default`. The `device` claim of the token wins.',
-    }),
-  })
-  .meta({ id: 'TicketRequest' });
-
-export const ticketSchema = z
-  .object({
-    ticket: z.string().meta({ description: 'For the query of one `GET /v1/stream`. Opaque.' }),
-    expiresAt: z.iso.datetime({ precision: 3 }).meta({ description: 'From then on it opens nothing.' }),
-  })
-  .meta({ id: 'Ticket' });
-
 @Controller('v1/stream/tickets')
 class TicketsController {
   constructor(private readonly tickets: Tickets) {}
 
   /** A token in its seconds of grace gets none: its stream would have to end before it began. */
   @Post()
+  @Describe(issueTicketDescription)
   @RouteSettings({ bodyBytes: 1_024 })
   @UserOnly({ clockTolerance: false })
   @PaidFrom('tickets')
@@ -247,7 +195,7 @@ class TicketsController {
     @CurrentPrincipal() principal: Principal,
     @Query() query: unknown,
     @Body() body: unknown,
-  ): Promise<z.infer<typeof ticketSchema>> {
+  ): Promise<Ticket> {
     refuseQuery(query);
     const { device } = body === undefined ? {} : parseBody(ticketRequestSchema, body);
     const { ticket, expiresAt } = await this.tickets.issue(

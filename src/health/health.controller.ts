@@ -4,6 +4,8 @@ import { AppendPool } from '../postgres/pools.ts';
 import { HealthStore, Readiness, type Ready } from './readiness.store.ts';
 import { Draining } from '../core/draining.ts';
 import { Public, RouteSettings } from '../http/access.ts';
+import { Describe } from '../http/description.ts';
+import { liveDescription, readyDescription } from './health.openapi.ts';
 
 @Controller('health')
 class HealthController {
@@ -14,6 +16,7 @@ class HealthController {
 
   /** 200 as long as the process can answer. It does not ask the database: if that is away, a restart would not help. */
   @Get('live')
+  @Describe(liveDescription)
   @Public()
   @RouteSettings({ quiet: true })
   live(@Res({ passthrough: true }) reply: FastifyReply): { status: 'live' } {
@@ -23,6 +26,7 @@ class HealthController {
 
   /** 200, or 503 while draining or not migrated. */
   @Get('ready')
+  @Describe(readyDescription)
   @Public()
   @RouteSettings({ quiet: true })
   async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<Ready> {

@@ -27,6 +27,14 @@ import {
   type Listing,
 } from './page.ts';
 import { compareKeys, keyOf, timelineOf, TimelineStore } from './timeline.store.ts';
+import { Describe } from '../http/description.ts';
+import {
+  listNotificationsDescription,
+  getNotificationDescription,
+  getTimelineDescription,
+  listDevicesDescription,
+  listConnectionsDescription,
+} from './history.openapi.ts';
 
 /** Items of one page of an NDJSON answer. */
 const LINES_PER_PAGE = 200;
@@ -49,6 +57,7 @@ class HistoryController {
   ) {}
 
   @Get()
+  @Describe(listNotificationsDescription)
   @RequireScope('history:read')
   async list(
     @CurrentPrincipal() { tenantId }: Principal,
@@ -73,6 +82,7 @@ class HistoryController {
   }
 
   @Get(':id')
+  @Describe(getNotificationDescription)
   @RequireScope('history:read', 'notifications:publish')
   async one(
     @CurrentPrincipal() principal: Principal,
@@ -86,6 +96,7 @@ class HistoryController {
   }
 
   @Get(':id/timeline')
+  @Describe(getTimelineDescription)
   @RequireScope('history:read', 'notifications:publish')
   async timeline(
     @CurrentPrincipal() principal: Principal,
@@ -109,6 +120,7 @@ class HistoryController {
   }
 
   @Get(':id/devices')
+  @Describe(listDevicesDescription)
   @RequireScope('history:read', 'notifications:publish')
   async devices(
     @CurrentPrincipal() principal: Principal,
@@ -165,6 +177,7 @@ class ConnectionsController {
   constructor(private readonly connections: ConnectionsStore) {}
 
   @Get()
+  @Describe(listConnectionsDescription)
   @RequireScope('history:read')
   async list(
     @CurrentPrincipal() { tenantId }: Principal,

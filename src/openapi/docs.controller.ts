@@ -1,20 +1,33 @@
-import { Controller, Get, Headers, Param, Res } from '@nestjs/common';
+import { Controller, Get, Headers, Module, Param, Res } from '@nestjs/common';
+import { DiscoveryModule } from '@nestjs/core';
 import type { FastifyReply } from 'fastify';
 import { Public } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
-import { loadAssets } from './assets.ts';
-import { openApiDocument } from './openapi.ts';
-import { CONTENT_SECURITY_POLICY, errorsPage, referencePage } from './pages.ts';
+import { openApiDocument } from './document.ts';
+import { Operations } from './operations.ts';
+import { CONTENT_SECURITY_POLICY, errorsPage, loadAssets, referencePage } from './pages.ts';
+import { Describe } from '../http/description.ts';
+import {
+  openApiDescription,
+  apiReferenceDescription,
+  errorReferenceDescription,
+  docsAssetDescription,
+} from './docs.openapi.ts';
 
 /** The API described by itself. Everything is made at start and does not change. */
 @Controller()
 export class DocsController {
-  readonly #document = JSON.stringify(openApiDocument());
+  readonly #document: string;
   readonly #reference = referencePage();
   readonly #errors = errorsPage();
   readonly #assets = loadAssets();
 
+  constructor(operations: Operations) {
+    this.#document = JSON.stringify(openApiDocument(operations.all));
+  }
+
   @Get('openapi.json')
+  @Describe(openApiDescription)
   @Public()
   document(@Res({ passthrough: true }) reply: FastifyReply): string {
     reply.header('content-type', 'application/json; charset=utf-8');
@@ -22,12 +35,14 @@ export class DocsController {
   }
 
   @Get('docs')
+  @Describe(apiReferenceDescription)
   @Public()
   reference(@Res({ passthrough: true }) reply: FastifyReply): string {
     return asPage(reply, this.#reference);
   }
 
   @Get('docs/errors')
+  @Describe(errorReferenceDescription)
   @Public()
   errors(@Res({ passthrough: true }) reply: FastifyReply): string {
     return asPage(reply, this.#errors);
@@ -35,6 +50,7 @@ export class DocsController {
 
   /** `no-cache`: a browser keeps its copy and asks whether it is still good, so an upgrade is seen at once. */
   @Get('docs/assets/:name')
+  @Describe(docsAssetDescription)
   @Public()
   asset(
     @Param('name') name: string,
@@ -62,3 +78,6 @@ function asPage(reply: FastifyReply, page: string): string {
   });
   return page;
 }
+
+@Module({ imports: [DiscoveryModule], controllers: [DocsController], providers: [Operations] })
+export class DocsModule {}

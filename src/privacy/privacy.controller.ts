@@ -23,6 +23,13 @@ import { TenantsModule } from '../tenants/tenants.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { StreamModule } from '../delivery/stream.controller.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
+import { Describe } from '../http/description.ts';
+import {
+  exportUserDataDescription,
+  eraseUserDataDescription,
+  getErasureDescription,
+  deleteTenantDescription,
+} from './privacy.openapi.ts';
 
 /** How long a caller is kept waiting for the end of an erasure, in ms. Only large ones take longer. */
 const PATIENCE_MS = 5_000;
@@ -103,6 +110,7 @@ class UserDataController {
   ) {}
 
   @Get(['users/:id/data', 'users/data'])
+  @Describe(exportUserDataDescription)
   @RequireScope('history:read')
   async export(
     @CurrentPrincipal() { tenantId }: Principal,
@@ -115,6 +123,7 @@ class UserDataController {
 
   /** 204 when everything is gone; 202 with the state of the erasure when that takes longer than PATIENCE_MS. */
   @Delete(['users/:id/data', 'users/data'])
+  @Describe(eraseUserDataDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
   @PaidFrom('acts')
@@ -131,6 +140,7 @@ class UserDataController {
   }
 
   @Get('erasures/:id')
+  @Describe(getErasureDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('history:read', 'operations:write')
   async find(@CurrentPrincipal() { tenantId }: Principal, @Param('id') id: string, @Query() query: unknown) {
@@ -148,6 +158,7 @@ class DeletionController {
 
   /** 204 when nothing of it is left; 202 with the state of the erasure when that takes longer than PATIENCE_MS. */
   @Delete(':id')
+  @Describe(deleteTenantDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('tenants:admin')
   async delete(

@@ -22,6 +22,8 @@ import {
   readPublication,
 } from './publication.ts';
 import { PublishAdmission, RejectionThrottle } from './publish-admission.ts';
+import { Describe } from '../http/description.ts';
+import { publishNotificationDescription, publishBatchDescription } from './publish.openapi.ts';
 
 @Controller('v1/notifications')
 export class PublishController {
@@ -37,6 +39,7 @@ export class PublishController {
   ) {}
 
   @Post()
+  @Describe(publishNotificationDescription)
   @RouteSettings({ publishes: true })
   @RequireScope('notifications:publish')
   async publish(
@@ -56,6 +59,7 @@ export class PublishController {
   }
 
   @Post('batch')
+  @Describe(publishBatchDescription)
   @RouteSettings({ publishes: true })
   @RequireScope('notifications:publish')
   async publishBatch(

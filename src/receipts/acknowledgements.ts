@@ -2,35 +2,14 @@ import { Body, Controller, HttpCode, Injectable, Post, Query } from '@nestjs/com
 import { CurrentPrincipal, type Principal, RouteSettings, UserOnly } from '../http/access.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { Problem } from '../core/errors.ts';
-import { DEFAULT_DEVICE, deviceIdSchema, type TenantId } from '../core/identifiers.ts';
+import { DEFAULT_DEVICE, type TenantId } from '../core/identifiers.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
-import { z } from 'zod';
-import { parsePosition } from '../core/position.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { AcksStore, type Ack, type AckResult } from './acknowledgements.store.ts';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
-
-/** The body of an acknowledgement. */
-export const ackSchema = z
-  .strictObject({
-    upTo: z
-      .string()
-      .transform((text, context) => {
-        const position = parsePosition(text);
-        if (position !== undefined) return position;
-        context.addIssue({ code: 'custom', message: 'is a position: the `id:` of an event of the stream' });
-        return z.NEVER;
-      })
-      .meta({
-        description:
-          'The position of the last notification that the device has taken over; all before it are confirmed too.',
-      }),
-    device: deviceIdSchema
-      .optional()
-      .meta({ description: 'Default: `default`. The `device` claim of the token wins.' }),
-  })
-  .meta({ id: 'Acknowledgement' });
+import { Describe } from '../http/description.ts';
+import { ackSchema, acknowledgeDescription } from './acknowledgements.openapi.ts';
 
 /** Acknowledgements that one statement stores. */
 const AT_ONCE = 1_000;
@@ -90,6 +69,7 @@ export class AcksController {
 
   /** Answers after the commit. */
   @Post()
+  @Describe(acknowledgeDescription)
   @RouteSettings({ bodyBytes: 1_024 })
   @HttpCode(204)
   @UserOnly()

@@ -17,6 +17,8 @@ import { Metrics } from './metrics.ts';
 import type { FastifyReply } from 'fastify';
 import { Public, RouteSettings } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
+import { Describe } from '../http/description.ts';
+import { metricsDescription } from './metrics-endpoint.openapi.ts';
 /** Connections that it may have: some servers that scrape, and somebody who looks. */
 const MOST_CONNECTIONS = 100;
 
@@ -95,6 +97,7 @@ class MetricsController {
 
   /** The Prometheus text exposition format; not here if they have an address of their own. */
   @Get()
+  @Describe(metricsDescription)
   @Public()
   @RouteSettings({ quiet: true })
   read(@Res({ passthrough: true }) reply: FastifyReply): Promise<string> {

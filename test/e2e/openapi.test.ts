@@ -1,15 +1,18 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { RouteOptions } from 'fastify';
-import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { Controller, Get, Module } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { createApp } from '../../src/app/app.ts';
 import { readConfig } from '../../src/core/config.ts';
-import { problemsOf } from '../../src/openapi/openapi.ts';
-import type { Content, Examples, Operation } from '../../src/openapi/operation.ts';
-import { operations } from '../../src/openapi/operations/operations.ts';
 import { ERRORS } from '../../src/core/errors.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openApiSchema, referencesIn, resolveReference, type OpenApi } from '../support/openapi-format.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
+import { Public } from '../../src/http/access.ts';
+import { DocsModule } from '../../src/openapi/docs.controller.ts';
+import { problemsOf } from '../../src/openapi/document.ts';
+import { type Operation, Operations } from '../../src/openapi/operations.ts';
 
 /** `GET /v1/notifications/{id}` for every route of the service. */
 const routes = new Set<string>();
@@ -17,12 +20,14 @@ let app: NestFastifyApplication;
 let database: TestDatabase;
 let url: string;
 let document: OpenApi;
+let operations: readonly Operation[];
 
 beforeAll(async () => {
   database = await createDatabase();
   app = await createApp(
     readConfig({ LOG_LEVEL: 'silent', ...settingsOf(database), JWT_SECRET: TEST_SECRET }),
   );
+  operations = app.get(Operations).all;
   const fastify = app.getHttpAdapter().getInstance();
   fastify.addHook('onRoute', ({ method, url: path }: RouteOptions) => {
     for (const each of [method].flat()) {
@@ -42,12 +47,36 @@ afterAll(async () => {
 
 const titleOf = ({ method, path }: Operation) => `${method.toUpperCase()} ${path}`;
 
+/** Everything with examples that an operation takes or answers. */
+const jsonOf = ({ body, answers }: Operation) => [
+  ...(body === undefined ? [] : [body]),
+  ...answers.flatMap(({ content = [] }) => content.filter((each) => 'schema' in each)),
+];
+
 describe('the OpenAPI document', () => {
   test('has every route of the service, and no other', () => {
     const described = Object.entries(document.paths).flatMap(([path, item]) =>
       Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`),
     );
     expect(described.toSorted()).toEqual([...routes].toSorted());
+  });
+
+  test('is not made, and the service does not start, while a handler is not described', async () => {
+    @Controller()
+    class Forgetful {
+      @Get('forgotten')
+      @Public()
+      forgotten(): void {}
+
+      helper(): void {}
+    }
+    @Module({ imports: [DocsModule], controllers: [Forgetful] })
+    class ForgetfulModule {}
+    const started = NestFactory.create(ForgetfulModule, new FastifyAdapter(), {
+      logger: false,
+      abortOnError: false,
+    });
+    await expect(started).rejects.toThrow(/@Describe is missing on Forgetful\.forgotten\.$/);
   });
 
   test('leads nowhere that does not exist, and holds no schema that nobody uses', () => {
@@ -87,21 +116,16 @@ describe('the OpenAPI document', () => {
     ]);
   });
 
-  test.each(operations.map((operation) => [titleOf(operation), operation] as const))(
-    '%s has examples that its schemas accept',
-    (_, { body, answers }) => {
-      const bodies: readonly Content[] = [
-        ...(body === undefined ? [] : [{ mediaType: 'application/json', ...body }]),
-        ...answers.flatMap(({ content = [] }) => content),
-      ];
-      for (const content of bodies) {
-        if ('text' in content) continue;
-        const examples: Examples = content.examples;
-        expect(Object.keys(examples)).not.toEqual([]);
-        for (const { value } of Object.values(examples)) content.schema.parse(value);
+  test('has examples that its schemas accept', () => {
+    for (const operation of operations)
+      for (const content of jsonOf(operation)) {
+        expect([titleOf(operation), Object.keys(content.examples)]).not.toEqual([titleOf(operation), []]);
+        for (const [name, { value }] of Object.entries(content.examples)) {
+          const { error } = content.schema.safeParse(value);
+          expect([titleOf(operation), name, error]).toEqual([titleOf(operation), name, undefined]);
+        }
       }
-    },
-  );
+  });
 });
 
 describe('the pages', () => {

@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { historyItemSchema } from '../../src/openapi/history.schema.ts';
 import { asPosition } from '../../src/core/position.ts';
 import { HistoryService } from '../../src/history/history.service.ts';
 import { exportLineSchemas } from '../../src/privacy/export.store.ts';
@@ -12,6 +11,7 @@ import { eventually } from '../support/eventually.ts';
 import { exported } from '../support/privacy.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+import { historyItemSchema } from '../../src/history/history.openapi.ts';
 
 let service: Service;
 beforeAll(async () => {

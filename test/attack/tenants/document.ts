@@ -1,9 +1,8 @@
-import type { Operation } from '../../../src/openapi/operation.ts';
 import { openApiSchema, resolveReference, type OpenApi } from '../../support/openapi-format.ts';
 
 /* What the OpenAPI document of a running service says that callers may send. */
 
-export type OperationKey = `${Uppercase<Operation['method']>} /${string}`;
+export type OperationKey = `${'GET' | 'POST' | 'PATCH' | 'DELETE'} /${string}`;
 
 /** Where something stands in a request: its place and its name, which in a body is a JSON pointer with `*` for each item. */
 export type ParameterKey = `${'path' | 'query' | 'header'} ${string}` | `body /${string}`;

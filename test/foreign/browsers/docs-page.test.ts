@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { operations } from '../../../src/openapi/operations/operations.ts';
+import { Operations } from '../../../src/openapi/operations.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
 import { eventually } from '../../support/eventually.ts';
@@ -35,7 +35,10 @@ describeInBrowsers((installed) => {
     await eventually(async () => {
       const shown = await texts(page, '.opblock-summary-path');
       expect(shown.map((path) => path.replaceAll('\u200b', '')).toSorted()).toEqual(
-        operations.map(({ path }) => path).toSorted(),
+        service.app
+          .get(Operations)
+          .all.map(({ path }) => path)
+          .toSorted(),
       );
     }, PATIENCE);
     await eventually(async () => {

@@ -1,13 +1,20 @@
-import type { ZodType } from 'zod';
+import { z } from 'zod';
 import { SESSION_COOKIE } from '../auth/credentials.ts';
 import { SERVICE_SCOPES } from '../core/identifiers.ts';
 import { VERSION } from '../core/config.ts';
 import { ERRORS, Problem, type ErrorCode } from '../core/errors.ts';
-import { HEADERS, REQUEST_HEADERS, type HeaderName } from './headers.ts';
+import type { Access } from '../http/access.ts';
+import {
+  HEADERS,
+  REQUEST_HEADERS,
+  TAGS,
+  type Answer,
+  type Content,
+  type Fields,
+  type HeaderName,
+} from '../http/description.ts';
 import { JsonSchemas } from './json-schema.ts';
-import { TAGS, type Answer, type Content, type Fields, type Operation } from './operation.ts';
-import { operations } from './operations/operations.ts';
-import { problemSchema } from './problem.schema.ts';
+import type { Operation } from './operations.ts';
 
 const DESCRIPTION = `One POST, and a notification reaches every device of a user, in order, once it is safely stored.
 Whoever was away gets it on return; an operator can prove what reached whom, and when.
@@ -25,14 +32,37 @@ The token of a logged-in user has none of these scopes, and optionally \`topics\
 const SESSION = `The token of a logged-in user, put into a cookie by \`POST /v1/session\` or by a server of yours on this host. It
 does for routes of users, from pages of this host and of origins that the tenant allows.`;
 
+/** What `Problem.toJSON` makes of an error. */
+export const problemSchema = z
+  .strictObject({
+    type: z.string().meta({ description: 'A path of this documentation; it names the error.' }),
+    title: z.string().meta({ description: 'What the error means, the same text each time.' }),
+    status: z.number().int().min(400).max(599),
+    detail: z.string().meta({ description: 'What was wrong this time.' }),
+    code: z.enum(Object.keys(ERRORS)).meta({ description: 'The stable name that programs may rely on.' }),
+    errors: z
+      .array(
+        z.strictObject({
+          pointer: z.string().meta({
+            description:
+              'A JSON pointer (RFC 6901) into the body. For a query parameter or a header it is `/` and its name.',
+          }),
+          detail: z.string(),
+        }),
+      )
+      .optional()
+      .meta({ description: 'Everything that is wrong with the request, each with its place.' }),
+  })
+  .meta({ id: 'Problem', description: 'An error as RFC 9457 has it.' });
+
 interface Response {
   readonly description: string;
   readonly headers: object;
   readonly content?: object;
 }
 
-/** The OpenAPI 3.1 document of everything the service answers, from the schemas that it validates with. */
-export function openApiDocument(): Record<string, unknown> {
+/** The OpenAPI 3.1 document of these operations, from the schemas that the service validates with. */
+export function openApiDocument(operations: readonly Operation[]): Record<string, unknown> {
   const schemas = new JsonSchemas();
   const problem = schemas.convert(problemSchema, 'output');
   const paths: Record<string, Record<string, unknown>> = {};
@@ -69,11 +99,11 @@ function describe(operation: Operation, schemas: JsonSchemas, problem: object): 
     description: `${operation.description}\n\n${accessNote(access)}`,
     // OpenAPI 3.1 lets a bearer scheme name the roles that it needs.
     security:
-      access === 'public'
+      access.kind === 'public'
         ? []
-        : access === 'user'
+        : access.kind === 'user'
           ? [{ token: [] }, { session: [] }]
-          : access.map((scope) => ({ token: [scope] })),
+          : access.anyOf.map((scope) => ({ token: [scope] })),
     parameters: parametersOf(operation, schemas),
     ...(body === undefined
       ? {}
@@ -89,10 +119,10 @@ function describe(operation: Operation, schemas: JsonSchemas, problem: object): 
   };
 }
 
-function accessNote(access: Operation['access']): string {
-  if (access === 'public') return 'Takes no token.';
-  if (access === 'user') return 'Takes the token of a logged-in user, one without service scopes.';
-  return `Takes a token with the scope ${access.map((scope) => `\`${scope}\``).join(' or ')}.`;
+function accessNote(access: Access): string {
+  if (access.kind === 'public') return 'Takes no token.';
+  if (access.kind === 'user') return 'Takes the token of a logged-in user, one without service scopes.';
+  return `Takes a token with the scope ${access.anyOf.map((scope) => `\`${scope}\``).join(' or ')}.`;
 }
 
 function parametersOf(operation: Operation, schemas: JsonSchemas): object[] {
@@ -161,7 +191,7 @@ function contentOf(content: Content, schemas: JsonSchemas): [mediaType: string, 
   ];
 }
 
-const convertAll = (named: Readonly<Record<string, ZodType>>, schemas: JsonSchemas): object =>
+const convertAll = (named: Readonly<Record<string, z.ZodType>>, schemas: JsonSchemas): object =>
   Object.fromEntries(
     Object.entries(named).map(([name, schema]) => [name, schemas.convert(schema, 'output')]),
   );
@@ -170,12 +200,12 @@ const convertAll = (named: Readonly<Record<string, ZodType>>, schemas: JsonSchem
 export function problemsOf({ access, body, problems }: Operation): ErrorCode[] {
   const codes = new Set<ErrorCode>(['token_in_query', 'internal', ...problems]);
   const add = (...more: ErrorCode[]) => more.forEach((code) => codes.add(code));
-  if (access !== 'public') {
+  if (access.kind !== 'public') {
     add('validation_failed', 'token_missing', 'token_invalid', 'credentials_conflict');
     add('tenant_suspended', 'tenant_unknown');
   }
-  if (access === 'user') add('not_for_services', 'origin_refused');
-  else if (access !== 'public') add('scope_missing');
+  if (access.kind === 'user') add('not_for_services', 'origin_refused');
+  else if (access.kind === 'service') add('scope_missing');
   if (body !== undefined) add('malformed_json', 'body_too_large', 'unsupported_media_type');
   return [...codes].toSorted((a, b) => ERRORS[a].status - ERRORS[b].status);
 }

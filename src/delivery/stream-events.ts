@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
 
-/* What stands in the `data:` of each event (src/delivery/frames.ts writes them by hand, for speed; a test holds the two together). */
+/* What stands in the `data:` of each event (frames.ts writes them by hand, for speed; a test holds the two together). */
 
 const position = z
   .string()
