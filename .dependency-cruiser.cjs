@@ -1,6 +1,6 @@
 /*
- * The house has floors: a room may import what is on the floors below, and nothing on its own floor or above. What looks like a
- * circle goes through the log of a tenant.
+ * The house has floors: a room may import what is on the floors below, and nothing on its own floor or above. A room tells one
+ * above it what happened by an observable: delivery subscribes to what the log has committed.
  */
 const FLOORS = [
   ['core', 'concurrency'],
@@ -49,7 +49,7 @@ module.exports = {
     },
     {
       name: 'sql-lives-in-stores',
-      comment: 'Only stores, the room of PostgreSQL and modules that make pools know the pools.',
+      comment: 'Only stores, the room of PostgreSQL and modules that make pools import the driver.',
       severity: 'error',
       from: {
         path: '^src/',

@@ -128,7 +128,7 @@ const LOOPBACK = '127.0.0.1';
 async function listen(app: NestFastifyApplication, config: Config): Promise<string> {
   const host = config.HOST ?? everyAddress();
   try {
-    // For `localhost` Fastify would open a second server, with nothing of what guards the first (src/app/app.ts).
+    // For `localhost` Fastify would open a second server, with nothing of what guards the first (src/app/pipeline.ts).
     const { address } = await lookup(host, { order: 'ipv4first' });
     await app.listen({ port: config.PORT, host: address });
   } catch (cause) {

@@ -41,7 +41,8 @@ export class Shutdown implements OnModuleDestroy {
     this.feed.close();
     await this.streams.endAll(this.config.SHUTDOWN_SPREAD_SECONDS * 1_000, patience);
 
-    // 4. What they did is written, and others may have the name. What stands under a name that was not to be had is of another process.
+    // 4. What they did is written, and others may have the name. A node that did not get its name has written
+    // nothing: what stands under it is of another process.
     if (this.nodeName.taken) await Promise.all([this.receipts.close(), this.quota.close()]);
     await this.nodeName.leave();
   }

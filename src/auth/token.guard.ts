@@ -66,8 +66,8 @@ export class TokenGuard implements CanActivate {
   }
 
   /**
-   * Who is calling, and whether the route is for them; from then on the request has its `user`. Where the route says nothing of
-   * that, because it is for everybody or not there, a caller is one whom we know.
+   * Who is calling, and whether the route is for them; from then on the request has its `user`. A public route, and
+   * a path without a route, say nothing of that: there a caller has to be known, whoever it is.
    *
    * @throws Problem of 401, 403 or 503
    */

@@ -40,7 +40,7 @@ export class LogFeed implements OnModuleInit {
     await this.poll();
   }
 
-  /** The last sign of life was given. */
+  /** Ends the poll, and with it the signs of life of this node. */
   close(): void {
     clearInterval(this.#timer);
     this.#committed?.unsubscribe();
@@ -53,7 +53,6 @@ export class LogFeed implements OnModuleInit {
     const known = new Map([...this.hubs.values()].map((hub) => [hub, hub.tail.head]));
     const askedAt = Date.now();
     try {
-      // Also without tenants: the answer tells the database's time.
       const [now, heads, held] = await Promise.all([
         this.reads.now(),
         this.reads.heads([...known.keys()].map(({ tenantId }) => tenantId)),

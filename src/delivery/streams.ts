@@ -26,7 +26,7 @@ const HOLE_ROWS = 5_000;
 
 /**
  * Every open stream of this node: what connections and hubs need of it, and a look at each once a second. They are opened by
- * StreamOpener and fed by LogFeed. StreamControl, Eviction, ConnectionQuota, NodePurge, LogFeed and Shutdown end them.
+ * StreamOpener and fed by LogFeed. StreamControl, Eviction, ConnectionQuota, NodePurge, LogFeed and Shutdown end them, and their own tick when their token ends or their socket is dead.
  */
 @Injectable()
 export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {

@@ -17,12 +17,12 @@ export interface HubMember {
 }
 
 /** What waits for the connections of one address. */
-interface Run {
+interface AddressRun {
   readonly entries: readonly [Entry, ...Entry[]];
   readonly committedAt: number;
 }
 
-/** More connections than these, and what is for them waits for its turn while others are served: 16 take less than a millisecond. */
+/** What is for more connections than these is a broadcast, and waits in a queue: 16 take less than a millisecond. */
 const DIRECT_LIMIT = 16;
 
 /** What a hub needs of the node that it is on. */
@@ -38,7 +38,7 @@ export class TenantHub<Member extends HubMember> {
   readonly #recipients = new Map<Address, Member | Set<Member>>();
   readonly #arrived: { entries: readonly Entry[]; head: Position; committedAt: number }[] = [];
   /** The first is under way. */
-  readonly #broadcasts: Run[] = [];
+  readonly #broadcasts: AddressRun[] = [];
   /** Everything up to here was offered to its connections, or waits in `#broadcasts`. */
   #enqueuedUpTo: Position;
   #dispatching = false;
@@ -181,7 +181,7 @@ export class TenantHub<Member extends HubMember> {
     for (let batch = this.#arrived.shift(); batch !== undefined; batch = this.#arrived.shift()) {
       for (const entries of runsOf(batch.entries)) {
         const run = { entries, committedAt: batch.committedAt };
-        if (!this.#overtake(run)) this.#broadcasts.push(run);
+        if (!this.#serveNow(run)) this.#broadcasts.push(run);
         if (slice.isOver) await slice.next();
       }
       this.#enqueuedUpTo = asPosition(Math.max(this.#enqueuedUpTo, batch.head));
@@ -189,8 +189,8 @@ export class TenantHub<Member extends HubMember> {
     }
   }
 
-  /** False when a run has to wait for its turn. Whoever is served out of turn is first given what is before it. */
-  #overtake(run: Run): boolean {
+  /** Offers a run now; false: it is a broadcast, and has to wait. Who is served before broadcasts that wait is given their part of these first. */
+  #serveNow(run: AddressRun): boolean {
     const known = this.#recipients.get(run.entries[0].address);
     if (known === undefined) return true;
     if (known instanceof Set && known.size > DIRECT_LIMIT) return false;
@@ -235,7 +235,7 @@ export class TenantHub<Member extends HubMember> {
     this.dispatchedUpTo = asPosition(Math.max(this.dispatchedUpTo, offered));
   }
 
-  #observe({ committedAt }: Run): void {
+  #observe({ committedAt }: AddressRun): void {
     this.node.metrics.commitToSocketSeconds.observe((performance.now() - committedAt) / 1_000);
   }
 }

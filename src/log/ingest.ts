@@ -154,22 +154,22 @@ export class Ingest {
   }
 
   async #commit(tenantId: TenantId, batch: readonly Waiting[]): Promise<void> {
-    const append = randomUUID();
+    const appendId = randomUUID();
     try {
-      await this.#append(tenantId, batch, append);
+      await this.#append(tenantId, batch, appendId);
     } catch (error) {
       if (isNeverSent(error)) throw error;
-      if (isConnectionLoss(error)) await this.#settle(tenantId, batch, append);
+      if (isConnectionLoss(error)) await this.#recover(tenantId, batch, appendId);
       else if (batch.length === 1 || isUnavailable(error)) throw error;
       // One of them broke the statement. Nothing was stored; alone, each stands for itself.
       else for (const one of batch) await this.#append(tenantId, [one], randomUUID()).catch(one.reject);
     }
   }
 
-  async #append(tenantId: TenantId, batch: readonly Waiting[], append: string): Promise<void> {
+  async #append(tenantId: TenantId, batch: readonly Waiting[], appendId: string): Promise<void> {
     const publications = batch.map(({ publication }) => publication);
     const started = performance.now();
-    const appended = await this.#appendSomehow(tenantId, publications, append);
+    const appended = await this.#appendSomehow(tenantId, publications, appendId);
     const committedAt = performance.now();
     this.metrics.appendSeconds.observe((committedAt - started) / 1000);
     const { previous, head, base, duplicates, usage } = appended;
@@ -198,12 +198,12 @@ export class Ingest {
   async #appendSomehow(
     tenantId: TenantId,
     publications: readonly Publication[],
-    append: string,
+    appendId: string,
   ): Promise<Appended> {
-    let appended = await this.#appendCovered(tenantId, publications, append);
+    let appended = await this.#appendCovered(tenantId, publications, appendId);
     if (appended === undefined) {
       if (!(await this.store.ensureTenant(tenantId))) throw tenantGone();
-      appended = await this.#appendCovered(tenantId, publications, append);
+      appended = await this.#appendCovered(tenantId, publications, appendId);
     }
     // No row is no commit: this must never become a 201.
     if (appended === undefined) throw new Error(`tenant ${tenantId} has no log`);
@@ -213,14 +213,14 @@ export class Ingest {
   async #appendCovered(
     tenantId: TenantId,
     publications: readonly Publication[],
-    append: string,
+    appendId: string,
   ): Promise<Appended | undefined> {
     try {
-      return await this.store.append(tenantId, publications, append, this.quotas.rateOf(tenantId));
+      return await this.store.append(tenantId, publications, appendId, this.quotas.rateOf(tenantId));
     } catch (error) {
       if (!isPartitionMissing(error)) throw error;
       await this.partitions.ensureAhead();
-      return await this.store.append(tenantId, publications, append, this.quotas.rateOf(tenantId));
+      return await this.store.append(tenantId, publications, appendId, this.quotas.rateOf(tenantId));
     }
   }
 
@@ -240,11 +240,11 @@ export class Ingest {
   }
 
   /** The connection died under the statement: it may have been committed or not. The log itself tells. */
-  async #settle(tenantId: TenantId, batch: readonly Waiting[], append: string): Promise<void> {
+  async #recover(tenantId: TenantId, batch: readonly Waiting[], appendId: string): Promise<void> {
     const found = await this.#findStored(
       tenantId,
       batch.flatMap(({ publication }) => publication.drafts.map(({ id }) => id)),
-      append,
+      appendId,
     );
     this.quotas.doubt(tenantId);
     const missing: Waiting[] = [];
@@ -265,10 +265,10 @@ export class Ingest {
   }
 
   /** What ended one connection mostly ended those that lay idle beside it, and each is found out by being used. */
-  async #findStored(tenantId: TenantId, ids: readonly string[], append: string) {
+  async #findStored(tenantId: TenantId, ids: readonly string[], appendId: string) {
     for (let idle = this.config.DATABASE_CONNECTIONS_PER_POOL; ; idle -= 1) {
       try {
-        return await this.store.settle(tenantId, ids, append);
+        return await this.store.settle(tenantId, ids, appendId);
       } catch (error) {
         if (idle === 0 || isNeverSent(error) || !isConnectionLoss(error)) throw error;
       }

@@ -32,12 +32,10 @@ export interface BacklogPage {
   readonly shared: Run;
 }
 
-/** What the database says of one stream. */
+/** How far the log of a tenant reaches. */
 export interface LogHead {
   readonly tenantId: TenantId;
   readonly head: Position;
-  /** ms since 1970 by the database's clock. */
-  readonly now: number;
 }
 
 interface Row {
@@ -123,7 +121,7 @@ order by page.position`,
 /* Of all tenants with streams on a node: the one question to the log that names several. */
 const HEADS: Statement = {
   name: 'log_heads',
-  text: `select tenant_id as "tenantId", head, extract(epoch from clock_timestamp())::float8 * 1000 as now from tenant_logs where tenant_id = any($1::text[])`,
+  text: `select tenant_id as "tenantId", head from tenant_logs where tenant_id = any($1::text[])`,
 };
 
 const NOW: Statement = {

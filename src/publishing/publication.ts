@@ -19,7 +19,7 @@ import { TimeSlicer } from '../concurrency/pacing.ts';
 import { scopeMissing } from '../auth/credentials.ts';
 import type { Principal } from '../http/access.ts';
 
-/* The wire format of a publish. Limits that are settings are checked below and not by the schema: a key that was used keeps its answer when they change. */
+/* The wire format of a publish. Limits of the tenant and depth are checked below and not by the schema: a key that was used keeps its answer when they change. */
 
 const TARGETS = ['user', 'users', 'topic', 'everyone'] as const;
 
@@ -216,7 +216,7 @@ function* walkItem(text: string, part: Part, path: readonly PropertyKey[]): Gene
   return { path, value, data: parts.get('data'), asked, double: double ?? ofTo?.double };
 }
 
-/** An object whose members are null but for those that are `wanted`, and where all of them are. What is no object is null. */
+/** The members of an object: their values, null in place of those that are not `wanted`; and where in the text each stands. What is no object is null. */
 function* walkObject(
   text: string,
   part: Part,

@@ -87,7 +87,7 @@ export class PublishAdmission {
 
   /**
    * A request with an Idempotency-Key passes: it may have been answered already, and its body says whether it is the same.
-   * Nobody has counted what a request asks for yet, so that one may learn with the next try that it has to wait longer.
+   * Nobody has counted yet what the request asks for: a publisher who tries again may learn that it has to wait longer.
    *
    * @throws Problem `rate_limited`, `storage_full`
    */
@@ -107,7 +107,7 @@ export class PublishAdmission {
    * @param asked how many notifications it asks for
    * @throws Problem `rate_limited`, `storage_full`, `idempotency_mismatch`; the database's error
    */
-  async beforeReading(tenantId: TenantId, asked: number, key: IdempotencyKey | undefined): Promise<void> {
+  async afterCounting(tenantId: TenantId, asked: number, key: IdempotencyKey | undefined): Promise<void> {
     // What no waiting would let pass is a fault of the body, and told as such.
     const passable = asked <= this.tenants.limits(tenantId).burst ? Math.max(1, asked) : 1;
     const refusal = await this.quotas.refusal(tenantId, passable, 1);

@@ -89,7 +89,7 @@ export class PublishController {
       const idempotency =
         key === undefined ? undefined : { publisher, key, fingerprint: fingerprintOf(route, body.bytes) };
       const envelope = await readEnvelope(route, body);
-      await this.admission.beforeReading(tenantId, envelope.asked, idempotency);
+      await this.admission.afterCounting(tenantId, envelope.asked, idempotency);
       const trace = parseTraceparent(headers['traceparent'])?.header ?? null;
       const { drafts, users, refusal, broadcasts } = await readPublication(
         route,

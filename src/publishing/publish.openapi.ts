@@ -28,7 +28,7 @@ const next = { ...stored, id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b71', position: 
 const IDEMPOTENCY = `Send an \`Idempotency-Key\`: when an answer was lost, the same request with the same key gives the
 first answer again and stores nothing twice. Another body under the same key is 422 \`idempotency_mismatch\`.`;
 
-const LIMITS = `The tenant has an account of notifications that all its publishers and all nodes share: a request costs as many as
+const LIMITS = `The tenant has a quota of notifications that all its publishers and all nodes share: a request costs as many as
 it makes, and is refused whole with 429 and \`Retry-After\` while there are not enough. More than the tenant may publish at
 once is 400, since it would never pass. A known \`Idempotency-Key\` is answered at no cost.`;
 
