@@ -140,7 +140,7 @@ describe('with two nodes, nothing is left of a user', () => {
       `insert into devices (tenant_id, user_id, device_id, cursor) values ('${tenant}', '${USER}', 'phone', 0)`,
     );
     const stream = await StreamClient.open(there.url, token(tenant));
-    await untilHeld(here.database, 'with comer');
+    await untilHeld(here.database, 'with opening');
     const erasing = eraseWhole(here.url, tenant, USER);
     // The other has not heard before nobody is on the way in to it.
     await untilWaiting(here.database, tenant, 1);

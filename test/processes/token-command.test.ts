@@ -42,6 +42,7 @@ describe('the secret that the service makes for itself', () => {
 
 describe('the command that prints a token', () => {
   const command = join(import.meta.dirname, '../../src/main.ts');
+  const typescript = join(import.meta.dirname, '../jest/typescript.mjs');
 
   interface Outcome {
     code: number;
@@ -56,9 +57,14 @@ describe('the command that prints a token', () => {
   ): Promise<Outcome> =>
     new Promise((resolve) => {
       const options = { cwd: folder, env: settings };
-      const child = execFile(process.execPath, [command, 'token', ...args], options, (_, stdout, stderr) => {
-        resolve({ code: child.exitCode ?? -1, stdout, stderr });
-      });
+      const child = execFile(
+        process.execPath,
+        ['--import', typescript, command, 'token', ...args],
+        options,
+        (_, stdout, stderr) => {
+          resolve({ code: child.exitCode ?? -1, stdout, stderr });
+        },
+      );
     });
 
   const payloadOf = (token: string): Record<string, number> =>
