@@ -1,20 +1,9 @@
 import type { ServiceScope, TenantId } from '../core/identifiers.ts';
 import { type RemoteKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
-import type { Config } from '../core/config.ts';
-/** Signatures that an issuer can be registered with. EdDSA is Ed25519. */
-export const ALGORITHMS = [
-  'HS256',
-  'RS256',
-  'RS384',
-  'RS512',
-  'PS256',
-  'PS384',
-  'PS512',
-  'ES256',
-  'ES384',
-  'ES512',
-  'EdDSA',
-] as const;
+import { ASYMMETRIC_ALGORITHMS, type Config } from '../core/config.ts';
+
+/** Signatures that an issuer can be registered with. */
+export const ALGORITHMS = ['HS256', ...ASYMMETRIC_ALGORITHMS] as const;
 export type Algorithm = (typeof ALGORITHMS)[number];
 
 /**

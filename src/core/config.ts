@@ -64,7 +64,8 @@ function isHttpsOrLoopback(url: string): boolean {
 
 const MIB = 1024 * 1024;
 
-const JWKS_ALGORITHMS = [
+/** Signatures by a key pair, whose public part an issuer shows. EdDSA is Ed25519. */
+export const ASYMMETRIC_ALGORITHMS = [
   'RS256',
   'RS384',
   'RS512',
@@ -146,10 +147,10 @@ const callers = {
     .optional()
     .describe('Where the signing keys of the issuer are (RFC 7517); https, or http on loopback.'),
   JWKS_ALGORITHMS: list
-    .pipe(z.array(z.enum(JWKS_ALGORITHMS)))
+    .pipe(z.array(z.enum(ASYMMETRIC_ALGORITHMS)))
     .transform((names) => (names.length === 0 ? ['RS256' as const] : names))
     .describe(
-      `Algorithms accepted with JWKS_URL, separated by commas: ${JWKS_ALGORITHMS.join(', ')}. Default: RS256.`,
+      `Algorithms accepted with JWKS_URL, separated by commas: ${ASYMMETRIC_ALGORITHMS.join(', ')}. Default: RS256.`,
     ),
   JWT_ISSUER: z.string().min(1).default('tidings').describe('The `iss` that a token of this issuer has.'),
   JWT_AUDIENCE: z.string().min(1).default('tidings').describe('The `aud` that a token of this issuer has.'),
