@@ -67,6 +67,17 @@ export class KeyedSemaphore<Key> {
   }
 }
 
+/** One piece of work under way for each key: whoever asks meanwhile gets what comes of it. */
+export class SingleFlight<Key, Result> {
+  readonly #underWay = new Map<Key, Promise<Result>>();
+
+  async run(key: Key, work: () => Promise<Result>): Promise<Result> {
+    const underWay = this.#underWay.get(key) ?? work().finally(() => this.#underWay.delete(key));
+    this.#underWay.set(key, underWay);
+    return await underWay;
+  }
+}
+
 /** Work that is under way, by key. */
 export class InFlight<Key> {
   readonly #work = new Map<Key, Set<Promise<unknown>>>();

@@ -1,5 +1,6 @@
 import { Inject, Injectable, Logger, Module } from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { SingleFlight } from '../concurrency/pacing.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { errorCode } from '../postgres/errors.ts';
 import {
@@ -34,8 +35,9 @@ type Coverages = Readonly<Record<Partitioned, Coverage>>;
 @Injectable()
 export class Partitions {
   readonly #logger = new Logger(Partitions.name);
-  readonly #making = new Map<string, Promise<void>>();
-  #looking: Promise<Coverages> | undefined;
+  /** Many requests can meet the same missing partition at once: one works, all wait for it. */
+  readonly #making = new SingleFlight<string, void>();
+  readonly #looking = new SingleFlight<'all', Coverages>();
   #seen: { readonly at: number; readonly coverages: Coverages } | undefined;
 
   constructor(
@@ -50,7 +52,7 @@ export class Partitions {
    * @throws PartitionWidthError (PARTITION_HOURS was changed), or the driver's error
    */
   async ensureAhead(): Promise<void> {
-    await this.#once('ahead', async () => {
+    await this.#making.run('ahead', async () => {
       const { now, head } = await this.store.newest();
       const ranges = [...this.#ahead(now), ...(head > now ? this.#ahead(head) : [])];
       await this.#ensure(ranges);
@@ -60,7 +62,7 @@ export class Partitions {
   /** Makes the partitions that cover a position: one that an operator moves heads to. Throws what `ensureAhead` throws. */
   async ensureCovering(position: Position): Promise<void> {
     const range = rangeCovering(position, this.config.PARTITION_HOURS);
-    await this.#once(`covering ${range.from}`, () => this.#ensure([range]));
+    await this.#making.run(`covering ${range.from}`, () => this.#ensure([range]));
   }
 
   /**
@@ -78,10 +80,7 @@ export class Partitions {
    * partitions are made ahead, and in between none comes within a second. Throws what `ensureAhead` throws.
    */
   async look(): Promise<Coverages> {
-    this.#looking ??= this.#look().finally(() => {
-      this.#looking = undefined;
-    });
-    return await this.#looking;
+    return await this.#looking.run('all', () => this.#look());
   }
 
   async #look(): Promise<Coverages> {
@@ -125,13 +124,6 @@ export class Partitions {
         await sleep(PAUSE_MS);
       }
     }
-  }
-
-  /** Many requests can meet the same missing partition at once: one works, all wait for it. */
-  #once(what: string, work: () => Promise<void>): Promise<void> {
-    const making = this.#making.get(what) ?? work().finally(() => this.#making.delete(what));
-    this.#making.set(what, making);
-    return making;
   }
 }
 

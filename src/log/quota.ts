@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
+import { SingleFlight } from '../concurrency/pacing.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import type { Limits } from '../core/limits.ts';
@@ -24,7 +25,7 @@ export interface QuotaState {
 @Injectable()
 export class Quotas {
   readonly #quotas = new LRUCache<TenantId, Quota>({ max: MOST_QUOTAS });
-  readonly #readings = new Map<TenantId, Promise<Quota>>();
+  readonly #readings = new SingleFlight<TenantId, Quota>();
   /** When tenants without room were looked up. */
   readonly #lookedUp = new LRUCache<TenantId, true>({ max: MOST_QUOTAS, ttl: ROOM_MS });
   readonly #unsure = new WeakSet<Quota>();
@@ -116,10 +117,7 @@ export class Quotas {
 
   /** Who asks while another does waits for the same answer. */
   async #read(tenantId: TenantId): Promise<Quota> {
-    const reading =
-      this.#readings.get(tenantId) ?? this.#readNow(tenantId).finally(() => this.#readings.delete(tenantId));
-    this.#readings.set(tenantId, reading);
-    return await reading;
+    return await this.#readings.run(tenantId, () => this.#readNow(tenantId));
   }
 
   async #readNow(tenantId: TenantId): Promise<Quota> {
