@@ -78,9 +78,6 @@ export const ASYMMETRIC_ALGORITHMS = [
   'EdDSA',
 ] as const;
 
-/** What no setting allows. A request with more is refused before its parts are looked at one by one. */
-export const MOST_NOTIFICATIONS_PER_REQUEST = 10_000;
-
 /** Where the service can be reached. */
 const listening = {
   PORT: integer(3000, 0, 65_535).describe('Port to listen on; 0 takes a free one.'),
@@ -205,16 +202,12 @@ const limits = {
     'Most open streams on this node; one more gets `bye` `over-limit`.',
   ),
   MAX_REQUEST_BYTES: integer(8 * MIB, 1_024, 256 * MIB).describe('Largest request body, in bytes.'),
-  MAX_NOTIFICATIONS_PER_REQUEST: integer(1_000, 1, MOST_NOTIFICATIONS_PER_REQUEST).describe(
-    'Most notifications of one request, after `users` is expanded.',
-  ),
 };
 
 const streams = {
   HEARTBEAT_SECONDS: integer(15, 1, 300).describe(
     'For how long a stream may be silent; then comes a heartbeat. Keep it below the idle limit of every proxy.',
   ),
-  STREAM_STALL_SECONDS: integer(300, 1, 3_600).describe('A socket that takes no byte for this long is dead.'),
   TAIL_BYTES: integer(256 * MIB, 1_024, 16_384 * MIB).describe(
     'Memory of this node for the newest part of the logs of all tenants with open streams, in bytes. Streams read the rest from the database.',
   ),
@@ -297,10 +290,12 @@ const REMOVED_SETTINGS: ReadonlyMap<string, keyof Settings | undefined> = new Ma
     'LOG_POLL_MS',
     'MAINTENANCE_INTERVAL_SECONDS',
     'MAX_DATA_DEPTH',
+    'MAX_NOTIFICATIONS_PER_REQUEST',
     'NOTIFICATIONS_BURST_SECONDS',
     'PARTITIONS_AHEAD',
     'STREAM_BUFFER_BYTES',
     'STREAM_RETRY_MS',
+    'STREAM_STALL_SECONDS',
     'STREAM_TICKET_SECONDS',
     'TAIL_BYTES_PER_TENANT',
     'TOKEN_CACHE_SIZE',

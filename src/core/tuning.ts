@@ -15,6 +15,11 @@ export const TUNING = Object.freeze({
    */
   NOTIFICATIONS_BURST_SECONDS: 2,
   /**
+   * Most notifications of one request, after `users` is expanded: as many as one statement appends. A publisher that has more
+   * sends more requests, and other publishers of the tenant come in between.
+   */
+  MAX_NOTIFICATIONS_PER_REQUEST: 1_000,
+  /**
    * Deepest nesting of `data`. Parsers are recursive: PostgreSQL gives up at 30,000 levels, and some clients sooner. No
    * message that anybody means comes near 100.
    */
@@ -56,6 +61,11 @@ export const TUNING = Object.freeze({
    * much memory as one large notification.
    */
   STREAM_BUFFER_BYTES: 64 * KIB,
+  /**
+   * A socket that takes no byte for this long is dead, in s. A phone in a tunnel is slow for a minute or two; a dead socket
+   * costs no more than its place among the streams.
+   */
+  STREAM_STALL_SECONDS: 300,
   /**
    * How long before the end of its token a stream gets `expiring`, in s. Within it a client has to fetch a new token and
    * to renew. It has to be longer than TOKEN_EXPIRY_SPREAD_SECONDS.

@@ -1,6 +1,7 @@
 import { createHash, randomUUIDv7 } from 'node:crypto';
 import { z } from 'zod';
-import { MOST_NOTIFICATIONS_PER_REQUEST, type Config } from '../core/config.ts';
+import type { Config } from '../core/config.ts';
+import { TUNING } from '../core/tuning.ts';
 import { type Fault, MOST_FAULTS, Problem } from '../core/errors.ts';
 import { type Topic, topicSchema, typeSchema, type UserId, userIdSchema } from '../core/identifiers.ts';
 import { check, malformed, notValid, parseJson, pointerTo, type JsonBody } from '../http/json-body.ts';
@@ -159,7 +160,7 @@ interface Item {
 /** Members of one object that are looked at. An object with more is refused in any case: not so many are known. */
 const MOST_MEMBERS = 1_000;
 /** Of what is made of one member of the envelope; as many users do not fit in any request. */
-const MOST_VALUES = 2 * MOST_NOTIFICATIONS_PER_REQUEST;
+const MOST_VALUES = 2 * TUNING.MAX_NOTIFICATIONS_PER_REQUEST;
 
 const KNOWN = new Set(Object.keys(publishSchema.shape));
 
@@ -191,11 +192,11 @@ function* walkBatch(text: string): Generator<void, Envelope> {
   if (list === undefined || text[list.start] !== '[') return { asked: 0, around, items: [] };
   const items: Item[] = [];
   let asked = 0;
-  for (const part of yield* walkElements(text, list.start, MOST_NOTIFICATIONS_PER_REQUEST + 1)) {
+  for (const part of yield* walkElements(text, list.start, TUNING.MAX_NOTIFICATIONS_PER_REQUEST + 1)) {
     const item = yield* walkItem(text, part, ['notifications', items.length]);
     items.push(item);
     asked += item.asked;
-    if (asked > MOST_NOTIFICATIONS_PER_REQUEST) break;
+    if (asked > TUNING.MAX_NOTIFICATIONS_PER_REQUEST) break;
     yield;
   }
   // For their number; they are checked one by one.
@@ -252,7 +253,7 @@ export async function readPublication(
 ): Promise<ReadPublication> {
   // More than the burst would never pass, however long its publisher waited.
   const most = Math.min(config.MAX_NOTIFICATIONS_PER_REQUEST, limits.burst);
-  if (asked > MOST_NOTIFICATIONS_PER_REQUEST) {
+  if (asked > TUNING.MAX_NOTIFICATIONS_PER_REQUEST) {
     throw new Problem('validation_failed', 'The request is over a limit.', {
       errors: [tooMany(route, asked, most)],
     });

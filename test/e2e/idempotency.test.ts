@@ -12,7 +12,7 @@ let strict: Service;
 beforeAll(async () => {
   service = await startService();
   strict = await startService(
-    { MAX_DATA_BYTES: '10', MAX_NOTIFICATIONS_PER_REQUEST: '1', NODE_NAME: 'strict' },
+    { MAX_DATA_BYTES: '10', MAX_NOTIFICATIONS_PER_REQUEST: 1, NODE_NAME: 'strict' },
     { database: service.database },
   );
 });

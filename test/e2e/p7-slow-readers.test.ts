@@ -20,7 +20,7 @@ const start = (stallSeconds = 600) =>
     STREAM_BUFFER_BYTES: BUFFER,
     TAIL_BYTES_PER_TENANT: 65_536,
     BACKLOG_PAGE_BYTES: 32_768,
-    STREAM_STALL_SECONDS: String(stallSeconds),
+    STREAM_STALL_SECONDS: stallSeconds,
     MAX_DATA_BYTES: '100000',
   });
 afterEach(async () => {
@@ -160,7 +160,7 @@ describe('a socket', () => {
     await eventually(() => expect(looks.mock.calls.length).toBeGreaterThan(before));
   }
 
-  test('that takes no byte for STREAM_STALL_SECONDS is dead', async () => {
+  test('that takes no byte for so long is dead', async () => {
     const tenant = 'dead';
     const socket = askWithoutReading(tenant, 'alice');
     await untilOpen(tenant, 1);

@@ -21,7 +21,7 @@ beforeAll(async () => {
     TOKEN_EXPIRY_SPREAD_SECONDS: SPREAD_MS / 1_000,
     HEARTBEAT_SECONDS: '1',
     // Whoever has something to read when a test moves the clock by an hour is not dead.
-    STREAM_STALL_SECONDS: '3600',
+    STREAM_STALL_SECONDS: 3_600,
   });
   watch = await StreamClient.open(
     service.url,

@@ -22,7 +22,7 @@ beforeAll(async () => {
     TOKEN_EXPIRY_NOTICE_SECONDS: 4,
     TOKEN_EXPIRY_SPREAD_SECONDS: 0,
     // Whoever has something to read when a test moves the clock by an hour is not dead.
-    STREAM_STALL_SECONDS: '3600',
+    STREAM_STALL_SECONDS: 3_600,
     LOG_POLL_MS: 100,
   };
   here = await startService(settings);

@@ -142,7 +142,7 @@ describe('what is refused', () => {
   });
 
   test('more than the limit after expansion, also when single items are small', async () => {
-    const limits = { MAX_NOTIFICATIONS_PER_REQUEST: '3' };
+    const limits = { MAX_NOTIFICATIONS_PER_REQUEST: 3 };
     const item = '{"to":{"users":["a","b"]},"type":"t","data":1}';
     expect(pointers(await refusalOf('batch', `{"notifications":[${item},${item}]}`, limits))).toEqual([
       '/notifications',
