@@ -14,24 +14,22 @@ import {
   docsAssetDescription,
 } from './docs.openapi.ts';
 
-/** The API described by itself. Everything is made at start and does not change. */
+/** The API described by itself. It does not change, and is made for the first who asks: most nodes are never asked. */
 @Controller()
 export class DocsController {
-  readonly #document: string;
+  #document: string | undefined;
   readonly #reference = referencePage();
   readonly #errors = errorsPage();
   readonly #assets = loadAssets();
 
-  constructor(operations: Operations) {
-    this.#document = JSON.stringify(openApiDocument(operations.all));
-  }
+  constructor(private readonly operations: Operations) {}
 
   @Get('openapi.json')
   @Describe(openApiDescription)
   @Public()
   document(@Res({ passthrough: true }) reply: FastifyReply): string {
     reply.header('content-type', 'application/json; charset=utf-8');
-    return this.#document;
+    return (this.#document ??= JSON.stringify(openApiDocument(this.operations.all)));
   }
 
   @Get('docs')
