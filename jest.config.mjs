@@ -13,4 +13,6 @@ export default {
   // Only what hangs is to end by it: what a test promises in time it measures itself.
   testTimeout: 180_000,
   maxWorkers: 4,
+  // A worker ends by itself once nothing is open in it, which takes its time on a busy machine. What is left open is still named.
+  workerGracefulExitTimeout: 60_000,
 };

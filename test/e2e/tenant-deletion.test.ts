@@ -1,14 +1,13 @@
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
 import { DATA_OF_TENANT } from '../../src/privacy/inventory.ts';
 import { revokeUser } from '../support/acts.ts';
 import { adminOf, call, operatorOf, readerOf, type Page } from '../support/admin.ts';
 import { get, post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { eraseUser, holding, rowsOf, tablesOfTenants, untilHeld } from '../support/privacy.ts';
-import { startServiceProcess } from '../support/service-process.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
@@ -260,43 +259,5 @@ describe('a tenant that is deleted', () => {
     expect([202, 204]).toContain((await deleting).status);
     await deleteWhole(here.url, tenant);
     expect((await rowsOf(here.database, tenant))['notifications']).toEqual([]);
-  });
-});
-
-describe('a deletion whose node is killed half-way', () => {
-  let database: TestDatabase;
-  beforeEach(async () => {
-    database = await createDatabase();
-  });
-  afterEach(async () => {
-    await database.drop();
-  });
-
-  test('is carried on by another node', async () => {
-    const service = await startServiceProcess(database);
-    const publisher = serviceToken({ tenant: 'acme' });
-    const users = Array.from({ length: 1_000 }, (_, n) => `u-${n}`);
-    for (let n = 0; n < 3; n += 1)
-      await post(`${service.url}/v1/notifications`, publisher, { ...item('x'), to: { users } });
-    await publish(service.url, serviceToken({ tenant: 'globex' }), item('alice'));
-    const release = await holding(
-      database,
-      `select from notifications where position = (select position from notifications order by position offset 1500 limit 1) for update`,
-    );
-    void remove(service.url, 'acme').catch(() => undefined);
-    await untilHeld(database, 'delete from notifications');
-    await service.end();
-    expect((await rowsOf(database, 'acme'))['notifications']).toHaveLength(2_000);
-    await release();
-
-    const other = await startService({ NODE_NAME: 'other' }, { database });
-    await eventually(async () => expect((await find(other.url, 'acme')).body.status).toBe('deleted'), {
-      within: PATIENCE_MS,
-    });
-    expect((await rowsOf(database, 'acme'))['notifications']).toEqual([]);
-    expect((await rowsOf(database, 'globex'))['notifications']).toHaveLength(1);
-    const acts = await database.query<{ action: string }>('select action from audit_log order by at');
-    expect(acts.map(({ action }) => action)).toEqual(['tenant.delete', 'tenant.deleted']);
-    await other.close();
   });
 });

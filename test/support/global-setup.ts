@@ -10,10 +10,14 @@ export const run: { server?: ScratchServer } = {};
 
 /**
  * One PostgreSQL for the whole run, with a migrated database that every test's own is copied from. It is set up to be durable,
- * as the service asks; its disk is memory. A test of what a crash leaves has a server of its own (postgres-server.ts).
+ * as the service asks; its disk is memory. Passwords are hashed once and not 4,096 times, since a run makes about that many
+ * connections. A test of what a crash leaves has a server of its own (postgres-server.ts).
  */
 export default async function setUp(): Promise<void> {
-  const server = await createScratchServer({ max_connections: '400', ...COUNTING }, await fastestFolder());
+  const server = await createScratchServer(
+    { max_connections: '400', scram_iterations: '1', ...COUNTING },
+    await fastestFolder(),
+  );
   run.server = server;
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
