@@ -47,6 +47,10 @@ export const TUNING = Object.freeze({
    */
   CHANGES_POLL_MS: 500,
   /**
+   * Longest wait for the answer to that, in ms: a connection that went silent is noticed soon, and another one is made.
+   */
+  CHANGES_TIMEOUT_MS: 2_000,
+  /**
    * How long a stream ticket can be used, in s: enough for a slow phone to open its stream, and too short for whoever
    * finds the ticket in the log of a proxy.
    */

@@ -23,9 +23,6 @@ const CROSS_TENANT_TRANSACTIONS = 2;
 /** Two, so that one slow read does not use up the time of the next. */
 const CHANGES_CONNECTIONS = 2;
 
-/** Longest wait for what other nodes changed, in ms: a connection that went silent is noticed soon, and another one made. */
-const CHANGES_TIMEOUT_MS = 2_000;
-
 /** The connections to the database: one pool per kind of work; those for tables that are edited row by row are TypeORM's. */
 @Global()
 @Module({
@@ -112,8 +109,8 @@ const CHANGES_TIMEOUT_MS = 2_000;
         const options = poolOptions(config, engineUrl(config), 'changes', CHANGES_CONNECTIONS);
         return new ChangeFeedPool({
           ...options,
-          connectTimeoutMs: Math.min(options.connectTimeoutMs, CHANGES_TIMEOUT_MS),
-          statementTimeoutMs: Math.min(options.statementTimeoutMs, CHANGES_TIMEOUT_MS),
+          connectTimeoutMs: Math.min(options.connectTimeoutMs, config.CHANGES_TIMEOUT_MS),
+          statementTimeoutMs: Math.min(options.statementTimeoutMs, config.CHANGES_TIMEOUT_MS),
         });
       },
     },

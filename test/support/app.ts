@@ -49,6 +49,7 @@ export async function startService(settings: TestSettings = {}, options: Options
     // A machine that stands still for a while is not what a test is about, unless it says so.
     DATABASE_CONNECT_TIMEOUT_MS: '60000',
     DATABASE_STATEMENT_TIMEOUT_MS: '60000',
+    CHANGES_TIMEOUT_MS: 60_000,
     SHUTDOWN_SPREAD_SECONDS: '1',
     NODE_NAME: uniqueNodeName(),
     ...settings,
