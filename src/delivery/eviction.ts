@@ -10,6 +10,7 @@ import { Tenants } from '../tenants/tenants.ts';
 import { type Connection, Hubs } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
 import { OpenConnectionsStore, type CrowdedUser } from './open-connections.store.ts';
+import { StreamCommands } from './stream-commands.ts';
 import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
 
 /** Somebody who may have too many streams. */
@@ -45,7 +46,8 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
 
   constructor(
     private readonly store: OpenConnectionsStore,
-    private readonly commands: StreamCommandsStore,
+    private readonly orders: StreamCommandsStore,
+    private readonly commands: StreamCommands,
     private readonly receipts: Receipts,
     private readonly tenants: Tenants,
     private readonly hubs: Hubs,
@@ -65,6 +67,9 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
         .pipe(delayWhen(({ at }) => timer(Math.max(0, at + settled - this.clock.now()))))
         .subscribe((candidate) => this.#surplus.next([candidate])),
       this.#inTurn(this.#surplus, (crowded) => this.#end(crowded)),
+      this.commands.received.subscribe((command) => {
+        if (command.kind === 'reconcile') this.reconcile(command);
+      }),
       this.tenants.changed.subscribe((tenantId) => this.#keepTo(tenantId)),
     ];
   }
@@ -108,7 +113,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   /** Tells all nodes; what is too many may be on any. */
   async #tellAll(crowded: readonly CrowdedUser[]): Promise<void> {
     for (const [tenantId, users] of Map.groupBy(crowded, (user) => user.tenantId))
-      await this.commands.reconcile(
+      await this.orders.reconcile(
         tenantId,
         users.map(({ user }) => user),
       );

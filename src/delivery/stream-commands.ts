@@ -8,7 +8,6 @@ import { CONFIG, type Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { type Connection, Hubs } from './connection.ts';
 import { jittered } from './frames.ts';
-import { Eviction } from './eviction.ts';
 
 /** What open streams are told by whichever node was asked: to close, or to go on with a new token. */
 @Injectable()
@@ -51,7 +50,6 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
     private readonly hubs: Hubs,
     private readonly tokenStatus: TokenStatus,
     private readonly commands: StreamCommands,
-    private readonly eviction: Eviction,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -85,10 +83,8 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
       if (connection !== undefined) this.#admit(connection);
       return;
     }
-    if (command.kind === 'reconcile') {
-      this.eviction.reconcile(command);
-      return;
-    }
+    // That one is for Eviction.
+    if (command.kind === 'reconcile') return;
     const meant =
       command.kind === 'disconnect'
         ? this.hubs.ofUser(command.tenantId, command.user)

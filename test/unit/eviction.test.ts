@@ -27,13 +27,17 @@ function node() {
         return Promise.resolve([]);
       },
     },
+    commands: { received: new Subject() },
     receipts: { recorded: new Subject() },
     tenants: { changed: new Subject(), limits: () => ({ connectionsPerUser: 1 }) },
     hubs: { ofUser: () => [{}] },
     config: { RECEIPTS_FLUSH_MS: FLUSH_MS },
   };
-  const { store, receipts, tenants, hubs, config } = parts as unknown as Record<keyof typeof parts, never>;
-  const eviction = new Eviction(store, {} as never, receipts, tenants, hubs, clock, config);
+  const { store, commands, receipts, tenants, hubs, config } = parts as unknown as Record<
+    keyof typeof parts,
+    never
+  >;
+  const eviction = new Eviction(store, {} as never, commands, receipts, tenants, hubs, clock, config);
   eviction.onModuleInit();
   const order = (ago: number) =>
     eviction.reconcile({
