@@ -48,13 +48,10 @@ module.exports = {
       to: { path: 'node_modules/(@nestjs|pg|typeorm|fastify)/' },
     },
     {
-      name: 'sql-lives-in-stores',
-      comment: 'Only stores, the room of PostgreSQL and modules that make pools import the driver.',
+      name: 'postgres-has-the-driver',
+      comment: 'A store has its statements run by a pool of the room of PostgreSQL.',
       severity: 'error',
-      from: {
-        path: '^src/',
-        pathNot: '^src/(postgres|cli)/|\\.(store|module)\\.ts$',
-      },
+      from: { path: '^src/', pathNot: '^src/postgres/' },
       to: { path: '^node_modules/pg/' },
     },
     {

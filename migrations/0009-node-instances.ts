@@ -1,7 +1,7 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { withBriefLocks } from './brief-locks.ts';
 
-/** Which process a node is: two that live at the same time cannot have one name (src/cluster/node-name.ts). */
+/** Which process a node is: two that live at the same time cannot have one name (src/cluster/nodes.ts). */
 export class NodeInstances1700000000009 implements MigrationInterface {
   name = 'NodeInstances1700000000009';
 

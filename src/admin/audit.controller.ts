@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { type AuditRecord, AuditStore } from '../audit/audit.store.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { parseQuery } from '../http/json-body.ts';
-import { TenantsStore } from '../tenants/tenants.store.ts';
+import { TenantsStore } from '../tenants/tenants.ts';
 import { notFound, parseId } from './request-parameters.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';

@@ -5,7 +5,7 @@ import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.t
 import { PaidFrom } from '../auth/budgets.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
-import { StreamCommandsStore } from '../delivery/stream-commands.store.ts';
+import { StreamCommandsStore } from '../delivery/stream-commands.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import { notFound, parseId, parseUserId } from './request-parameters.ts';
 import { Describe } from '../http/description.ts';

@@ -17,7 +17,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { CONFIG, type Config } from '../core/config.ts';
-import { IssuersStore } from '../auth/issuers.store.ts';
+import { IssuersStore } from '../auth/issuers.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.schema.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';

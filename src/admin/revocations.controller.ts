@@ -5,12 +5,13 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { connectionPlace, DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
-import { MOST_REVOKED, Revocations } from '../auth/revocations.ts';
 import {
+  MOST_REVOKED,
+  Revocations,
   RevocationsStore,
   type RevocationRecord,
   type RevocationRequest,
-} from '../auth/revocations.store.ts';
+} from '../auth/revocations.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Describe } from '../http/description.ts';

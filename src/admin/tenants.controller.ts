@@ -8,7 +8,7 @@ import { Problem } from '../core/errors.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { LIMIT_NAMES, mostOf, NO_LIMITS, readLimits } from '../core/limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { type Tenant, type TenantSettings, TenantsStore } from '../tenants/tenants.store.ts';
+import { type Tenant, type TenantSettings, TenantsStore } from '../tenants/tenants.ts';
 import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
 import { notFound, parseId } from './request-parameters.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';

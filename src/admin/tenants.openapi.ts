@@ -3,7 +3,7 @@ import { isLoopback } from '../core/config.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
 import { type LimitName, LIMITS, readLimits } from '../core/limits.ts';
 import { json, type Description } from '../http/description.ts';
-import { SET_STATUSES, TENANT_STATUSES } from '../tenants/tenants.store.ts';
+import { SET_STATUSES, TENANT_STATUSES } from '../tenants/tenants.ts';
 import { COMMON, EFFECT, page, PATCHING, WITH_ID } from './descriptions.ts';
 import { pageParameters, pageSchema, time } from './request-parameters.ts';
 

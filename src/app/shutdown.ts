@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type OnModuleDestroy } from '@nestjs/common';
-import { NodeName } from '../cluster/node-name.ts';
+import { NodeName } from '../cluster/nodes.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Draining } from '../core/draining.ts';
 import { ConnectionQuota } from '../delivery/connection-quota.ts';

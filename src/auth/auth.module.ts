@@ -10,8 +10,7 @@ import { routesOf } from '../http/routes.ts';
 import { Budgets } from './budgets.ts';
 import { JwtStrategy } from './jwt.strategy.ts';
 import { SessionController } from './session.controller.ts';
-import { Tickets } from './tickets.ts';
-import { TicketsStore } from './tickets.store.ts';
+import { Tickets, TicketsStore } from './tickets.ts';
 import { TokenGuard } from './token.guard.ts';
 import { TenantsModule } from '../tenants/tenants.ts';
 

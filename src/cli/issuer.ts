@@ -13,7 +13,7 @@ import {
   type IssuerView,
 } from '../admin/issuer-registry.ts';
 import { AuditEntity, COMMAND, recordAction, type Action } from '../audit/audit.store.ts';
-import { IssuerEntity, IssuersStore } from '../auth/issuers.store.ts';
+import { IssuerEntity, IssuersStore } from '../auth/issuers.ts';
 import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/registration.schema.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';

@@ -1,10 +1,8 @@
 import 'reflect-metadata';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { TUNING } from '../core/tuning.ts';
-import { AdvanceStore } from '../log/advance.store.ts';
-import { advance, type Advanced } from '../log/advance.ts';
-import { PartitionsStore } from '../log/partitions.store.ts';
-import { Partitions } from '../log/partitions.ts';
+import { AdvanceStore, advance, type Advanced } from '../log/advance.ts';
+import { PartitionsStore, Partitions } from '../log/partitions.ts';
 import { MaintenancePool } from '../postgres/pools.ts';
 import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 

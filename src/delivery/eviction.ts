@@ -5,13 +5,12 @@ import { DatabaseClock } from '../postgres/clock.ts';
 import { messageOf } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import { Receipts } from '../receipts/receipts.ts';
-import { NODE_SILENCE_SECONDS } from '../cluster/nodes.store.ts';
+import { NODE_SILENCE_SECONDS } from '../cluster/nodes.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { type Connection, Hubs } from './connection.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
 import { OpenConnectionsStore, type CrowdedUser } from './open-connections.store.ts';
-import { StreamCommands } from './stream-commands.ts';
-import { StreamCommandsStore, type StoredStreamCommand } from './stream-commands.store.ts';
+import { StreamCommands, StreamCommandsStore, type StoredStreamCommand } from './stream-commands.ts';
 
 /** Somebody who may have too many streams. */
 interface Candidate {

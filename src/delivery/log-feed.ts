@@ -1,6 +1,6 @@
 import { Inject, Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
-import { NodeName } from '../cluster/node-name.ts';
+import { NodeName } from '../cluster/nodes.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Ingest } from '../log/ingest.ts';
 import { ReadStore } from '../log/read.store.ts';

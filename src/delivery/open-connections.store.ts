@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { ClientPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
-import { isOpen, lives } from '../cluster/nodes.store.ts';
+import { isOpen, lives } from '../cluster/nodes.ts';
 import { type Statement } from '../postgres/pool.ts';
 
 /** A stream that is open. */

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
-import { lives } from '../cluster/nodes.store.ts';
+import { lives } from '../cluster/nodes.ts';
 import type { Position } from '../core/position.ts';
 import { type Statement } from '../postgres/pool.ts';
 

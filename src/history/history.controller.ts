@@ -9,8 +9,7 @@ import { asPosition, type Position } from '../core/position.ts';
 import { ConnectionsStore, type ConnectionRecord } from './connections.store.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import type { LogEntry, Receipt } from './delivery-status.ts';
-import { HistoryService, itemJson, pageJson, type Filters } from './history.service.ts';
-import { HistoryStore } from './history.store.ts';
+import { HistoryService, itemJson, pageJson, type Filters, HistoryStore } from './history.service.ts';
 import { beginLines, LINES_TYPE, wantsLines } from './ndjson.ts';
 import {
   connectionPlace,

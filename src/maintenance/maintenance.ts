@@ -8,8 +8,7 @@ import {
 } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
-import { PARTITIONED, PartitionsStore } from '../log/partitions.store.ts';
-import { Partitions, PartitionsModule } from '../log/partitions.ts';
+import { PARTITIONED, PartitionsStore, Partitions, PartitionsModule } from '../log/partitions.ts';
 import { type Pool } from '../postgres/pool.ts';
 import { Metrics, type RoundResult } from '../telemetry/metrics.ts';
 import { Retention, RetentionStore } from './retention.store.ts';

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { POSITIONS_PER_MS, type Position } from '../core/position.ts';
-import { NOW_AS_POSITION, type Partition, type PartitionsStore } from '../log/partitions.store.ts';
+import { NOW_AS_POSITION, type Partition, type PartitionsStore } from '../log/partitions.ts';
 import type { Pool, Statement } from '../postgres/pool.ts';
 import type { Step } from './round.store.ts';
 import { errorCode } from '../postgres/errors.ts';

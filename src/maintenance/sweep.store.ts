@@ -1,5 +1,5 @@
 import type { Config } from '../core/config.ts';
-import { sqlTimeOf } from '../log/partitions.store.ts';
+import { sqlTimeOf } from '../log/partitions.ts';
 import type { Step } from './round.store.ts';
 import { type Statement } from '../postgres/pool.ts';
 
@@ -14,7 +14,7 @@ interface Swept {
   readonly gone: number;
 }
 
-/** Longer than after which nodes take another for dead (src/cluster/nodes.store.ts): an end that is written down stays, also when the node was only frozen. */
+/** Longer than after which nodes take another for dead (src/cluster/nodes.ts): an end that is written down stays, also when the node was only frozen. */
 const SURELY_DEAD_SECONDS = 60;
 
 /*

@@ -11,15 +11,12 @@ import { tenantIdSchema, type TenantId, type UserId } from '../core/identifiers.
 import { HistoryModule } from '../history/history.controller.ts';
 import { beginLines, LINES_TYPE } from '../history/ndjson.ts';
 import { refuseQuery } from '../http/json-body.ts';
-import { TenantsStore } from '../tenants/tenants.store.ts';
+import { TenantsStore, TenantsModule } from '../tenants/tenants.ts';
 import { orderedBy, targetOf, type ErasureView } from './erasure.ts';
-import { ErasurePurger, ErasureRegistry } from './erasure-registry.ts';
-import { ErasureRegistryStore } from './erasure-registry.store.ts';
-import { ErasureWorker } from './erasure-worker.ts';
-import { ErasureWorkerStore } from './erasure-worker.store.ts';
+import { ErasurePurger, ErasureRegistry, ErasureRegistryStore } from './erasure-registry.ts';
+import { ErasureWorker, ErasureWorkerStore } from './erasure-worker.ts';
 import { ExportStore, UserExport } from './export.store.ts';
 import { AuditModule } from '../audit/audit.store.ts';
-import { TenantsModule } from '../tenants/tenants.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { StreamModule } from '../delivery/stream.controller.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';

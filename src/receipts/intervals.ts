@@ -1,7 +1,6 @@
 import type { Position } from '../core/position.ts';
 import { isPartitionMissing } from '../log/append.store.ts';
-import type { Partitioned } from '../log/partitions.store.ts';
-import type { Partitions } from '../log/partitions.ts';
+import type { Partitioned, Partitions } from '../log/partitions.ts';
 /*
  * Receipts are intervals of positions, (from, to]. "Which intervals cover position x?" has no short answer in an
  * index on `to` alone: every later interval might reach back over x. So an interval carries the class of its width:

@@ -8,11 +8,9 @@ import { asPosition, type Position } from '../core/position.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { type OfStream, ReceiptsStore } from './receipts.store.ts';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Acknowledgements, AcksController } from './acknowledgements.ts';
-import { AcksStore } from './acknowledgements.store.ts';
+import { Acknowledgements, AcksController, AcksStore } from './acknowledgements.ts';
 import { DevicesStore } from './devices.store.ts';
-import { NodeName } from '../cluster/node-name.ts';
-import { NodesStore } from '../cluster/nodes.store.ts';
+import { NodeName, NodesStore } from '../cluster/nodes.ts';
 
 type Opened = Parameters<ReceiptsStore['recordConnections']>[1][number];
 type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];

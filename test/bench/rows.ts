@@ -7,7 +7,7 @@ import {
   rangeAfter,
   rangeCovering,
   sqlTimeOf,
-} from '../../src/log/partitions.store.ts';
+} from '../../src/log/partitions.ts';
 import { asPosition, positionOfTime, POSITIONS_PER_MS, type Position } from '../../src/core/position.ts';
 
 /*

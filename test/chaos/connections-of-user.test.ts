@@ -5,7 +5,7 @@ import pg from 'pg';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
 import { Eviction } from '../../src/delivery/eviction.ts';
-import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.ts';
 import { setTenant } from '../support/acts.ts';
 import { post } from '../support/api.ts';
 import type { Service } from '../support/app.ts';

@@ -1,13 +1,13 @@
 import { expect, test } from '@jest/globals';
 import { AuditStore } from '../../src/audit/audit.store.ts';
-import { TicketsStore } from '../../src/auth/tickets.store.ts';
-import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
+import { TicketsStore } from '../../src/auth/tickets.ts';
+import { ChangeFeedStore } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
-import { IssuersStore } from '../../src/auth/issuers.store.ts';
-import { RevocationsStore } from '../../src/auth/revocations.store.ts';
+import { IssuersStore } from '../../src/auth/issuers.ts';
+import { RevocationsStore } from '../../src/auth/revocations.ts';
 import { OpenConnectionsStore } from '../../src/delivery/open-connections.store.ts';
-import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
-import { TenantsStore } from '../../src/tenants/tenants.store.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.ts';
+import { TenantsStore } from '../../src/tenants/tenants.ts';
 import { ReceiptsBench, userId } from '../support/receipts.ts';
 import { scannedWhole } from '../support/plans.ts';
 

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { TenantId } from '../../src/core/identifiers.ts';
-import type { AckResult } from '../../src/receipts/acknowledgements.store.ts';
+import type { AckResult } from '../../src/receipts/acknowledgements.ts';
 import type { DeviceRegistration, Registered } from '../../src/receipts/devices.store.ts';
 import { asPosition, START } from '../../src/core/position.ts';
 import {

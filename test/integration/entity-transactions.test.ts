@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { EntityManager } from 'typeorm';
 import { COMMAND, recordAction } from '../../src/audit/audit.store.ts';
-import { IssuerEntity } from '../../src/auth/issuers.store.ts';
+import { IssuerEntity } from '../../src/auth/issuers.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { errorCode, isConnectionLoss, isUnavailable } from '../../src/postgres/errors.ts';
-import { TenantEntity } from '../../src/tenants/tenants.store.ts';
+import { TenantEntity } from '../../src/tenants/tenants.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { forgetStatements } from '../support/statement-log.ts';
 import { eventually } from '../support/eventually.ts';

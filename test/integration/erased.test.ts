@@ -1,11 +1,11 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { TicketsStore } from '../../src/auth/tickets.store.ts';
+import { TicketsStore } from '../../src/auth/tickets.ts';
 import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { asPosition, START } from '../../src/core/position.ts';
-import { RevocationsStore } from '../../src/auth/revocations.store.ts';
-import { StreamCommandsStore } from '../../src/delivery/stream-commands.store.ts';
+import { RevocationsStore } from '../../src/auth/revocations.ts';
+import { StreamCommandsStore } from '../../src/delivery/stream-commands.ts';
 import {
   registration,
   deviceId,

@@ -3,8 +3,8 @@ import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId, UserId } from '../../src/core/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
-import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.store.ts';
-import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.store.ts';
+import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.ts';
+import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.ts';
 import { ReceiptsBench, userId } from '../support/receipts.ts';
 
 const SLOW = '0190a000-0000-7000-8000-00000000000a';

@@ -9,14 +9,17 @@ import {
   type TenantId,
 } from '../../src/core/identifiers.ts';
 import { widthClassOf } from '../../src/receipts/intervals.ts';
-import { Partitions } from '../../src/log/partitions.ts';
-import { PartitionsStore } from '../../src/log/partitions.store.ts';
+import { Partitions, PartitionsStore } from '../../src/log/partitions.ts';
 import { asPosition, positionOfTime, type Position } from '../../src/core/position.ts';
 import { ConnectionsStore } from '../../src/history/connections.store.ts';
 import { DeliveriesStore } from '../../src/history/deliveries.store.ts';
 import { STATUSES, type Receipt } from '../../src/history/delivery-status.ts';
-import { type Filters, type HistoryItem, HistoryService } from '../../src/history/history.service.ts';
-import { HistoryStore } from '../../src/history/history.store.ts';
+import {
+  type Filters,
+  type HistoryItem,
+  HistoryService,
+  HistoryStore,
+} from '../../src/history/history.service.ts';
 import { timelineOf, TimelineStore } from '../../src/history/timeline.store.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { explain, type PlanNode } from '../support/plans.ts';

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { InFlightTransactionsStore } from '../../src/cluster/change-feed.store.ts';
+import { InFlightTransactionsStore } from '../../src/cluster/change-feed.ts';
 import { ChangeFeedPool } from '../../src/postgres/pools.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';

@@ -1,12 +1,10 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { Logger } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/change-feed.ts';
-import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
+import { ChangeFeed, ChangeFeedStore } from '../../src/cluster/change-feed.ts';
 import { readConfig, type Config } from '../../src/core/config.ts';
 import type { Pool } from '../../src/postgres/pool.ts';
-import { Issuers } from '../../src/auth/issuers.ts';
-import { IssuersStore } from '../../src/auth/issuers.store.ts';
+import { Issuers, IssuersStore } from '../../src/auth/issuers.ts';
 import { issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
 import { newIssuer, type IssuerState } from '../../src/auth/registration.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';

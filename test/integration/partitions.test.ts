@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { PARTITIONED, partitionName, rangeCovering } from '../../src/log/partitions.store.ts';
+import { PARTITIONED, partitionName, rangeCovering } from '../../src/log/partitions.ts';
 import { positionOfTime } from '../../src/core/position.ts';
 import { eventually } from '../support/eventually.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';

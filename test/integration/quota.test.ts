@@ -1,15 +1,12 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/change-feed.ts';
-import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
+import { ChangeFeed, ChangeFeedStore } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Quotas } from '../../src/log/quota.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
-import { PartitionsStore } from '../../src/log/partitions.store.ts';
-import { Partitions } from '../../src/log/partitions.ts';
-import { Tenants } from '../../src/tenants/tenants.ts';
-import { TenantsStore } from '../../src/tenants/tenants.store.ts';
+import { PartitionsStore, Partitions } from '../../src/log/partitions.ts';
+import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';

@@ -3,8 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { tenantIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { widthClassOf } from '../../src/receipts/intervals.ts';
 import type { ConnectionOpened, SendInterval } from '../../src/receipts/receipts.store.ts';
-import { NodeName } from '../../src/cluster/node-name.ts';
-import { NodesStore } from '../../src/cluster/nodes.store.ts';
+import { NodeName, NodesStore } from '../../src/cluster/nodes.ts';
 import { asPosition, positionOfTime, START } from '../../src/core/position.ts';
 import {
   ack,

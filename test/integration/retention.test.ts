@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partitions.store.ts';
+import { partitionName, PARTITIONED, rangeCovering } from '../../src/log/partitions.ts';
 import { asPosition } from '../../src/core/position.ts';
 import { RetentionStore, SUMMED_AT_ONCE } from '../../src/maintenance/retention.store.ts';
 import { SessionsStore } from '../../src/maintenance/round.store.ts';

@@ -1,10 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { ChangeFeed } from '../../src/cluster/change-feed.ts';
-import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
+import { ChangeFeed, ChangeFeedStore } from '../../src/cluster/change-feed.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
-import { Revocations } from '../../src/auth/revocations.ts';
-import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.store.ts';
+import { Revocations, RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openPools, type TestPools } from '../support/pools.ts';
 import { TEST_SECRET } from '../support/tokens.ts';

@@ -1,11 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { ChangeFeed } from '../../src/cluster/change-feed.ts';
-import { ChangeFeedStore } from '../../src/cluster/change-feed.store.ts';
+import { ChangeFeed, ChangeFeedStore } from '../../src/cluster/change-feed.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
-import { Tenants } from '../../src/tenants/tenants.ts';
-import { TenantsStore } from '../../src/tenants/tenants.store.ts';
+import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { openPools, openTransactions } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';

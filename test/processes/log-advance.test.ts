@@ -3,8 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { EmbeddedServer, findRunningServer } from '../../src/postgres/embedded-server.ts';
-import { AdvanceStore } from '../../src/log/advance.store.ts';
-import { advance, type Advanced } from '../../src/log/advance.ts';
+import { AdvanceStore, advance, type Advanced } from '../../src/log/advance.ts';
 import { positionOfTime } from '../../src/core/position.ts';
 import { daysAgo, OldLog } from '../support/maintenance.ts';
 

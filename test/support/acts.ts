@@ -8,12 +8,12 @@ import {
 } from '../../src/postgres/entity-transactions.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
-import { IssuersStore } from '../../src/auth/issuers.store.ts';
+import { IssuersStore } from '../../src/auth/issuers.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
 import { newIssuer, patchedIssuer } from '../../src/auth/registration.ts';
-import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.store.ts';
-import { StreamCommandsStore, type StreamCommand } from '../../src/delivery/stream-commands.store.ts';
-import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.store.ts';
+import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.ts';
+import { StreamCommandsStore, type StreamCommand } from '../../src/delivery/stream-commands.ts';
+import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.ts';
 import type { Service } from './app.ts';
 
 /* What administrators do, by the statements of the administrative API and without its routes. */

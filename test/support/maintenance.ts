@@ -1,7 +1,6 @@
 import pg from 'pg';
 import type { Config } from '../../src/core/config.ts';
-import { type Partitioned, PartitionsStore } from '../../src/log/partitions.store.ts';
-import { Partitions } from '../../src/log/partitions.ts';
+import { type Partitioned, PartitionsStore, Partitions } from '../../src/log/partitions.ts';
 import { positionOfTime, type Position } from '../../src/core/position.ts';
 import { Maintenance } from '../../src/maintenance/maintenance.ts';
 import { SessionsStore } from '../../src/maintenance/round.store.ts';

@@ -1,14 +1,14 @@
 import type pg from 'pg';
 import { DataSource } from 'typeorm';
 import { AuditEntity } from '../../src/audit/audit.store.ts';
-import { IssuerEntity } from '../../src/auth/issuers.store.ts';
+import { IssuerEntity } from '../../src/auth/issuers.ts';
 import { dataSourceOptions } from '../../src/postgres/data-source.ts';
 import { CrossTenantTransactions, TenantTransactions } from '../../src/postgres/entity-transactions.ts';
 import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
-import { TenantEntity } from '../../src/tenants/tenants.store.ts';
+import { TenantEntity } from '../../src/tenants/tenants.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
 
 /** A statement that was run, with all its values. */

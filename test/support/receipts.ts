@@ -9,7 +9,7 @@ import {
   type TenantId,
   type UserId,
 } from '../../src/core/identifiers.ts';
-import { AcksStore, type Ack } from '../../src/receipts/acknowledgements.store.ts';
+import { AcksStore, type Ack } from '../../src/receipts/acknowledgements.ts';
 import {
   DevicesStore,
   type DeviceRegistration,
@@ -17,8 +17,7 @@ import {
   type RegistrationRefusal,
 } from '../../src/receipts/devices.store.ts';
 import { ReceiptsStore } from '../../src/receipts/receipts.store.ts';
-import { PartitionsStore } from '../../src/log/partitions.store.ts';
-import { Partitions } from '../../src/log/partitions.ts';
+import { PartitionsStore, Partitions } from '../../src/log/partitions.ts';
 import { asPosition } from '../../src/core/position.ts';
 import { createDatabase, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';

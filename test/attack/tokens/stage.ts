@@ -7,7 +7,7 @@ import {
 } from 'node:crypto';
 import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
 import { CrossTenantPool } from '../../../src/postgres/pools.ts';
-import { IssuersStore } from '../../../src/auth/issuers.store.ts';
+import { IssuersStore } from '../../../src/auth/issuers.ts';
 import { issuerRegistrationSchema } from '../../../src/auth/registration.schema.ts';
 import { newIssuer } from '../../../src/auth/registration.ts';
 import { startService, type Service } from '../../support/app.ts';
