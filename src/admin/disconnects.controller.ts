@@ -6,10 +6,32 @@ import { PaidFrom } from '../auth/budgets.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { OpenConnectionsStore } from '../delivery/open-connections.store.ts';
 import { StreamCommandsStore } from '../delivery/stream-commands.ts';
+import { Describe, type Description } from '../http/description.ts';
+import { userIdSchema } from '../core/identifiers.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
-import { notFound, parseId, parseUserId } from './request-parameters.ts';
-import { Describe } from '../http/description.ts';
-import { disconnectUserDescription, closeConnectionDescription } from './disconnects.openapi.ts';
+import { notFound, parseId, parseUserId, userQuerySchema } from './request-parameters.ts';
+import { COMMON, DONE, EFFECT, WITH_ID } from './descriptions.ts';
+
+const disconnectUserDescription: Description = {
+  ...COMMON,
+  id: 'disconnectUser',
+  summary: 'End the streams of a user',
+  description: `Those that are open now; also fine if there is none. The tokens stay good: revoke them to keep the user out. ${EFFECT}`,
+  pathParameters: z.object({ id: userIdSchema }),
+  byQuery: userQuerySchema,
+  answers: [DONE],
+  problems: [...COMMON.problems, 'not_found', 'too_many_requests'],
+};
+
+const closeConnectionDescription: Description = {
+  ...WITH_ID,
+  id: 'closeConnection',
+  summary: 'End one stream',
+  description: `The token stays good. ${EFFECT}`,
+  pathParameters: z.object({ id: z.uuid().meta({ description: '`connectionId` of the stream.' }) }),
+  answers: [DONE],
+  problems: [...WITH_ID.problems, 'too_many_requests'],
+};
 
 const emptyBody = z.strictObject({});
 

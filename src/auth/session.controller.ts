@@ -1,11 +1,13 @@
 import { Body, Controller, Delete, Header, HttpCode, Inject, Post, Query, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { CurrentPrincipal, type Principal, Public, RouteSettings, UserOnly } from '../http/access.ts';
 import { Tenants } from '../tenants/tenants.ts';
+import { Describe, type Description } from '../http/description.ts';
 import {
   bearerToken,
   comesFromPage,
@@ -18,8 +20,37 @@ import {
   tokenMissing,
 } from './credentials.ts';
 import { Tokens } from './tokens.ts';
-import { Describe } from '../http/description.ts';
-import { beginSessionDescription, endSessionDescription, sessionSchema } from './session.openapi.ts';
+
+/** The body of `POST /v1/session`, if there is one: everything is in the token. */
+const sessionSchema = z.strictObject({}).meta({ id: 'SessionRequest' });
+
+const beginSessionDescription: Description = {
+  id: 'beginSession',
+  tag: 'Stream',
+  summary: 'Put the token into a cookie',
+  description: `Sets \`__Host-tidings\` to the bearer token of this request, until that token ends: \`HttpOnly\`, \`Secure\`,
+\`SameSite\` as \`COOKIE_SAME_SITE\` says. From then on the browser sends it by itself, also with an \`EventSource\`. It does
+for routes of users, and only from pages of this host or of an origin that the tenant allows.
+
+A token that makes a cookie of more than 4096 bytes is refused, since browsers would not keep it.`,
+  body: {
+    schema: sessionSchema,
+    required: false,
+    examples: { default: { summary: 'Nothing', value: {} } },
+  },
+  answers: [{ status: 204, description: 'The cookie is set.', headers: ['Set-Cookie'] }],
+  problems: ['keys_unavailable'],
+};
+
+const endSessionDescription: Description = {
+  id: 'endSession',
+  tag: 'Stream',
+  summary: 'Remove the cookie',
+  description: `Also when the token in it has ended. Streams that are open stay open until their token ends; to end
+them at once, revoke the token.`,
+  answers: [{ status: 204, description: 'The cookie is removed.', headers: ['Set-Cookie'] }],
+  problems: ['validation_failed', 'origin_refused'],
+};
 
 /** Puts the token of a user into a cookie that no script can read, and takes it out again. */
 @Controller('v1/session')

@@ -4,8 +4,8 @@ import type { ErrorCode } from '../core/errors.ts';
 
 /*
  * How a handler describes itself to callers. `@Describe` stands above it, and what is described stands in the file beside its
- * controller (`*.openapi.ts`). Method, path and who may call it are not repeated: src/openapi reads them from the other
- * decorators of the handler.
+ * controller (`*.openapi.ts`), or above the controller where that is short. Method, path and who may call it are not repeated:
+ * src/openapi reads them from the other decorators of the handler.
  */
 
 export const TAGS = {

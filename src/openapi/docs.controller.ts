@@ -1,22 +1,72 @@
 import { Controller, Get, Headers, Module, Param, Res } from '@nestjs/common';
 import { DiscoveryModule } from '@nestjs/core';
 import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
 import { Public } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
+import { Describe, json, type Description } from '../http/description.ts';
 import { openApiDocument } from './document.ts';
 import { Operations } from './operations.ts';
 import { CONTENT_SECURITY_POLICY, errorsPage, loadAssets, referencePage } from './pages.ts';
-import { Describe } from '../http/description.ts';
-import {
-  openApiDescription,
-  apiReferenceDescription,
-  errorReferenceDescription,
-  docsAssetDescription,
-} from './docs.openapi.ts';
+
+const openApiDescription: Description = {
+  id: 'openApi',
+  tag: 'Operation',
+  summary: 'This document',
+  description: 'OpenAPI 3.1, made from the schemas that the service validates with.',
+  answers: [
+    json(200, 'The document.', z.looseObject({ openapi: z.string() }), {
+      start: { summary: 'Its beginning', value: { openapi: '3.1.1' } },
+    }),
+  ],
+  problems: [],
+};
+
+const page = (id: string, summary: string, description: string): Description => ({
+  id,
+  tag: 'Operation',
+  summary,
+  description,
+  answers: [
+    { status: 200, description: 'The page.', content: [{ mediaType: 'text/html', text: '<!doctype html>' }] },
+  ],
+  problems: [],
+});
+
+const apiReferenceDescription = page(
+  'apiReference',
+  'The API reference',
+  'This document as a page, to read and to try.',
+);
+
+const errorReferenceDescription = page(
+  'errorReference',
+  'The error reference',
+  'Every error code, and what to do about it.',
+);
+
+const docsAssetDescription: Description = {
+  id: 'docsAsset',
+  tag: 'Operation',
+  summary: 'Scripts and styles of these pages',
+  description: 'Served from here; nothing is loaded from elsewhere.',
+  pathParameters: z.object({ name: z.string() }),
+  answers: [
+    {
+      status: 200,
+      description: 'The file.',
+      content: [
+        { mediaType: 'text/javascript', text: '' },
+        { mediaType: 'text/css', text: '' },
+      ],
+    },
+  ],
+  problems: ['not_found'],
+};
 
 /** The API described by itself. It does not change, and is made for the first who asks: most nodes are never asked. */
 @Controller()
-export class DocsController {
+class DocsController {
   #document: string | undefined;
   readonly #reference = referencePage();
   readonly #errors = errorsPage();
@@ -67,14 +117,14 @@ export class DocsController {
   }
 }
 
-function asPage(reply: FastifyReply, page: string): string {
+function asPage(reply: FastifyReply, html: string): string {
   reply.headers({
     'content-type': 'text/html; charset=utf-8',
     'content-security-policy': CONTENT_SECURITY_POLICY,
     'x-content-type-options': 'nosniff',
     'referrer-policy': 'no-referrer',
   });
-  return page;
+  return html;
 }
 
 @Module({ imports: [DiscoveryModule], controllers: [DocsController], providers: [Operations] })

@@ -1,4 +1,5 @@
 import { Body, Controller, HttpCode, Injectable, Post, Query } from '@nestjs/common';
+import { z } from 'zod';
 import { CurrentPrincipal, type Principal, RouteSettings, UserOnly } from '../http/access.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { Problem } from '../core/errors.ts';
@@ -8,18 +9,63 @@ import {
   type DeviceId,
   type Topic,
   type UserId,
+  deviceIdSchema,
 } from '../core/identifiers.ts';
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
-import { Describe } from '../http/description.ts';
+import { Describe, DATABASE_PROBLEMS, type Description } from '../http/description.ts';
 import { ClientPool } from '../postgres/pools.ts';
 import { Partitions } from '../log/partitions.ts';
-import type { Position } from '../core/position.ts';
+import { type Position, parsePosition } from '../core/position.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { ackSchema, acknowledgeDescription } from './acknowledgements.openapi.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
+
+/** The body of an acknowledgement. */
+const ackSchema = z
+  .strictObject({
+    upTo: z
+      .string()
+      .transform((text, context) => {
+        const position = parsePosition(text);
+        if (position !== undefined) return position;
+        context.addIssue({ code: 'custom', message: 'is a position: the `id:` of an event of the stream' });
+        return z.NEVER;
+      })
+      .meta({
+        description:
+          'The position of the last notification that the device has taken over; all before it are confirmed too.',
+      }),
+    device: deviceIdSchema
+      .optional()
+      .meta({ description: 'Default: `default`. The `device` claim of the token wins.' }),
+  })
+  .meta({ id: 'Acknowledgement' });
+
+const acknowledgeDescription: Description = {
+  id: 'acknowledge',
+  tag: 'Stream',
+  summary: 'Confirm what a device has received',
+  description: `Moves the cursor of the device to \`upTo\` and confirms everything that was addressed to it until
+there. Cumulative, never backwards, harmless when repeated. Committed before it is answered.`,
+  body: {
+    schema: ackSchema,
+    examples: {
+      default: { summary: 'The default device', value: { upTo: '890123456789504' } },
+      phone: { summary: 'A device with a name', value: { upTo: '890123456789504', device: 'phone' } },
+    },
+  },
+  answers: [{ status: 204, description: 'Confirmed.' }],
+  problems: [
+    'position_unknown',
+    'device_unknown',
+    'too_many_requests',
+    'overloaded',
+    ...DATABASE_PROBLEMS,
+    'keys_unavailable',
+  ],
+};
 
 /** A device says that it has everything addressed to it up to and including `upTo`. */
 export interface Ack {

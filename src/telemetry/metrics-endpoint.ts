@@ -11,14 +11,31 @@ import {
   type OnApplicationShutdown,
   Res,
 } from '@nestjs/common';
+import type { FastifyReply } from 'fastify';
 import { type Config, CONFIG, ConfigError } from '../core/config.ts';
 import { deadlinesOf, limitConnections } from '../http/connections.ts';
-import { Metrics } from './metrics.ts';
-import type { FastifyReply } from 'fastify';
 import { Public, RouteSettings } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
-import { Describe } from '../http/description.ts';
-import { metricsDescription } from './metrics-endpoint.openapi.ts';
+import { Describe, type Description } from '../http/description.ts';
+import { Metrics } from './metrics.ts';
+
+const METRICS = `# HELP tidings_connections Open streams.
+# TYPE tidings_connections gauge
+tidings_connections 1204
+`;
+
+const metricsDescription: Description = {
+  id: 'metrics',
+  tag: 'Operation',
+  summary: 'Metrics of this node',
+  description:
+    'In the text format of Prometheus. No metric names a tenant. Not here, but at an address of their own, if `METRICS_PORT` is set.',
+  answers: [
+    { status: 200, description: 'All metrics.', content: [{ mediaType: 'text/plain', text: METRICS }] },
+  ],
+  problems: ['not_found'],
+};
+
 /** Connections that it may have: some servers that scrape, and somebody who looks. */
 const MOST_CONNECTIONS = 100;
 

@@ -7,7 +7,7 @@ import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { historyItemSchema } from '../../src/history/history.openapi.ts';
 import { problemSchema, problemsOf } from '../../src/openapi/document.ts';
-import { streamEvents } from '../../src/delivery/stream-events.ts';
+import { streamEvents } from '../../src/delivery/stream.openapi.ts';
 
 /* What the service answers, held against what its documentation says that it answers. */
 
