@@ -1,5 +1,18 @@
 import { isDeepStrictEqual } from 'node:util';
-import { Body, Controller, Get, Header, Inject, Param, Patch, Post, Query, Req, Res } from '@nestjs/common';
+import {
+  Body,
+  Controller,
+  Get,
+  Header,
+  Inject,
+  Param,
+  Patch,
+  Post,
+  Query,
+  Req,
+  Res,
+  Module,
+} from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
@@ -8,11 +21,16 @@ import { Problem } from '../core/errors.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { LIMIT_NAMES, mostOf, NO_LIMITS, readLimits } from '../core/limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { type Tenant, type TenantSettings, TenantsStore } from '../tenants/tenants.ts';
-import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
-import { notFound, parseId } from './request-parameters.ts';
+import { type Tenant, type TenantSettings, TenantsStore, TenantsModule } from '../tenants/tenants.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { Describe } from '../http/description.ts';
+import { AuditModule } from '../audit/audit.store.ts';
+import { IssuersModule } from '../auth/issuers.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
+import { RevocationsModule } from '../auth/revocations.ts';
+import { StreamModule } from '../delivery/stream.controller.ts';
+import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
+import { notFound, parseId } from './request-parameters.ts';
 import {
   listTenantsDescription,
   createTenantDescription,
@@ -23,12 +41,16 @@ import {
   tenantsQuerySchema,
   type TenantPatch,
 } from './tenants.openapi.ts';
+import { AuditController } from './audit.controller.ts';
+import { DisconnectsController } from './disconnects.controller.ts';
+import { IssuersController } from './issuers.controller.ts';
+import { RevocationsController } from './revocations.controller.ts';
 
 const place = z.tuple([tenantIdSchema]);
 
 /** The tenants of the installation. Here the tenant is the object of the action, and stands in the path. */
 @Controller('v1/tenants')
-export class TenantsController {
+class TenantsController {
   constructor(
     private readonly tenants: TenantsStore,
     private readonly transactions: AuditedTransactions,
@@ -152,3 +174,18 @@ function patched(before: TenantSettings, patch: TenantPatch): TenantSettings | u
   };
   return isDeepStrictEqual(before, after) ? undefined : after;
 }
+
+/** What administrators and operators do, and the record of it. */
+@Module({
+  imports: [AuditModule, ChangeFeedModule, IssuersModule, RevocationsModule, StreamModule, TenantsModule],
+  controllers: [
+    TenantsController,
+    IssuersController,
+    RevocationsController,
+    DisconnectsController,
+    AuditController,
+  ],
+  providers: [AuditedTransactions],
+  exports: [AuditedTransactions],
+})
+export class AdminModule {}

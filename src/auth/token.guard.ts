@@ -1,11 +1,20 @@
-import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
+import {
+  Injectable,
+  type CanActivate,
+  type ExecutionContext,
+  Module,
+  type OnModuleInit,
+} from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { z } from 'zod';
-import { Cors } from './cors.ts';
+import { APP_GUARD, DiscoveryModule, DiscoveryService, MetadataScanner } from '@nestjs/core';
 import { Problem } from '../core/errors.ts';
 import { carriesBody, parseQuery } from '../http/json-body.ts';
-import { Tenants } from '../tenants/tenants.ts';
-import { type Access, isService, type Principal } from '../http/access.ts';
+import { Tenants, TenantsModule } from '../tenants/tenants.ts';
+import { type Access, isService, type Principal, settingsOf } from '../http/access.ts';
+import { ChangeFeedModule } from '../cluster/change-feed.ts';
+import { routesOf } from '../http/routes.ts';
+import { Cors } from './cors.ts';
 import {
   bearerToken,
   credentialsConflict,
@@ -19,8 +28,12 @@ import {
   tokenParameter,
 } from './credentials.ts';
 import { Budgets } from './budgets.ts';
-import { Tickets } from './tickets.ts';
-import { Tokens } from './tokens.ts';
+import { Tickets, TicketsStore } from './tickets.ts';
+import { Tokens, TokenStatus } from './tokens.ts';
+import { IssuersModule } from './issuers.ts';
+import { RevocationsModule } from './revocations.ts';
+import { JwtStrategy } from './jwt.strategy.ts';
+import { SessionController } from './session.controller.ts';
 
 /**
  * Stands before every handler: finds out who is calling, and holds that against what the handler declares (src/http/access.ts).
@@ -156,4 +169,37 @@ function authorize(access: Exclude<Access, { kind: 'public' }>, principal: Princ
     );
   }
   if (!access.clockTolerance && principal.expiresAt <= now) throw tokenInvalid('The token has expired.');
+}
+
+/** Who is calling, and whether they may: for every route of the application. Needs global providers of CONFIG and the database. */
+@Module({
+  imports: [DiscoveryModule, ChangeFeedModule, IssuersModule, TenantsModule, RevocationsModule],
+  controllers: [SessionController],
+  providers: [
+    Cors,
+    JwtStrategy,
+    TokenStatus,
+    Budgets,
+    Tokens,
+    Tickets,
+    TicketsStore,
+    TokenGuard,
+    { provide: APP_GUARD, useExisting: TokenGuard },
+  ],
+  exports: [TokenStatus, Tokens, Tickets],
+})
+export class AuthModule implements OnModuleInit {
+  constructor(
+    private readonly discovery: DiscoveryService,
+    private readonly scanner: MetadataScanner,
+  ) {}
+
+  /** A route that does not say who may call it is found at start, and not by its first caller. */
+  onModuleInit(): void {
+    const undeclared = routesOf(this.discovery, this.scanner)
+      .filter(({ handler }) => settingsOf(handler)?.access === undefined)
+      .map(({ name }) => name);
+    if (undeclared.length === 0) return;
+    throw new Error(`@Public, @RequireScope or @UserOnly is missing on ${undeclared.join(', ')}.`);
+  }
 }

@@ -35,7 +35,7 @@ import { OpenConnectionsStore } from './open-connections.store.ts';
 import { StreamCommandsStore, StreamCommands, StreamControl } from './stream-commands.ts';
 import { Tickets } from '../auth/tickets.ts';
 import { sendProblem, toProblem } from '../http/problems.ts';
-import { AuthModule } from '../auth/auth.module.ts';
+import { AuthModule } from '../auth/token.guard.ts';
 import { ReceiptsModule } from '../receipts/receipts.ts';
 import { LogFeed } from './log-feed.ts';
 import { Backlog } from './backlog.ts';

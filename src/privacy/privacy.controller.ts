@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Controller, Delete, Get, Header, Injectable, Module, Param, Query, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { AdminModule } from '../admin/admin.module.ts';
+import { AdminModule } from '../admin/tenants.controller.ts';
 import { AuditedTransactions } from '../admin/audited-transactions.ts';
 import { notFound, parseId, parseUserId } from '../admin/request-parameters.ts';
 import { PaidFrom } from '../auth/budgets.ts';
