@@ -3,8 +3,14 @@ import { isDeepStrictEqual } from 'node:util';
 import type { EntityManager } from 'typeorm';
 import { Problem } from '../core/errors.ts';
 import type { IssuerRecord, IssuersStore } from '../auth/issuers.ts';
-import type { IssuerPatch, IssuerRegistration } from '../auth/registration.schema.ts';
-import { type IssuerState, newIssuer, patchedIssuer, type RegistrationRules } from '../auth/registration.ts';
+import {
+  type IssuerPatch,
+  type IssuerRegistration,
+  type IssuerState,
+  newIssuer,
+  patchedIssuer,
+  type RegistrationRules,
+} from '../auth/registration.ts';
 import type { Outcome } from './audited-transactions.ts';
 import { notFound } from './request-parameters.ts';
 

@@ -18,7 +18,7 @@ import { z } from 'zod';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { IssuersStore } from '../auth/issuers.ts';
-import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.schema.ts';
+import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { AuditedTransactions } from './audited-transactions.ts';

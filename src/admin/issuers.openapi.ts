@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ALGORITHMS } from '../auth/issuer.ts';
 import { keptKeySetSchema } from '../auth/keys.ts';
-import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.schema.ts';
+import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.ts';
 import { SERVICE_SCOPES, tenantIdSchema } from '../core/identifiers.ts';
 import { json, type Description } from '../http/description.ts';
 import { COMMON, DONE, EFFECT, page, PATCHING, WITH_ID } from './descriptions.ts';

@@ -10,9 +10,8 @@ import type { Statement } from '../postgres/pool.ts';
 import { ChangeFeedPool, CrossTenantPool } from '../postgres/pools.ts';
 import { environmentIssuer, type Issuer, type IssuerTenants } from './issuer.ts';
 import { GivenKeys, RemoteKeys, SharedSecret, type VerificationKeys, within } from './keys.ts';
-import { issuerDefinitionSchema, type IssuerDefinition } from './registration.schema.ts';
+import { issuerDefinitionSchema, type IssuerDefinition, type IssuerState } from './registration.ts';
 import { SecretSeal } from './secrets.ts';
-import type { IssuerState } from './registration.ts';
 
 /** A registered issuer. */
 export interface IssuerRecord extends IssuerState {

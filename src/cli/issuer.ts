@@ -14,7 +14,7 @@ import {
 } from '../admin/issuer-registry.ts';
 import { AuditEntity, COMMAND, recordAction, type Action } from '../audit/audit.store.ts';
 import { IssuerEntity, IssuersStore } from '../auth/issuers.ts';
-import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/registration.schema.ts';
+import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/registration.ts';
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';

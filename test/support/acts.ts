@@ -9,8 +9,12 @@ import {
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
 import { IssuersStore } from '../../src/auth/issuers.ts';
-import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
-import { newIssuer, patchedIssuer } from '../../src/auth/registration.ts';
+import {
+  issuerPatchSchema,
+  issuerRegistrationSchema,
+  newIssuer,
+  patchedIssuer,
+} from '../../src/auth/registration.ts';
 import { RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.ts';
 import { StreamCommandsStore, type StreamCommand } from '../../src/delivery/stream-commands.ts';
 import { TenantsStore, type TenantSettings } from '../../src/tenants/tenants.ts';

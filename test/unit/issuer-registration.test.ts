@@ -2,8 +2,12 @@ import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
 import { parseBody, JsonBody } from '../../src/http/json-body.ts';
-import { newIssuer, patchedIssuer } from '../../src/auth/registration.ts';
-import { issuerPatchSchema, issuerRegistrationSchema } from '../../src/auth/registration.schema.ts';
+import {
+  newIssuer,
+  patchedIssuer,
+  issuerPatchSchema,
+  issuerRegistrationSchema,
+} from '../../src/auth/registration.ts';
 
 const ID = '0190a0f0-0000-7000-8000-000000000001';
 const RULES = { JWT_ISSUER: 'tidings', ISSUER_SECRETS_KEY: 'k'.repeat(32) };

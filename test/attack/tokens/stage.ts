@@ -8,8 +8,7 @@ import {
 import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
 import { CrossTenantPool } from '../../../src/postgres/pools.ts';
 import { IssuersStore } from '../../../src/auth/issuers.ts';
-import { issuerRegistrationSchema } from '../../../src/auth/registration.schema.ts';
-import { newIssuer } from '../../../src/auth/registration.ts';
+import { issuerRegistrationSchema, newIssuer } from '../../../src/auth/registration.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { createDatabase, type TestDatabase } from '../../support/database.ts';
 import { startKeyServer, type KeyServer } from '../../support/key-server.ts';
