@@ -10,8 +10,10 @@ import { ConnectionsStore, type ConnectionRecord } from './connections.store.ts'
 import { DeliveriesStore } from './deliveries.store.ts';
 import type { LogEntry, Receipt } from './delivery-status.ts';
 import { HistoryService, itemJson, pageJson, type Filters, HistoryStore } from './history.service.ts';
-import { beginLines, LINES_TYPE, wantsLines } from './ndjson.ts';
 import {
+  beginLines,
+  LINES_TYPE,
+  wantsLines,
   connectionPlace,
   connectionsQuerySchema,
   DEFAULT_LIMIT,

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import { timeOfPosition } from '../core/position.ts';
-import { ackOf, containing, containingOfUser, LOG_HEAD } from './containing.ts';
+import { ackOf, containing, containingOfUser, LOG_HEAD } from './deliveries.store.ts';
 import { confirms, type LogEntry } from './delivery-status.ts';
 import { type Statement } from '../postgres/pool.ts';
 
