@@ -4,7 +4,7 @@ import { type AuditRecord, AuditStore } from '../audit/audit.store.ts';
 import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { parseQuery } from '../http/json-body.ts';
 import { TenantsStore } from '../tenants/tenants.ts';
-import { notFound, parseId } from './request-parameters.ts';
+import { notFound, parseId } from './route-parts.ts';
 import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Describe } from '../http/description.ts';

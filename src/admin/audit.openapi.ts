@@ -3,8 +3,7 @@ import { ACTIONS } from '../audit/audit.store.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
 import { historyQuerySchema } from '../history/page.ts';
 import type { Description } from '../http/description.ts';
-import { COMMON, page, WITH_ID } from './descriptions.ts';
-import { pageParameters, pageSchema, time } from './request-parameters.ts';
+import { COMMON, page, WITH_ID, pageParameters, pageSchema, time } from './route-parts.ts';
 import { ofTenant, suspended, tenant } from './tenants.openapi.ts';
 
 const actionSchema = z.enum(ACTIONS);

@@ -9,8 +9,16 @@ import { StreamCommandsStore } from '../delivery/stream-commands.ts';
 import { Describe, type Description } from '../http/description.ts';
 import { userIdSchema } from '../core/identifiers.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
-import { notFound, parseId, parseUserId, userQuerySchema } from './request-parameters.ts';
-import { COMMON, DONE, EFFECT, WITH_ID } from './descriptions.ts';
+import {
+  notFound,
+  parseId,
+  parseUserId,
+  userQuerySchema,
+  COMMON,
+  DONE,
+  EFFECT,
+  WITH_ID,
+} from './route-parts.ts';
 
 const disconnectUserDescription: Description = {
   ...COMMON,

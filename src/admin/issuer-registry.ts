@@ -12,7 +12,7 @@ import {
   type RegistrationRules,
 } from '../auth/registration.ts';
 import type { Outcome } from './audited-transactions.ts';
-import { notFound } from './request-parameters.ts';
+import { notFound } from './route-parts.ts';
 
 /* What the API and the command line do to the registry of issuers: each in one transaction with its record. */
 

@@ -29,7 +29,7 @@ import {
   registerIssuer,
   removeIssuer,
 } from './issuer-registry.ts';
-import { notFound, parseId } from './request-parameters.ts';
+import { notFound, parseId } from './route-parts.ts';
 import { Describe } from '../http/description.ts';
 import {
   listIssuersDescription,

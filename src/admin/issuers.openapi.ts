@@ -4,8 +4,17 @@ import { keptKeySetSchema } from '../auth/keys.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.ts';
 import { SERVICE_SCOPES, tenantIdSchema } from '../core/identifiers.ts';
 import { json, type Description } from '../http/description.ts';
-import { COMMON, DONE, EFFECT, page, PATCHING, WITH_ID } from './descriptions.ts';
-import { pageParameters, pageSchema, time } from './request-parameters.ts';
+import {
+  COMMON,
+  DONE,
+  EFFECT,
+  page,
+  PATCHING,
+  WITH_ID,
+  pageParameters,
+  pageSchema,
+  time,
+} from './route-parts.ts';
 
 export const issuersQuerySchema = z.strictObject(pageParameters);
 

@@ -2,8 +2,7 @@ import { z } from 'zod';
 import { userIdSchema } from '../core/identifiers.ts';
 import { instantSchema } from '../core/position.ts';
 import { json, type Description } from '../http/description.ts';
-import { COMMON, EFFECT, page } from './descriptions.ts';
-import { pageParameters, pageSchema, time } from './request-parameters.ts';
+import { COMMON, EFFECT, page, pageParameters, pageSchema, time } from './route-parts.ts';
 
 /** As claims.ts reads it; NUL cannot be stored. */
 const jti = z

@@ -30,7 +30,7 @@ import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { RevocationsModule } from '../auth/revocations.ts';
 import { StreamModule } from '../delivery/stream.controller.ts';
 import { AuditedTransactions, type Outcome } from './audited-transactions.ts';
-import { notFound, parseId } from './request-parameters.ts';
+import { notFound, parseId } from './route-parts.ts';
 import {
   listTenantsDescription,
   createTenantDescription,

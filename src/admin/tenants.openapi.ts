@@ -4,8 +4,7 @@ import { tenantIdSchema } from '../core/identifiers.ts';
 import { type LimitName, LIMITS, readLimits } from '../core/limits.ts';
 import { json, type Description } from '../http/description.ts';
 import { SET_STATUSES, TENANT_STATUSES } from '../tenants/tenants.ts';
-import { COMMON, EFFECT, page, PATCHING, WITH_ID } from './descriptions.ts';
-import { pageParameters, pageSchema, time } from './request-parameters.ts';
+import { COMMON, EFFECT, page, PATCHING, WITH_ID, pageParameters, pageSchema, time } from './route-parts.ts';
 
 const EXAMPLE = 'https://app.example.com';
 

@@ -4,7 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { AdminModule } from '../admin/tenants.controller.ts';
 import { AuditedTransactions } from '../admin/audited-transactions.ts';
-import { notFound, parseId, parseUserId } from '../admin/request-parameters.ts';
+import { notFound, parseId, parseUserId } from '../admin/route-parts.ts';
 import { PaidFrom } from '../auth/budgets.ts';
 import { Problem } from '../core/errors.ts';
 import { tenantIdSchema, type TenantId, type UserId } from '../core/identifiers.ts';

@@ -1,6 +1,5 @@
 import { z } from 'zod';
-import { COMMON, WITH_ID } from '../admin/descriptions.ts';
-import { userQuerySchema } from '../admin/request-parameters.ts';
+import { COMMON, WITH_ID, userQuerySchema } from '../admin/route-parts.ts';
 import { tenantIdSchema, userIdSchema } from '../core/identifiers.ts';
 import { historyItemSchema } from '../history/history.openapi.ts';
 import { json, type Answer, type Description } from '../http/description.ts';

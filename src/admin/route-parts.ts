@@ -4,8 +4,9 @@ import { Problem } from '../core/errors.ts';
 import { userIdSchema, type UserId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
 import { pageQuerySchema } from '../history/page.ts';
+import { DATABASE_PROBLEMS, json, type Answer, type Description } from '../http/description.ts';
 
-/* What the routes of administrators and operators have in common: ids, users, pages. */
+/* What the routes of administrators and operators have in common: ids, users and pages, and what is said of them. */
 
 /** An id in a path. What cannot be one is answered as an id that nobody has. Throws Problem `not_found`. */
 export function parseId<Schema extends z.ZodType>(
@@ -54,3 +55,23 @@ export const pageSchema = (id: string, item: z.ZodType) =>
 
 /** A time in an answer, where it is still a Date. */
 export const time = z.iso.datetime();
+
+/** The answer of a list, by an example of its items. */
+export const page = (schema: z.ZodType, ...items: readonly unknown[]): Answer =>
+  json(200, 'One page.', schema, { page: { summary: 'A page', value: { items, nextCursor: null } } });
+
+export const DONE: Answer = {
+  status: 204,
+  description: 'It is stored and counts on this node; on the others within a second.',
+};
+
+export const COMMON = {
+  tag: 'Administration',
+  problems: [...DATABASE_PROBLEMS, 'keys_unavailable'],
+} as const satisfies Partial<Description>;
+export const WITH_ID = { ...COMMON, problems: [...COMMON.problems, 'not_found'] } as const;
+
+export const EFFECT =
+  'Counts on the node that answers as soon as it answers, on the others within a second, and is recorded in the audit log.';
+export const PATCHING =
+  'A member that is absent stays as it is; null takes its value away. What changes nothing is not recorded.';
