@@ -11,9 +11,8 @@ import { APP_GUARD, DiscoveryModule, DiscoveryService, MetadataScanner } from '@
 import { Problem } from '../core/errors.ts';
 import { carriesBody, parseQuery } from '../http/json-body.ts';
 import { Tenants, TenantsModule } from '../tenants/tenants.ts';
-import { type Access, isService, type Principal, settingsOf } from '../http/access.ts';
+import { type Access, isService, type Principal, settingsOf, routesOf } from '../http/access.ts';
 import { ChangeFeedModule } from '../cluster/change-feed.ts';
-import { routesOf } from '../http/routes.ts';
 import { Cors } from './cors.ts';
 import {
   bearerToken,

@@ -5,8 +5,7 @@ import { z } from 'zod';
 import { Public } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import { Describe, json, type Description } from '../http/description.ts';
-import { openApiDocument } from './document.ts';
-import { Operations } from './operations.ts';
+import { openApiDocument, Operations } from './document.ts';
 import { CONTENT_SECURITY_POLICY, errorsPage, loadAssets, referencePage } from './pages.ts';
 
 const openApiDescription: Description = {

@@ -1,9 +1,11 @@
 import { z } from 'zod';
+import { Injectable } from '@nestjs/common';
+import { DiscoveryService, MetadataScanner, Reflector } from '@nestjs/core';
 import { SESSION_COOKIE } from '../auth/credentials.ts';
 import { SERVICE_SCOPES } from '../core/identifiers.ts';
 import { VERSION } from '../core/config.ts';
 import { ERRORS, Problem, type ErrorCode } from '../core/errors.ts';
-import type { Access } from '../http/access.ts';
+import { type Access, settingsOf, routesOf } from '../http/access.ts';
 import {
   HEADERS,
   REQUEST_HEADERS,
@@ -12,9 +14,64 @@ import {
   type Content,
   type Fields,
   type HeaderName,
+  Describe,
+  type Description,
 } from '../http/description.ts';
-import { JsonSchemas } from './json-schema.ts';
-import type { Operation } from './operations.ts';
+
+/** One route as callers see it: what `@Describe` says, and what the other decorators of its handler say. */
+export interface Operation extends Omit<Description, 'byQuery'> {
+  readonly method: string;
+  /** With `{parameters}`, as OpenAPI writes them. */
+  readonly path: string;
+  readonly access: Access;
+}
+
+/** Every operation of the service. Throws while it is made if a handler is not described, so the service does not start. */
+@Injectable()
+export class Operations {
+  readonly all: readonly Operation[];
+
+  constructor(discovery: DiscoveryService, scanner: MetadataScanner, reflector: Reflector) {
+    const undescribed: string[] = [];
+    this.all = routesOf(discovery, scanner).flatMap(({ name, handler, method, paths }) => {
+      const description: Description | undefined = reflector.get(Describe, handler);
+      const access = settingsOf(handler)?.access;
+      if (description === undefined) undescribed.push(name);
+      // A handler that does not say who may call it is refused by AuthModule.
+      if (description === undefined || access === undefined) return [];
+      return operationsOf(description, method, paths.map(inOpenApi), access);
+    });
+    if (undescribed.length > 0) throw new Error(`@Describe is missing on ${undescribed.join(', ')}.`);
+  }
+}
+
+const inOpenApi = (path: string): string => path.replaceAll(/:(\w+)/g, '{$1}');
+
+function operationsOf(
+  { byQuery, ...description }: Description,
+  method: string,
+  [path = '', secondPath]: readonly string[],
+  access: Access,
+): Operation[] {
+  const operation: Operation = { ...description, method: method.toLowerCase(), path, access };
+  if (byQuery === undefined || secondPath === undefined) return [operation];
+  return [operation, namedInQuery(operation, secondPath, byQuery)];
+}
+
+/** What is said of a user in the path, for one who is named in the query. */
+function namedInQuery(byPath: Operation, path: string, query: Fields): Operation {
+  const { pathParameters: _, problems, ...operation } = byPath;
+  return {
+    ...operation,
+    path,
+    id: `${operation.id}ByQuery`,
+    summary: `${operation.summary}, named in the query`,
+    description: `As \`${operation.method.toUpperCase()} ${operation.path}\`, for any user: no path carries \`.\` or \`..\`, since clients take them
+for a step in it, also when they are encoded.`,
+    query,
+    problems: problems.filter((code) => code !== 'not_found'),
+  };
+}
 
 const DESCRIPTION = `One POST, and a notification reaches every device of a user, in order, once it is safely stored.
 Whoever was away gets it on return; an operator can prove what reached whom, and when.
@@ -236,4 +293,60 @@ function exampleOf(code: ErrorCode): object {
       ? [{ pointer: '/limit', detail: 'Too big: expected number to be <=200' }]
       : undefined;
   return new Problem(code, ERRORS[code].advice, errors === undefined ? {} : { errors }).toJSON();
+}
+
+type JsonSchema = Record<string, unknown>;
+
+/** zod's name for a recursive schema that has none. The only one is `z.json()`, any JSON value - and any value is what a schema without rules means. */
+const UNNAMED = /^#\/\$defs\/__schema/;
+
+/** Patterns that only repeat a format, at a length that nobody reads. */
+const FORMATS_THAT_SAY_ENOUGH = new Set(['date-time', 'uuid']);
+
+/**
+ * Turns zod schemas into JSON Schema (2020-12). Schemas with an `id` in their meta become components,
+ * each of them once; `input` is what a caller sends, `output` what a caller gets.
+ */
+class JsonSchemas {
+  readonly components: Record<string, JsonSchema> = {};
+
+  convert(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
+    const {
+      $schema: _,
+      $defs = {},
+      ...root
+    } = z.toJSONSchema(schema, {
+      io,
+      unrepresentable: 'any',
+      override: ({ jsonSchema }) => {
+        if (FORMATS_THAT_SAY_ENOUGH.has(jsonSchema.format ?? '')) delete jsonSchema.pattern;
+      },
+    });
+    for (const [name, definition] of Object.entries($defs)) {
+      if (UNNAMED.test(`#/$defs/${name}`)) continue;
+      this.components[name] ??= withoutId(rewrite(definition));
+    }
+    return asObject(rewrite(root));
+  }
+}
+
+/** Points references at the components. */
+function rewrite(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(rewrite);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).flatMap(([key, item]) => {
+      if (key !== '$ref' || typeof item !== 'string') return [[key, rewrite(item)]];
+      return UNNAMED.test(item) ? [] : [[key, item.replace('#/$defs/', '#/components/schemas/')]];
+    }),
+  );
+}
+
+function asObject(value: unknown): JsonSchema {
+  return typeof value === 'object' && value !== null ? { ...value } : {};
+}
+
+function withoutId(value: unknown): JsonSchema {
+  const { id: _, $id: __, ...rest } = asObject(value);
+  return rest;
 }

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { type Operation, Operations } from '../../src/openapi/operations.ts';
+import { type Operation, Operations } from '../../src/openapi/document.ts';
 import { adminOf, call, KeyIssuer, operatorOf, readerOf } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Operations } from '../../src/openapi/operations.ts';
+import { Operations } from '../../src/openapi/document.ts';
 import { SERVICE_SCOPES } from '../../src/core/identifiers.ts';
 import { call } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';

@@ -1,12 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { type Operation, Operations } from '../../src/openapi/operations.ts';
+import { type Operation, Operations, problemSchema, problemsOf } from '../../src/openapi/document.ts';
 import { startService, type Service } from '../support/app.ts';
 import { get, publish } from '../support/api.ts';
 import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { historyItemSchema } from '../../src/history/history.openapi.ts';
-import { problemSchema, problemsOf } from '../../src/openapi/document.ts';
 import { streamEvents } from '../../src/delivery/stream.openapi.ts';
 
 /* What the service answers, held against what its documentation says that it answers. */

@@ -11,8 +11,7 @@ import { openApiSchema, referencesIn, resolveReference, type OpenApi } from '../
 import { TEST_SECRET } from '../support/tokens.ts';
 import { Public } from '../../src/http/access.ts';
 import { DocsModule } from '../../src/openapi/docs.controller.ts';
-import { problemsOf } from '../../src/openapi/document.ts';
-import { type Operation, Operations } from '../../src/openapi/operations.ts';
+import { problemsOf, type Operation, Operations } from '../../src/openapi/document.ts';
 
 /** `GET /v1/notifications/{id}` for every route of the service. */
 const routes = new Set<string>();

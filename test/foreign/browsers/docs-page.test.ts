@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { Operations } from '../../../src/openapi/operations.ts';
+import { Operations } from '../../../src/openapi/document.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
 import { eventually } from '../../support/eventually.ts';
