@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
-import { ConfigError, VERSION } from '../core/config.ts';
-import { parse, UsageError, type Command, type Terminal } from './command.ts';
+import { ConfigError, readSettings, settingsSchema, VERSION } from '../core/config.ts';
+import { DATABASE_SETTINGS, parse, UsageError, type Command, type Terminal } from './command.ts';
 import { StartError } from '../core/errors.ts';
 
 interface Entry {
@@ -17,10 +17,7 @@ const COMMANDS: ReadonlyMap<string, Entry> = new Map([
       load: async () => start,
     },
   ],
-  [
-    'migrate',
-    { summary: 'brings the tables up to date', load: async () => (await import('./migrate.ts')).migrate },
-  ],
+  ['migrate', { summary: 'brings the tables up to date', load: async () => migrate }],
   [
     'token',
     {
@@ -94,6 +91,40 @@ async function start(
   if (values.help === true) return terminal.print(START_HELP);
   const { run } = await import('../app/run.ts');
   await run(environment);
+}
+
+const MIGRATE_HELP = `Brings the tables up to date, as every start of the service with DATABASE_OWNER_URL does, and nothing else.
+
+  tidings migrate [--json]
+
+  --json   print the names of the migrations that ran as one line of JSON
+
+It works on DATABASE_URL, DATABASE_ENGINE_URL and DATABASE_OWNER_URL, makes the logins of the first two if they are
+missing, and gives them their rights. Without them it works on the service's own database under DATA_DIR. Any number
+may run at once.
+`;
+
+/** `tidings migrate`. */
+async function migrate(
+  args: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  terminal: Terminal,
+): Promise<void> {
+  const { values } = parse({
+    args: [...args],
+    options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+  });
+  if (values.help === true) return terminal.print(MIGRATE_HELP);
+  const settings = readSettings(environment, settingsSchema.pick(DATABASE_SETTINGS));
+  const { openDatabase } = await import('../postgres/open-database.ts');
+  const database = await openDatabase(settings, terminal.report);
+  await database.close();
+  const { migrations } = database;
+  if (values.json === true) terminal.print(`${JSON.stringify({ migrations })}\n`);
+  else
+    terminal.print(
+      migrations.length === 0 ? 'Nothing to migrate.\n' : `Migrated: ${migrations.join(', ')}.\n`,
+    );
 }
 
 /**

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { announcement } from '../../src/app/announcement.ts';
+import { announcement } from '../../src/app/run.ts';
 import { readConfig } from '../../src/core/config.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
