@@ -18,7 +18,7 @@ import { issuerRegistrationSchema, type IssuerRegistration } from '../auth/regis
 import { readSettings, settingsSchema } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId } from '../core/identifiers.ts';
-import { dataSourceOptions } from '../postgres/data-source.ts';
+import { dataSourceOptions } from '../postgres/connection.ts';
 import { CrossTenantTransactions } from '../postgres/entity-transactions.ts';
 import type { PoolOptions } from '../postgres/pool.ts';
 import { CrossTenantPool } from '../postgres/pools.ts';

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import type { DataSourceOptions } from 'typeorm';
 import { nameOf, readDatabaseUrl, type DatabaseUrl, type Host } from '../core/database-url.ts';
 import { NoWritableHost, reasonOf } from './errors.ts';
 import { SET_UP_SESSION } from './session-settings.ts';
@@ -8,7 +9,7 @@ import { SET_UP_SESSION } from './session-settings.ts';
  * The startup message has no settings, because poolers refuse most of them; they are set by a statement.
  */
 
-export interface ConnectionOptions {
+interface ConnectionOptions {
   url: string;
   /** Shown in `pg_stat_activity`, so that an operator sees who is busy. */
   name: string;
@@ -57,6 +58,30 @@ export function connectionConfig(options: ConnectionOptions) {
 
 async function setUp(client: pg.ClientBase): Promise<void> {
   await client.query(SET_UP_SESSION);
+}
+
+/** The options of TypeORM, by which it connects as everything else does. */
+export function dataSourceOptions(connection: ConnectionOptions) {
+  const config = connectionConfig(connection);
+  return {
+    type: 'postgres',
+    // Not as its own settings: it has a way of its own to read a URL, and sends what poolers refuse.
+    extra: {
+      ...config,
+      // As in pool.ts: a connection is kept, and what is said of one that dies while TypeORM does not listen is heard.
+      idleTimeoutMillis: 0,
+      onConnect: async (client: pg.ClientBase) => {
+        client.on('error', () => undefined);
+        await config.onConnect(client);
+      },
+    },
+    // The tables are made by migrations, and need no extension.
+    synchronize: false,
+    installExtensions: false,
+    logging: false,
+    // Its other loggers write to standard output, which belongs to the structured log.
+    logger: 'debug',
+  } as const satisfies DataSourceOptions;
 }
 
 /** Runs `work` on a connection of its own. */

@@ -3,7 +3,7 @@ import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { type Config, CONFIG, engineUrl, serviceUrl } from '../core/config.ts';
 import { DatabaseClock } from './clock.ts';
-import { dataSourceOptions } from './data-source.ts';
+import { dataSourceOptions } from './connection.ts';
 import { CROSS_TENANT, CrossTenantTransactions, TenantTransactions } from './entity-transactions.ts';
 import type { PoolOptions } from './pool.ts';
 import {

@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
-import type { DataSource } from 'typeorm';
+import { DataSource } from 'typeorm';
 import { migrations } from '../../migrations/migrations.ts';
-import { withConnection } from './connection.ts';
-import { createDataSource } from './data-source.ts';
+import { dataSourceOptions, withConnection } from './connection.ts';
 import { errorCode } from './errors.ts';
 import { grantPrivileges, revokeFromPublic } from './privileges.ts';
 import { ensureRoles, type DatabaseUrls } from './roles.ts';
@@ -56,6 +55,18 @@ async function migrateLocked(
   } finally {
     await source.destroy();
   }
+}
+
+/** The data source of the migrations. It is not connected yet. */
+export function createDataSource(url: string): DataSource {
+  return new DataSource({
+    ...dataSourceOptions({ url, name: 'tidings migrate' }),
+    poolSize: 1,
+    migrations,
+    // One transaction each: a migration that fails leaves those before it in place, and itself no trace.
+    migrationsTransactionMode: 'each',
+    migrationsTableName: 'migrations',
+  });
 }
 
 /** A migration that could not lock a table was rolled back, and those before it are done: the next attempt begins with it. */

@@ -2,10 +2,9 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { migrations } from '../../migrations/migrations.ts';
-import { createDataSource } from '../../src/postgres/data-source.ts';
 import { checkDurability } from '../../src/postgres/open-database.ts';
 import { urlsOf } from '../../src/postgres/roles.ts';
-import { migrate } from '../../src/postgres/migrate.ts';
+import { createDataSource, migrate } from '../../src/postgres/migrate.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 

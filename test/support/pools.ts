@@ -2,7 +2,7 @@ import type pg from 'pg';
 import { DataSource } from 'typeorm';
 import { AuditEntity } from '../../src/audit/audit.store.ts';
 import { IssuerEntity } from '../../src/auth/issuers.ts';
-import { dataSourceOptions } from '../../src/postgres/data-source.ts';
+import { dataSourceOptions } from '../../src/postgres/connection.ts';
 import { CrossTenantTransactions, TenantTransactions } from '../../src/postgres/entity-transactions.ts';
 import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
