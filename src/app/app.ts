@@ -4,7 +4,7 @@ import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fa
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Params, PARAMS_PROVIDER_TOKEN, PinoLogger } from 'nestjs-pino';
 import type { DestinationStream } from 'pino';
-import { type Config, CONFIG, STOP } from '../core/config.ts';
+import { type Config, CONFIG, Draining, STOP } from '../core/config.ts';
 import { deadlinesOf, serverOptions, type Deadlines } from '../http/connections.ts';
 import { LoggingModule, REQUEST_ID_HEADER, ServiceLogger } from '../telemetry/logging.ts';
 import { buildPipeline } from './pipeline.ts';
@@ -67,6 +67,7 @@ export async function createApp(
   return app;
 }
 
+/** What every room is given: the settings, and what says that the node is to end. */
 @Global()
 @Module({})
 class ConfigModule {}
@@ -77,11 +78,8 @@ class AppModule {
   static with(config: Config, stop: AbortSignal, logs?: DestinationStream): DynamicModule {
     const settings: DynamicModule = {
       module: ConfigModule,
-      providers: [
-        { provide: CONFIG, useValue: config },
-        { provide: STOP, useValue: stop },
-      ],
-      exports: [CONFIG, STOP],
+      providers: [{ provide: CONFIG, useValue: config }, { provide: STOP, useValue: stop }, Draining],
+      exports: [CONFIG, STOP, Draining],
     };
     return {
       module: AppModule,

@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type OnModuleDestroy } from '@nestjs/common';
 import { NodeName } from '../cluster/nodes.ts';
-import { CONFIG, type Config } from '../core/config.ts';
-import { Draining } from '../core/draining.ts';
+import { CONFIG, type Config, Draining } from '../core/config.ts';
 import { ConnectionQuota } from '../delivery/connection-quota.ts';
 import { LogFeed } from '../delivery/log-feed.ts';
 import { Streams } from '../delivery/streams.ts';

@@ -313,6 +313,19 @@ export const CONFIG = Symbol('config');
 /** The AbortSignal by which the service is told to stop: for what waits before it has started. */
 export const STOP = Symbol('stop');
 
+/** Whether this node is on its way out: it begins nothing new and finishes what it has. There is no way back. */
+export class Draining {
+  #active = false;
+
+  get active(): boolean {
+    return this.#active;
+  }
+
+  begin(): void {
+    this.#active = true;
+  }
+}
+
 /** Thrown at start; its message is for the operator. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';

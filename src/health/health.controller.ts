@@ -1,7 +1,6 @@
 import {
   Controller,
   Get,
-  Global,
   HttpStatus,
   Module,
   Res,
@@ -12,10 +11,9 @@ import {
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { AppendPool } from '../postgres/pools.ts';
-import { Draining } from '../core/draining.ts';
 import { Public, RouteSettings } from '../http/access.ts';
 import { Describe, json, type Description } from '../http/description.ts';
-import { VERSION, type Config, CONFIG, engineUrl } from '../core/config.ts';
+import { VERSION, type Config, CONFIG, engineUrl, Draining } from '../core/config.ts';
 import { migrations } from '../../migrations/migrations.ts';
 import { Pool, type Statement } from '../postgres/pool.ts';
 import { errorCode } from '../postgres/errors.ts';
@@ -229,11 +227,8 @@ class HealthController {
   }
 }
 
-/** Global because of `Draining`, which is asked wherever work begins. */
-@Global()
 @Module({
   controllers: [HealthController],
-  providers: [Draining, HealthStore, Readiness],
-  exports: [Draining],
+  providers: [HealthStore, Readiness],
 })
 export class HealthModule {}

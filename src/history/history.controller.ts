@@ -2,7 +2,7 @@ import { Controller, Get, Headers, Module, Param, Query, Res } from '@nestjs/com
 import type { FastifyReply } from 'fastify';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
-import { Draining } from '../core/draining.ts';
+import { Draining } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
 import { asPosition, type Position } from '../core/position.ts';

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { z } from 'zod';
-import { Draining } from '../core/draining.ts';
+import { Draining } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { deviceIdSchema, topicSchema, type TenantId, type UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';

@@ -1,10 +1,9 @@
 import { Module, Controller, Headers, Inject, Post, Req, Res, Body } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CurrentPrincipal, type Principal, RequireScope, RouteSettings } from '../http/access.ts';
-import { CONFIG, type Config } from '../core/config.ts';
+import { CONFIG, type Config, Draining } from '../core/config.ts';
 import { DatabaseClock } from '../postgres/clock.ts';
 import { Problem } from '../core/errors.ts';
-import { Draining } from '../core/draining.ts';
 import { asJsonBody, refuseQuery } from '../http/json-body.ts';
 import { parseTraceparent } from '../telemetry/logging.ts';
 import { Ingest } from '../log/ingest.ts';

@@ -1,7 +1,6 @@
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { readConfig } from '../../src/core/config.ts';
-import { Draining } from '../../src/core/draining.ts';
+import { Draining, readConfig } from '../../src/core/config.ts';
 import { HealthStore, liveSchema, Readiness, readySchema } from '../../src/health/health.controller.ts';
 import { startService, type Service } from '../support/app.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';

@@ -8,7 +8,7 @@ import { eventually } from '../support/eventually.ts';
 import { startServiceProcess } from '../support/service-process.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
-import { Draining } from '../../src/core/draining.ts';
+import { Draining } from '../../src/core/config.ts';
 
 const notification = { to: { everyone: true }, type: 't', data: 1 };
 
