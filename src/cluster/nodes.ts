@@ -8,11 +8,10 @@ import { messageOf, StartError } from '../core/errors.ts';
 
 /** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
 export const NODE_SILENCE_SECONDS = 10;
-/** The same in SQL. */
-const NODE_SILENCE = `interval '${NODE_SILENCE_SECONDS} seconds'`;
 
 /** SQL: whether a node lives. @param node alias of a row of `nodes` */
-export const lives = (node: string): string => `${node}.seen_at >= clock_timestamp() - ${NODE_SILENCE}`;
+export const lives = (node: string): string =>
+  `${node}.seen_at >= clock_timestamp() - interval '${NODE_SILENCE_SECONDS} seconds'`;
 
 /**
  * SQL: whether a stream is open: it has no end, and its node lives and did not start again since.
@@ -40,7 +39,7 @@ const NODE_STARTED: Statement = {
 with taken as (
   insert into nodes (node, instance) values ($1, $2)
   on conflict (node) do update set instance = excluded.instance, started_at = now(), seen_at = now()
-    where nodes.instance is null or nodes.instance = excluded.instance or nodes.seen_at < now() - ${NODE_SILENCE}
+    where nodes.instance is null or nodes.instance = excluded.instance or not (${lives('nodes')})
       or ${MICROSECONDS} = $3::bigint
   returning node
 )
@@ -57,8 +56,7 @@ const NODE_SEEN: Statement = {
 insert into nodes (node, instance) values ($1, $2)
 on conflict (node) do update set seen_at = clock_timestamp(), instance = excluded.instance,
     started_at = case when nodes.instance = excluded.instance then nodes.started_at else now() end
-  where nodes.instance is null or nodes.instance = excluded.instance
-    or nodes.seen_at < clock_timestamp() - ${NODE_SILENCE}
+  where nodes.instance is null or nodes.instance = excluded.instance or not (${lives('nodes')})
 returning started_at = now() as anew`,
 };
 
