@@ -1,11 +1,13 @@
 import { Controller, Get, Headers, Module, Param, Query, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
+import type { z } from 'zod';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import { Draining } from '../core/config.ts';
 import type { TenantId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
 import { asPosition, type Position } from '../core/position.ts';
+import { Describe } from '../http/description.ts';
 import { ConnectionsStore, type ConnectionRecord } from './connections.store.ts';
 import { DeliveriesStore } from './deliveries.store.ts';
 import type { LogEntry, Receipt } from './delivery-status.ts';
@@ -28,7 +30,6 @@ import {
   type Listing,
 } from './page.ts';
 import { compareKeys, keyOf, timelineOf, TimelineStore } from './timeline.store.ts';
-import { Describe } from '../http/description.ts';
 import {
   listNotificationsDescription,
   getNotificationDescription,
@@ -105,9 +106,8 @@ class HistoryController {
     @Query() rawQuery: unknown,
     @Res({ passthrough: true }) reply: FastifyReply,
   ) {
-    const { limit = DEFAULT_LIMIT, cursor } = parseQuery(pageQuerySchema, rawQuery);
     const listing: Listing = [principal.tenantId, 'timeline', id.toLowerCase()];
-    const after = cursor === undefined ? undefined : readCursor(listing, cursor, timelinePlace);
+    const { limit, after } = pageAskedFor(listing, rawQuery, timelinePlace);
     const entry = await this.#find(principal, id);
     const deliveries = await this.timelines.deliveries(principal.tenantId, entry);
     const entries = timelineOf(entry, deliveries);
@@ -129,9 +129,10 @@ class HistoryController {
     @Query() rawQuery: unknown,
     @Res({ passthrough: true }) reply: FastifyReply,
   ) {
-    const { limit = DEFAULT_LIMIT, cursor } = parseQuery(pageQuerySchema, rawQuery);
     const listing: Listing = [principal.tenantId, 'devices', id.toLowerCase()];
-    let after = cursor === undefined ? (['', ''] as const) : readCursor(listing, cursor, devicePlace);
+    const page = pageAskedFor(listing, rawQuery, devicePlace);
+    const { limit } = page;
+    let after: readonly [user: string, device: string] = page.after ?? ['', ''];
     const entry = await this.#find(principal, id);
     const items: Receipt[] = [];
     let more = true;
@@ -170,6 +171,12 @@ class HistoryController {
       yield page.items.map((item) => `${itemJson(item)}\n`).join('');
     } while (next !== undefined && left > 0);
   }
+}
+
+/** How long a page of a list about one notification is to be, and behind which place it begins. */
+function pageAskedFor<Place extends z.ZodType>(listing: Listing, rawQuery: unknown, place: Place) {
+  const { limit = DEFAULT_LIMIT, cursor } = parseQuery(pageQuerySchema, rawQuery);
+  return { limit, after: cursor === undefined ? undefined : readCursor(listing, cursor, place) };
 }
 
 /** Who is connected now, and who was at a given time. */
