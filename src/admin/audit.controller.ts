@@ -5,7 +5,7 @@ import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { parseQuery } from '../http/json-body.ts';
 import { TenantsStore } from '../tenants/tenants.ts';
 import { notFound, parseId } from './route-parts.ts';
-import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
+import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../http/pages.ts';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Describe } from '../http/description.ts';
 import { listAuditDescription, listTenantAuditDescription, auditQuerySchema } from './audit.openapi.ts';

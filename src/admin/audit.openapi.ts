@@ -1,18 +1,17 @@
 import { z } from 'zod';
 import { ACTIONS } from '../audit/audit.store.ts';
 import { tenantIdSchema } from '../core/identifiers.ts';
-import { historyQuerySchema } from '../history/page.ts';
+import { pageParameters, pageSchema, timeParameter } from '../http/pages.ts';
 import type { Description } from '../http/description.ts';
-import { COMMON, page, WITH_ID, pageParameters, pageSchema, time } from './route-parts.ts';
+import { COMMON, page, WITH_ID, time } from './route-parts.ts';
 import { ofTenant, suspended, tenant } from './tenants.openapi.ts';
 
 const actionSchema = z.enum(ACTIONS);
-const period = historyQuerySchema.shape;
 
 export const auditQuerySchema = z.strictObject({
   action: actionSchema.optional(),
-  since: period.since.meta({ description: 'Done at or after this time.' }),
-  until: period.until.meta({ description: 'Done before this time.' }),
+  since: timeParameter('Done at or after this time.'),
+  until: timeParameter('Done before this time.'),
   ...pageParameters,
 });
 

@@ -20,7 +20,7 @@ import { CONFIG, type Config } from '../core/config.ts';
 import { IssuersStore } from '../auth/issuers.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
+import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../http/pages.ts';
 import { AuditedTransactions } from './audited-transactions.ts';
 import {
   changeIssuer,

@@ -4,17 +4,8 @@ import { keptKeySetSchema } from '../auth/keys.ts';
 import { issuerPatchSchema, issuerRegistrationSchema } from '../auth/registration.ts';
 import { SERVICE_SCOPES, tenantIdSchema } from '../core/identifiers.ts';
 import { json, type Description } from '../http/description.ts';
-import {
-  COMMON,
-  DONE,
-  EFFECT,
-  page,
-  PATCHING,
-  WITH_ID,
-  pageParameters,
-  pageSchema,
-  time,
-} from './route-parts.ts';
+import { pageParameters, pageSchema } from '../http/pages.ts';
+import { COMMON, DONE, EFFECT, page, PATCHING, WITH_ID, time } from './route-parts.ts';
 
 export const issuersQuerySchema = z.strictObject(pageParameters);
 

@@ -4,7 +4,7 @@ import { PaidFrom } from '../auth/budgets.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { connectionPlace, DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
+import { timePlace, DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../http/pages.ts';
 import {
   MOST_REVOKED,
   Revocations,
@@ -40,7 +40,7 @@ export class RevocationsController {
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
     const { limit = DEFAULT_LIMIT, cursor } = parseQuery(revocationsQuerySchema, query);
     const listing: Listing = [tenantId, 'revocations'];
-    const after = cursor === undefined ? undefined : readCursor(listing, cursor, connectionPlace);
+    const after = cursor === undefined ? undefined : readCursor(listing, cursor, timePlace);
     const found = await this.revocations.page(tenantId, after, limit + 1);
     const { items, nextCursor } = pageOf(found, limit, listing, ({ place }) => place);
     return { items: items.map(viewOf), nextCursor };

@@ -2,7 +2,8 @@ import { z } from 'zod';
 import { userIdSchema } from '../core/identifiers.ts';
 import { instantSchema } from '../core/position.ts';
 import { json, type Description } from '../http/description.ts';
-import { COMMON, EFFECT, page, pageParameters, pageSchema, time } from './route-parts.ts';
+import { pageParameters, pageSchema } from '../http/pages.ts';
+import { COMMON, EFFECT, page, time } from './route-parts.ts';
 
 /** As claims.ts reads it; NUL cannot be stored. */
 const jti = z

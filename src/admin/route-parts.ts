@@ -3,10 +3,9 @@ import { z } from 'zod';
 import { Problem } from '../core/errors.ts';
 import { userIdSchema, type UserId } from '../core/identifiers.ts';
 import { parseQuery, refuseQuery } from '../http/json-body.ts';
-import { pageQuerySchema } from '../history/page.ts';
 import { DATABASE_PROBLEMS, json, type Answer, type Description } from '../http/description.ts';
 
-/* What the routes of administrators and operators have in common: ids, users and pages, and what is said of them. */
+/* What the routes of administrators and operators have in common: ids and users, and what is said of them. */
 
 /** An id in a path. What cannot be one is answered as an id that nobody has. Throws Problem `not_found`. */
 export function parseId<Schema extends z.ZodType>(
@@ -37,21 +36,6 @@ export function parseUserId({ params, query }: FastifyRequest): UserId {
   refuseQuery(query);
   return parseId(userIdSchema, params.id, 'user');
 }
-
-/** `limit` and `cursor`, as every list takes them. */
-export const pageParameters = pageQuerySchema.shape;
-
-/** One page of a list. */
-export const pageSchema = (id: string, item: z.ZodType) =>
-  z
-    .strictObject({
-      items: z.array(item),
-      nextCursor: z
-        .string()
-        .nullable()
-        .meta({ description: 'Send it as `cursor` for the next page; null: there is none.' }),
-    })
-    .meta({ id });
 
 /** A time in an answer, where it is still a Date. */
 export const time = z.iso.datetime();

@@ -22,7 +22,7 @@ import { type TenantId, tenantIdSchema } from '../core/identifiers.ts';
 import { LIMIT_NAMES, mostOf, NO_LIMITS, readLimits } from '../core/limits.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
 import { type Tenant, type TenantSettings, TenantsStore, TenantsModule } from '../tenants/tenants.ts';
-import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../history/page.ts';
+import { DEFAULT_LIMIT, type Listing, pageOf, readCursor } from '../http/pages.ts';
 import { Describe } from '../http/description.ts';
 import { AuditModule } from '../audit/audit.store.ts';
 import { IssuersModule } from '../auth/issuers.ts';

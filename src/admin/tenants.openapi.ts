@@ -4,7 +4,8 @@ import { tenantIdSchema } from '../core/identifiers.ts';
 import { type LimitName, LIMITS, readLimits } from '../core/limits.ts';
 import { json, type Description } from '../http/description.ts';
 import { SET_STATUSES, TENANT_STATUSES } from '../tenants/tenants.ts';
-import { COMMON, EFFECT, page, PATCHING, WITH_ID, pageParameters, pageSchema, time } from './route-parts.ts';
+import { pageParameters, pageSchema } from '../http/pages.ts';
+import { COMMON, EFFECT, page, PATCHING, WITH_ID, time } from './route-parts.ts';
 
 const EXAMPLE = 'https://app.example.com';
 

@@ -1,5 +1,5 @@
 import type { DeviceId, UserId } from '../core/identifiers.ts';
-import type { Recipient } from '../core/notification.ts';
+import type { Notification } from '../core/notification.ts';
 import { timeOfPosition, type Position } from '../core/position.ts';
 
 /** A notification has the first of these that is true: a device confirmed it, it is over, it was written to a socket, none of these. */
@@ -7,13 +7,7 @@ export const STATUSES = ['delivered', 'expired', 'sent', 'queued'] as const;
 export type Status = (typeof STATUSES)[number];
 
 /** A notification as the log holds it, with what only the database's clock can say. */
-export interface LogEntry {
-  readonly position: Position;
-  readonly id: string;
-  readonly to: Recipient;
-  readonly type: string;
-  /** JSON text, as it was published. */
-  readonly data: string;
+export interface LogEntry extends Omit<Notification, 'size' | 'trace' | 'expiresAt'> {
   readonly publisher: string;
   readonly expiresAt: Date | null;
   readonly expired: boolean;

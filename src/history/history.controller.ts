@@ -1,6 +1,6 @@
 import { Controller, Get, Headers, Module, Param, Query, Res } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { CurrentPrincipal, type Principal, RequireScope } from '../http/access.ts';
 import { Problem } from '../core/errors.ts';
 import { Draining } from '../core/config.ts';
@@ -14,21 +14,16 @@ import type { LogEntry, Receipt } from './delivery-status.ts';
 import { HistoryService, itemJson, pageJson, type Filters, HistoryStore } from './history.service.ts';
 import {
   beginLines,
-  LINES_TYPE,
-  wantsLines,
-  connectionPlace,
-  connectionsQuerySchema,
   DEFAULT_LIMIT,
-  devicePlace,
-  historyQuerySchema,
-  isNotificationId,
-  pageQuerySchema,
-  positionPlace,
-  readCursor,
-  timelinePlace,
-  writeCursor,
+  idPlace,
+  LINES_TYPE,
   type Listing,
-} from './page.ts';
+  pageQuerySchema,
+  readCursor,
+  timePlace,
+  wantsLines,
+  writeCursor,
+} from '../http/pages.ts';
 import { compareKeys, keyOf, timelineOf, TimelineStore } from './timeline.store.ts';
 import {
   listNotificationsDescription,
@@ -36,6 +31,8 @@ import {
   getTimelineDescription,
   listDevicesDescription,
   listConnectionsDescription,
+  connectionsQuerySchema,
+  historyQuerySchema,
 } from './history.openapi.ts';
 
 /** Items of one page of an NDJSON answer. */
@@ -44,6 +41,15 @@ const LINES_PER_PAGE = 200;
 const MAX_DEVICES = 400;
 /** Connections that are read for one page: more than it can hold, since of those in a past period not all are shown. */
 const CONNECTIONS_READ = 1_000;
+
+/* Where the lists go on. */
+const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
+const devicePlace = z.tuple([idPlace, idPlace]);
+const timelinePlace = z.tuple([z.number().int(), z.number().int(), idPlace, idPlace, idPlace]);
+
+/** Ids of notifications are UUIDs. */
+const isNotificationId = (text: string): boolean =>
+  /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i.test(text);
 
 const JSON_TYPE = 'application/json; charset=utf-8';
 
@@ -201,7 +207,7 @@ class ConnectionsController {
     } = parseQuery(connectionsQuerySchema, rawQuery);
     const listing: Listing = [tenantId, 'connections', user, since, until];
     const period = since === undefined && until === undefined ? 'now' : { since, until };
-    const after = cursor === undefined ? undefined : readCursor(listing, cursor, connectionPlace);
+    const after = cursor === undefined ? undefined : readCursor(listing, cursor, timePlace);
     const found = await this.connections.page(tenantId, user, period, after, CONNECTIONS_READ);
     const items = found.items.slice(0, limit);
     const next = found.items.length > limit ? items.at(-1)?.place : found.reached;

@@ -2,7 +2,28 @@ import { z } from 'zod';
 import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
 import { DATABASE_PROBLEMS, json, type Answer, type Description } from '../http/description.ts';
 import { STATUSES } from './delivery-status.ts';
-import { connectionsQuerySchema, historyQuerySchema, pageQuerySchema } from './page.ts';
+import { pageParameters, pageQuerySchema, timeParameter } from '../http/pages.ts';
+
+/* What the routes of history are asked. */
+
+export const historyQuerySchema = z.strictObject({
+  user: userIdSchema.optional().meta({ description: 'Addressed to this user id.' }),
+  topic: topicSchema.optional().meta({ description: 'Addressed to this topic.' }),
+  type: typeSchema.optional(),
+  status: z.enum(STATUSES).optional(),
+  since: timeParameter('Accepted at or after this time.'),
+  until: timeParameter('Accepted before this time.'),
+  ...pageParameters,
+});
+
+export const connectionsQuerySchema = z.strictObject({
+  user: userIdSchema.optional(),
+  since: timeParameter('Connected at or after this time; without `since` and `until`: connected now.'),
+  until: timeParameter('Connected before this time.'),
+  ...pageParameters,
+});
+
+export type HistoryQuery = z.infer<typeof historyQuerySchema>;
 
 /* What the routes of history answer. Items are put together by hand around `data`; a test holds the two together. */
 

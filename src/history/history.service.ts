@@ -20,7 +20,7 @@ import {
   type Receipt,
   type Status,
 } from './delivery-status.ts';
-import type { HistoryQuery } from './page.ts';
+import type { HistoryQuery } from './history.openapi.ts';
 
 interface Selection {
   readonly user?: UserId | undefined;

@@ -6,7 +6,7 @@ import { TenantPool } from './tenant-pool.ts';
 
 /** Appends, and the quotas that they are charged to. Nothing else uses it: publishes must not wait for requests of clients. */
 export class AppendPool extends TenantPool {}
-/** What clients and administrators write: opened streams, acknowledgements, tickets, stream commands, admin actions. Short statements. */
+/** What clients ask for, and what administrators write: opened streams, acknowledgements, tickets, stream commands, admin actions. Short statements. */
 export class ClientPool extends TenantPool {}
 /** Reads of the log for streams. */
 export class BacklogPool extends TenantPool {}

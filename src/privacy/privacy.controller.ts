@@ -9,7 +9,7 @@ import { PaidFrom } from '../auth/budgets.ts';
 import { Problem } from '../core/errors.ts';
 import { tenantIdSchema, type TenantId, type UserId } from '../core/identifiers.ts';
 import { HistoryModule } from '../history/history.controller.ts';
-import { beginLines, LINES_TYPE } from '../history/page.ts';
+import { beginLines, LINES_TYPE } from '../http/pages.ts';
 import { refuseQuery } from '../http/json-body.ts';
 import { TenantsStore, TenantsModule } from '../tenants/tenants.ts';
 import { orderedBy, targetOf, type ErasureView } from './erasure.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { streamLines, wantsLines } from '../../src/history/page.ts';
+import { streamLines, wantsLines } from '../../src/http/pages.ts';
 import { eventually } from '../support/eventually.ts';
 
 describe('an export', () => {

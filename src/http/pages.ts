@@ -2,12 +2,11 @@ import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { Problem } from '../core/errors.ts';
-import { topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
 import { instantSchema } from '../core/position.ts';
-import { STATUSES } from './delivery-status.ts';
 
 /*
- * Lists are read in pages. This file has their query strings and their cursors, and how a list goes out as lines.
+ * Every list is read in pages. Here is what all of them have in common: their parameters and cursors, and how a list goes out
+ * as lines.
  *
  * `limit` is checked as text, because as numbers '' and '5.0' would pass too.
  */
@@ -26,40 +25,31 @@ const cursorSchema = z
   .optional()
   .meta({ description: '`nextCursor` of the page before, with the same filters.' });
 
-const time = (description: string) =>
+/** A query parameter that bounds a list in time; read as ms since 1970. */
+export const timeParameter = (description: string) =>
   instantSchema
     .transform((instant) => instant.getTime())
     .optional()
     .meta({ description });
 
-const page = { limit: limitSchema, cursor: cursorSchema };
+/** `limit` and `cursor`, as every list takes them. */
+export const pageParameters = { limit: limitSchema, cursor: cursorSchema };
 
 export const DEFAULT_LIMIT = 50;
 
-export const historyQuerySchema = z.strictObject({
-  user: userIdSchema.optional().meta({ description: 'Addressed to this user id.' }),
-  topic: topicSchema.optional().meta({ description: 'Addressed to this topic.' }),
-  type: typeSchema.optional(),
-  status: z.enum(STATUSES).optional(),
-  since: time('Accepted at or after this time.'),
-  until: time('Accepted before this time.'),
-  ...page,
-});
+export const pageQuerySchema = z.strictObject(pageParameters);
 
-export const pageQuerySchema = z.strictObject(page);
-
-export const connectionsQuerySchema = z.strictObject({
-  user: userIdSchema.optional(),
-  since: time('Connected at or after this time; without `since` and `until`: connected now.'),
-  until: time('Connected before this time.'),
-  ...page,
-});
-
-export type HistoryQuery = z.infer<typeof historyQuerySchema>;
-
-/** Ids of notifications are UUIDs. */
-export const isNotificationId = (text: string): boolean =>
-  /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i.test(text);
+/** One page of a list. */
+export const pageSchema = (id: string, item: z.ZodType) =>
+  z
+    .strictObject({
+      items: z.array(item),
+      nextCursor: z
+        .string()
+        .nullable()
+        .meta({ description: 'Send it as `cursor` for the next page; null: there is none.' }),
+    })
+    .meta({ id });
 
 /*
  * A cursor says where a listing goes on, and to which listing it belongs. It is opaque but not secret, and it grants
@@ -123,15 +113,14 @@ function decode(cursor: string): unknown[] {
   }
 }
 
-export const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
 /** No id has a NUL, and the database would refuse one. */
-const text = z
+export const idPlace = z
   .string()
   .max(1_024)
   .refine((value) => value.isWellFormed() && !value.includes('\u0000'));
-export const devicePlace = z.tuple([text, text]);
-export const timelinePlace = z.tuple([z.number().int(), z.number().int(), text, text, text]);
-export const connectionPlace = z.tuple([z.iso.datetime({ precision: 6 }), z.uuid()]);
+
+/** Where a listing by time goes on: at a time with all its digits, and at an id among those of the same time. */
+export const timePlace = z.tuple([z.iso.datetime({ precision: 6 }), z.uuid()]);
 
 /**
  * An answer as lines of JSON (application/x-ndjson), made page by page. A page is asked for when the socket has room, and is
