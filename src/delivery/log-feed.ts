@@ -21,7 +21,7 @@ export class LogFeed implements OnModuleInit {
   readonly #logger = new Logger(LogFeed.name);
   #timer: NodeJS.Timeout | undefined;
   #committed: Subscription | undefined;
-  #polling = false;
+  #polling: Promise<void> | undefined;
 
   constructor(
     private readonly ingest: Ingest,
@@ -46,10 +46,15 @@ export class LogFeed implements OnModuleInit {
     this.#committed?.unsubscribe();
   }
 
-  /** Compares the heads of the tenants that are served here with the database, and heals what was missed. */
+  /** Compares the heads of the tenants that are served here with the database, and heals what was missed. One that is under way will do. */
   async poll(): Promise<void> {
-    if (this.#polling) return;
-    this.#polling = true;
+    this.#polling ??= this.#compare().finally(() => {
+      this.#polling = undefined;
+    });
+    await this.#polling;
+  }
+
+  async #compare(): Promise<void> {
     const known = new Map([...this.hubs.values()].map((hub) => [hub, hub.tail.head]));
     const askedAt = Date.now();
     try {
@@ -75,8 +80,6 @@ export class LogFeed implements OnModuleInit {
       }
     } catch (error) {
       this.streams.databaseTrouble(error);
-    } finally {
-      this.#polling = false;
     }
   }
 
