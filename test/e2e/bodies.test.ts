@@ -1,5 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { SERVICE_SCOPES } from '../../src/core/identifiers.ts';
+import { Operations } from '../../src/openapi/operations.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';
@@ -16,12 +18,18 @@ beforeAll(async () => {
 afterAll(() => service.close());
 
 const LARGEST = 8 * 1024 * 1024;
-const headOf = (path: string, token: string, framing: string) =>
-  `POST ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\n${framing}\r\n\r\n`;
+const headOf = (path: string, token: string, framing: string, method: string) =>
+  `${method} ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\n${framing}\r\n\r\n`;
 
-async function begin(path: string, token: string, framing: string, body = ''): Promise<RawConnection> {
+async function begin(
+  path: string,
+  token: string,
+  framing: string,
+  body = '',
+  method = 'POST',
+): Promise<RawConnection> {
   const connection = await RawConnection.open(service.url);
-  connection.send(headOf(path, token, framing), body);
+  connection.send(headOf(path, token, framing, method), body);
   return connection;
 }
 
@@ -29,6 +37,7 @@ const answered = async (connection: RawConnection) =>
   await connection.until(([first]) => first?.complete === true && first, 'an answer');
 
 describe('a body', () => {
+  // By hand, for each has a bound of its own.
   test.each([
     ['/v1/acks', 1_024, userToken()],
     ['/v1/stream/tickets', 1_024, userToken()],
@@ -56,18 +65,29 @@ describe('a body', () => {
     await connection.closed;
   });
 
-  test.each([
-    ['/v1/notifications', userToken(), 'scope_missing'],
-    ['/v1/notifications/batch', userToken(), 'scope_missing'],
-    ['/v1/revocations', userToken(), 'scope_missing'],
-    ['/v1/users/disconnect', serviceToken(), 'scope_missing'],
-    ['/v1/acks', serviceToken(), 'not_for_services'],
-  ])('for %s is not read of whom it is not for', async (path, token, code) => {
-    const connection = await begin(path, token, 'Content-Length: 1000');
-    const { status, body } = await answered(connection);
-    expect([status, JSON.parse(body)]).toMatchObject([403, { code }]);
-    connection.socket.destroy();
+  test('is not read of whom it is not for, wherever it goes', async () => {
+    for (const { method, path, access } of service.app.get(Operations).all) {
+      if (method === 'get' || access.kind === 'public') continue;
+      const wrong =
+        access.kind === 'user'
+          ? { code: 'not_for_services', tokens: [serviceToken()] }
+          : { code: 'scope_missing', tokens: [userToken(), serviceToken({ scope: scopeBut(access.anyOf) })] };
+      for (const token of wrong.tokens) {
+        const connection = await begin(path, token, 'Content-Length: 1000', '', method.toUpperCase());
+        const { status, body } = await answered(connection);
+        expect([method, path, status, JSON.parse(body)]).toMatchObject([
+          method,
+          path,
+          403,
+          { code: wrong.code },
+        ]);
+        connection.socket.destroy();
+      }
+    }
   });
+
+  const scopeBut = (these: readonly string[]) =>
+    SERVICE_SCOPES.filter((scope) => !these.includes(scope)).join(' ');
 
   test('for a path that is not there is not read', async () => {
     const connection = await begin('/v1/nothing', userToken(), `Content-Length: ${LARGEST}`);

@@ -70,6 +70,7 @@ describe('publishing', () => {
 });
 
 describe('one user', () => {
+  // By hand, for each has a budget of its own. `POST /v1/session` has none: it asks the database for nothing.
   const bodies: Record<string, (token: string, connectionId: string) => object> = {
     '/v1/stream/tickets': () => ({}),
     '/v1/stream/renewals': (token, connectionId) => ({ connectionId, token }),

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { Operations } from '../../src/openapi/operations.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
@@ -231,20 +232,23 @@ describe('in whose name something is acknowledged', () => {
 });
 
 describe('without a token', () => {
-  test.each([
-    ['GET', '/v1/stream'],
-    ['POST', '/v1/acks'],
-    ['POST', '/v1/notifications'],
-    ['POST', '/v1/notifications/batch'],
-  ])('%s %s is closed', async (method, path) => {
-    for (const body of method === 'GET' ? [undefined] : [undefined, '{}']) {
-      const response = await fetch(service.url + path, {
-        method,
-        ...(body === undefined ? {} : { body, headers: { 'content-type': 'application/json' } }),
-      });
-      expect(response.status).toBe(401);
-      expect(response.headers.get('www-authenticate')).toMatch(/^Bearer /);
-      expect(await response.json()).toMatchObject({ code: 'token_missing' });
+  test('everything is closed that does not say that it is open', async () => {
+    const closed = service.app.get(Operations).all.filter(({ access }) => access.kind !== 'public');
+    expect(closed.map(({ method, path }) => `${method} ${path}`)).toContain('get /v1/stream');
+    for (const { method, path } of closed) {
+      for (const body of method === 'get' ? [undefined] : [undefined, '{}']) {
+        const response = await fetch(service.url + path.replaceAll(/\{\w+\}/g, 'x'), {
+          method: method.toUpperCase(),
+          ...(body === undefined ? {} : { body, headers: { 'content-type': 'application/json' } }),
+        });
+        expect([method, path, response.status, await response.json()]).toMatchObject([
+          method,
+          path,
+          401,
+          { code: 'token_missing' },
+        ]);
+        expect(response.headers.get('www-authenticate')).toMatch(/^Bearer /);
+      }
     }
   });
 

@@ -2,6 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { TicketSeal } from '../../src/auth/tickets.ts';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { Operations } from '../../src/openapi/operations.ts';
+import { call } from '../support/admin.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
@@ -242,17 +244,24 @@ describe('a ticket', () => {
 
   test('is an unknown parameter to any other route, and no credential there', async () => {
     const ticket = await ticketFor(userToken());
-    const paths = ['/v1/acks', '/v1/notifications', '/v1/stream/tickets', '/v1/session'];
-    for (const path of paths) {
-      const alone = await fetch(`${service.url}${path}?ticket=${ticket}`, { method: 'POST' });
-      expect([path, alone.status]).toEqual([path, 401]);
-      const token = path === '/v1/notifications' ? serviceToken() : userToken();
-      const { status, body } = await post<{ code?: string; errors?: unknown }>(
-        `${service.url}${path}?ticket=${ticket}`,
-        token,
-        {},
-      );
-      expect([path, status, body.code]).toEqual([path, 400, 'validation_failed']);
+    const ofUsers = service.app
+      .get(Operations)
+      .all.filter(({ access, path }) => access.kind === 'user' && path !== '/v1/stream');
+    for (const { method, path, token } of [
+      { method: 'post', path: '/v1/notifications', token: serviceToken() },
+      ...ofUsers.map((each) => ({ ...each, token: userToken() })),
+    ]) {
+      const url = `${service.url}${path.replaceAll(/\{\w+\}/g, 'x')}?ticket=${ticket}`;
+      const ask = (by: string | undefined) =>
+        call(method.toUpperCase(), url, by, method === 'get' ? undefined : {});
+      expect([path, (await ask(undefined)).status]).toEqual([path, 401]);
+      const { status, body } = await ask(token);
+      expect([path, status, body['code'], body['errors']]).toEqual([
+        path,
+        400,
+        'validation_failed',
+        [expect.objectContaining({ pointer: '/ticket' })],
+      ]);
       expect(JSON.stringify(body)).not.toContain(ticket);
     }
     await (await open(ticket)).untilEvent('sync');

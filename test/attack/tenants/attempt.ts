@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import type { OperationKey, ParameterKey } from './document.ts';
+import type { OperationKey, ParameterKey } from '../document.ts';
 import type { Carried } from './request.ts';
 import type { Stage } from './stage.ts';
 

@@ -4,7 +4,7 @@ import { callerFor } from './callers.ts';
 import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import { serviceToken } from '../../support/tokens.ts';
 import { goodRequest } from './attempt.ts';
-import { operationsOf, type DocumentedOperation, type OperationKey } from './document.ts';
+import { operationsOf, type DocumentedOperation, type OperationKey } from '../document.ts';
 import { ask, type Carried } from './request.ts';
 import { setStage, type Stage } from './stage.ts';
 import { TABLE } from './table.ts';

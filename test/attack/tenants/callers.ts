@@ -1,6 +1,6 @@
 import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import { serviceToken, userToken, type UserTokenOptions } from '../../support/tokens.ts';
-import type { DocumentedOperation } from './document.ts';
+import type { DocumentedOperation } from '../document.ts';
 
 /** All that a tenant's own services may hold; the right over the installation is not among it. */
 const TENANT_SCOPES = SERVICE_SCOPES.filter((scope) => scope !== 'tenants:admin');

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { callerFor } from './callers.ts';
 import { goodRequest } from './attempt.ts';
-import { operationsOf, type DocumentedOperation, type JsonSchema, type OperationKey } from './document.ts';
+import { operationsOf, type DocumentedOperation, type JsonSchema, type OperationKey } from '../document.ts';
 import { HOSTILE_TEXTS, IMPOSSIBLE_TEXTS, inHeader, RAW_IN_URLS } from './payloads.ts';
 import { ask, withParameter, type Answered, type Carried } from './request.ts';
 import type { StoredRow } from './rows.ts';

@@ -6,7 +6,7 @@ import { BreakingProxy } from '../../support/breaking-proxy.ts';
 import { eventually } from '../../support/eventually.ts';
 import { goodRequest } from './attempt.ts';
 import { callerFor } from './callers.ts';
-import { operationsOf, type DocumentedOperation, type OperationKey } from './document.ts';
+import { operationsOf, type DocumentedOperation, type OperationKey } from '../document.ts';
 import { ask } from './request.ts';
 import { ORDER, setStage, type Stage } from './stage.ts';
 import { TABLE } from './table.ts';

@@ -3,7 +3,7 @@ import { eventually } from '../../support/eventually.ts';
 import { StreamClient } from '../../support/stream-client.ts';
 import { callerFor, callersOf } from './callers.ts';
 import { goodRequest, NOT_VALID } from './attempt.ts';
-import { operationsOf, type DocumentedOperation, type OperationKey } from './document.ts';
+import { operationsOf, type DocumentedOperation, type OperationKey } from '../document.ts';
 import { ask, isStream, withParameter, type Answered, type Carried } from './request.ts';
 import { cursorOf, setStage, untilRecorded, visit, type Stage } from './stage.ts';
 import { attemptsOf, TABLE, type Case } from './table.ts';

@@ -4,7 +4,7 @@ import { StreamClient } from '../../support/stream-client.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
 import { goodRequest } from './attempt.ts';
 import { callersOf } from './callers.ts';
-import { operationsOf, type DocumentedOperation, type OperationKey } from './document.ts';
+import { ofUsers, operationsOf, type DocumentedOperation, type OperationKey } from '../document.ts';
 import { HOSTILE_TEXTS, IMPOSSIBLE_TEXTS } from './payloads.ts';
 import { ask } from './request.ts';
 import { setStage, visit, type Stage } from './stage.ts';
@@ -87,8 +87,7 @@ describe.each(HOSTILE_TEXTS)('%j', (text) => {
   });
 });
 
-/** Operations at which the token of a user, or of a service with every right in its tenant, gets to the database. */
-const OF_USERS: readonly OperationKey[] = ['GET /v1/stream', 'POST /v1/acks', 'POST /v1/stream/tickets'];
+/** Some of the operations at which the token of a service with every right in its tenant gets to the database. */
 const OF_SERVICES: readonly OperationKey[] = [
   'POST /v1/notifications',
   'GET /v1/notifications',
@@ -104,7 +103,10 @@ test.each(['sub', 'tenant_id', 'topics', 'device', 'jti', 'iss', 'aud', 'scope',
     const asking = [...HOSTILE_TEXTS, ...IMPOSSIBLE_TEXTS].flatMap((text) => {
       const claims = { jti: `jti-${claim}`, [claim]: claim === 'topics' ? [text] : text };
       return [
-        ...OF_USERS.map((operation) => ({ operation, token: userToken({ user: 'hostile', claims }) })),
+        ...ofUsers(documented).map((operation) => ({
+          operation,
+          token: userToken({ user: 'hostile', claims }),
+        })),
         ...OF_SERVICES.map((operation) => ({ operation, token: serviceToken({ scope, claims }) })),
       ];
     });

@@ -1,5 +1,5 @@
 import { StreamClient } from '../../support/stream-client.ts';
-import type { OperationKey, ParameterKey } from './document.ts';
+import type { OperationKey, ParameterKey } from '../document.ts';
 
 /** What a request carries beside its method, its path and its token. */
 export interface Carried {

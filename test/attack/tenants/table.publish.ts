@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { ParameterKey } from './document.ts';
+import type { ParameterKey } from '../document.ts';
 import { attempt, billing, LABEL, NUMBER, refused, shop, TIME, type Attempt, type Table } from './attempt.ts';
 import { ORDER, type Tenant } from './stage.ts';
 

@@ -1,5 +1,5 @@
 import type { Attempt, Entry, Table } from './attempt.ts';
-import type { OperationKey, ParameterKey } from './document.ts';
+import type { OperationKey, ParameterKey } from '../document.ts';
 import { administration } from './table.admin.ts';
 import { history } from './table.history.ts';
 import { privacy } from './table.privacy.ts';

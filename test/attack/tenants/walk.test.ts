@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { publish } from '../../support/api.ts';
 import { lineOf, type Attempt } from './attempt.ts';
-import { operationsOf, type DocumentedOperation, type OperationKey } from './document.ts';
+import { operationsOf, type DocumentedOperation, type OperationKey } from '../document.ts';
 import { looksOf } from './looks.ts';
 import { ask, isStream, withParameter, type Answered } from './request.ts';
 import type { Difference } from './rows.ts';

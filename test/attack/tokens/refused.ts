@@ -4,6 +4,7 @@ import { SERVICE_SCOPES } from '../../../src/core/identifiers.ts';
 import type { TestDatabase } from '../../support/database.ts';
 import { eventually } from '../../support/eventually.ts';
 import { TEST_ISSUER, userToken } from '../../support/tokens.ts';
+import type { Door } from './doors.ts';
 import type { Stage } from './stage.ts';
 
 export interface Answered {
@@ -16,15 +17,12 @@ export interface Answered {
 
 const NOTIFICATION = JSON.stringify({ to: { everyone: true }, type: 'attack', data: 'from nobody' });
 
-/** What a token could be good for, each with what its handler would leave behind. */
-const DOORS: readonly (readonly [method: string, path: string, body?: string])[] = [
-  ['GET', '/v1/stream'],
-  ['POST', '/v1/notifications', NOTIFICATION],
-  ['POST', '/v1/stream/tickets', '{}'],
-  ['POST', '/v1/acks', '{"upTo":"0"}'],
-  ['GET', '/v1/notifications'],
-  ['GET', '/v1/connections'],
-  ['POST', '/v1/tenants', '{"id":"of-mallory"}'],
+/** Some of what the token of a service opens, with what its handler would leave behind: one for a scope, since their number is large. */
+const OF_SERVICES: readonly Door[] = [
+  { method: 'POST', path: '/v1/notifications', body: NOTIFICATION },
+  { method: 'GET', path: '/v1/notifications', body: undefined },
+  { method: 'POST', path: '/v1/revocations', body: '{"user":"alice"}' },
+  { method: 'POST', path: '/v1/tenants', body: '{"id":"of-mallory"}' },
 ];
 
 /** Sends one request, and gives its answer once the log has the line that it ends with. */
@@ -72,7 +70,7 @@ export async function traces(database: TestDatabase): Promise<Record<string, unk
 }
 
 /**
- * Tries a token at every door, and as the token of a renewal. It has to be refused at each with the same code, nothing
+ * Tries a token at every door of users and at some of services, and as the token of a renewal. It has to be refused at each with the same code, nothing
  * may have happened, and neither an answer nor the log may hold any of it.
  */
 export async function expectRefused(
@@ -83,7 +81,7 @@ export async function expectRefused(
   const before = await traces(stage.database);
   const mark = stage.log.length;
   const answers: Answered[] = [];
-  for (const [method, path, body] of DOORS) {
+  for (const { method, path, body } of [...stage.doors, ...OF_SERVICES]) {
     answers.push(await ask(stage, method, path, { authorization: `Bearer ${token}` }, body));
   }
   const renewal = JSON.stringify({ connectionId: randomUUID(), token });

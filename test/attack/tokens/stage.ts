@@ -14,6 +14,7 @@ import { createDatabase, type TestDatabase } from '../../support/database.ts';
 import { startKeyServer, type KeyServer } from '../../support/key-server.ts';
 import { openTransactions } from '../../support/pools.ts';
 import { TEST_ISSUER, TEST_SECRET } from '../../support/tokens.ts';
+import { doorsOfUsers, type Door } from './doors.ts';
 
 /* A service with the issuer of its settings and five that were registered, each of another kind. All name their key `k1`. */
 
@@ -99,6 +100,8 @@ export interface Stage {
   readonly database: TestDatabase;
   /** Where acme publishes its keys. */
   readonly keyServer: KeyServer;
+  /** Everything that the token of a user opens. */
+  readonly doors: readonly Door[];
   /** Every line of the log so far. */
   readonly log: readonly string[];
   /** Registers an issuer, and lets the service hear of it. */
@@ -150,6 +153,7 @@ export async function setStage(settings: Record<string, string> = {}): Promise<S
     url: service.url,
     database,
     keyServer,
+    doors: await doorsOfUsers(service.url),
     log,
     async register(registration) {
       await register(registration);

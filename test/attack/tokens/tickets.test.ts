@@ -5,6 +5,7 @@ import { post } from '../../support/api.ts';
 import type { Service } from '../../support/app.ts';
 import { storedHash } from '../../support/stored-ticket.ts';
 import { userToken } from '../../support/tokens.ts';
+import type { Door } from './doors.ts';
 import { ask, traces } from './refused.ts';
 import { setStage, type Stage } from './stage.ts';
 
@@ -200,15 +201,7 @@ describe('a ticket of somebody else', () => {
 });
 
 describe('a ticket is no credential but for a stream', () => {
-  test.each<[string, string, string | undefined]>([
-    ['POST', '/v1/acks', '{"upTo":"0"}'],
-    ['POST', '/v1/stream/tickets', '{}'],
-    ['POST', '/v1/stream/renewals', '{}'],
-    ['POST', '/v1/notifications', '{}'],
-    ['GET', '/v1/notifications', undefined],
-    ['POST', '/v1/session', undefined],
-    ['POST', '/v1/revocations', '{}'],
-  ])('%s %s', async (method, path, body) => {
+  const expectNone = async ({ method, path, body }: Door) => {
     const ticket = await ticketFor(userToken());
     const before = await traces(stage.database);
     const inQuery = await ask(stage, method, `${path}?${ticketQuery(ticket)}`, {}, body);
@@ -228,7 +221,20 @@ describe('a ticket is no credential but for a stream', () => {
     expect(await traces(stage.database)).toEqual(before);
     expectUnsaid(ticket);
     expect(await open(ticketQuery(ticket))).toMatchObject({ status: 200 });
+  };
+
+  test('of its user', async () => {
+    // The stream is what a ticket is for.
+    const others = stage.doors.filter(({ path }) => path !== '/v1/stream');
+    expect(others).not.toEqual([]);
+    for (const door of others) await expectNone(door);
   });
+
+  test.each<Door>([
+    { method: 'POST', path: '/v1/notifications', body: '{}' },
+    { method: 'GET', path: '/v1/notifications', body: undefined },
+    { method: 'POST', path: '/v1/revocations', body: '{}' },
+  ])('of a service: $method $path', expectNone);
 });
 
 describe('what is stored of a ticket', () => {

@@ -1,4 +1,4 @@
-import { openApiSchema, resolveReference, type OpenApi } from '../../support/openapi-format.ts';
+import { openApiSchema, resolveReference, type OpenApi } from '../support/openapi-format.ts';
 
 /* What the OpenAPI document of a running service says that callers may send. */
 
@@ -34,6 +34,10 @@ export async function operationsOf(url: string): Promise<Map<OperationKey, Docum
     ),
   );
 }
+
+/** What the token of a user opens. */
+export const ofUsers = (documented: ReadonlyMap<OperationKey, DocumentedOperation>): OperationKey[] =>
+  [...documented].filter(([, { access }]) => access === 'user').map(([key]) => key);
 
 function operationOf(
   document: OpenApi,
