@@ -1,13 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import pg from 'pg';
-import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { get, post, type Answer, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { BreakingProxy, type Loss } from '../support/breaking-proxy.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
+import { draft } from '../support/notifications.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 
@@ -289,15 +290,9 @@ test('idle connections that died with it do not keep the service from asking wha
 
 test('an append that waits for the lock while it is abandoned stores nothing', async () => {
   const append = randomUUID();
-  const draft = {
-    id: randomUUID(),
-    to: { user: userIdSchema.parse(USER) },
-    type: 'test',
-    data: '"abandoned"',
-  };
   const publication: Publication = {
     publisher: 'billing',
-    drafts: [{ ...draft, size: draft.data.length, expiresAt: null, trace: null }],
+    drafts: [draft()],
     idempotency: { publisher: 'billing', key: 'abandoned', fingerprint: Buffer.alloc(32) },
   };
   const before = await log();

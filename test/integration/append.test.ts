@@ -14,6 +14,7 @@ import { ReadStore } from '../../src/log/read.store.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { draft } from '../support/notifications.ts';
 import { openMaintenancePool, openPools } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';
 
@@ -63,16 +64,6 @@ let tenants = 0;
 const freshTenant = (): TenantId => tenantIdSchema.parse(`append-${(tenants += 1)}`);
 const user = userIdSchema.parse('alice');
 
-const draft = (changes: Partial<Draft> = {}): Draft => ({
-  id: randomUUIDv7(),
-  to: { user },
-  type: 't',
-  data: '1',
-  size: 1,
-  expiresAt: null,
-  trace: null,
-  ...changes,
-});
 const publication = (drafts: readonly Draft[] = [draft()], key?: string): Publication => ({
   publisher: 'billing',
   drafts,

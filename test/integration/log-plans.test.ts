@@ -4,6 +4,7 @@ import { AppendStore } from '../../src/log/append.store.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
 import { ReadStore } from '../../src/log/read.store.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { draft } from '../support/notifications.ts';
 import { ReceiptsBench, topic, userId } from '../support/receipts.ts';
 import { scannedWhole } from '../support/plans.ts';
 
@@ -36,17 +37,8 @@ test('the log is written and read by ranges of keys that name the tenant, and ne
     const tenant = tenantIdSchema.parse('t-7');
     const append = new AppendStore(pools.tenant);
     const read = new ReadStore(pools.tenant, pools.engine);
-    const draft = {
-      id: randomUUIDv7(),
-      to: { user: userId('u-1') },
-      type: 't',
-      data: '1',
-      size: 1,
-      expiresAt: null,
-      trace: null,
-    };
     const idempotency = { publisher: 'p', key: 'new', fingerprint: Buffer.from('f') };
-    await append.append(tenant, [{ publisher: 'p', drafts: [draft], idempotency }], randomUUIDv7(), 100);
+    await append.append(tenant, [{ publisher: 'p', drafts: [draft()], idempotency }], randomUUIDv7(), 100);
     await append.recall(tenant, [idempotency, { publisher: 'p', key: '7' }]);
     await new AppendStore(pools.tenant).usage(tenant);
     const readers = Array.from({ length: 20 }, (_, n) => ({ user: userId(`u-${n}`), after: asPosition(0) }));

@@ -2,12 +2,13 @@ import { randomUUIDv7 } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { ChangeFeed, ChangeFeedStore } from '../../src/cluster/change-feed.ts';
-import { tenantIdSchema, userIdSchema, type TenantId } from '../../src/core/identifiers.ts';
+import { tenantIdSchema, type TenantId } from '../../src/core/identifiers.ts';
 import { Quotas } from '../../src/log/quota.ts';
 import { AppendStore, type Publication } from '../../src/log/append.store.ts';
 import { PartitionsStore, Partitions } from '../../src/log/partitions.ts';
 import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { draft } from '../support/notifications.ts';
 import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';
 
@@ -61,19 +62,10 @@ async function freshTenant(): Promise<TenantId> {
   return tenant;
 }
 
-const user = userIdSchema.parse('alice');
 function publication(sizes: readonly number[], key?: string): Publication {
   return {
     publisher: 'billing',
-    drafts: sizes.map((size) => ({
-      id: randomUUIDv7(),
-      to: { user },
-      type: 't',
-      data: '1'.repeat(size),
-      size,
-      expiresAt: null,
-      trace: null,
-    })),
+    drafts: sizes.map((size) => draft({ data: '1'.repeat(size) })),
     idempotency: key === undefined ? undefined : { publisher: 'billing', key, fingerprint: Buffer.from(key) },
   };
 }

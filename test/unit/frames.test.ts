@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import fc from 'fast-check';
@@ -24,6 +23,7 @@ import {
   type ByeReason,
   type Frame,
 } from '../../src/delivery/frames.ts';
+import { notification } from '../support/notifications.ts';
 import { chunksIn } from '../support/wire.ts';
 
 /** What an EventSource makes of these frames, cut into pieces of `piece` bytes on their way. */
@@ -70,24 +70,16 @@ describe('a notification', () => {
         fc.integer({ min: 1, max: 60 }),
         (to, json, expires, piece) => {
           const { text: data } = compact(json);
-          const frame = notificationFrame({
-            position: P,
-            id: 'an-id',
-            to,
-            type: 'order.shipped',
-            data,
-            size: 1,
-            expiresAt: expires?.getTime() ?? null,
-            trace: null,
-          });
+          const given = { id: 'an-id', to, type: 'order.shipped', data };
+          const frame = notificationFrame(
+            notification(P, { ...given, expiresAt: expires?.getTime() ?? null }),
+          );
           const { events } = parse(frame, piece);
           expect(events.map(({ id: position, event }) => ({ position, event }))).toEqual([
             { position: String(P), event: undefined },
           ]);
           expect(JSON.parse(events[0]?.data ?? '')).toEqual({
-            id: 'an-id',
-            type: 'order.shipped',
-            to,
+            ...given,
             data: JSON.parse(data),
             createdAt: createdAt(P),
             expiresAt: expires?.toISOString() ?? null,
@@ -100,16 +92,14 @@ describe('a notification', () => {
   test('is at most 65,536 bytes with the longest names and the largest data, since many readers stop there', () => {
     const { MAX_DATA_BYTES: size } = readConfig({});
     for (const character of ['\u{1f44d}', '"', '\\', '\u2028']) {
-      const longest = notificationFrame({
-        position: asPosition(Number.MAX_SAFE_INTEGER - 1),
-        id: randomUUID(),
-        to: { topic: topicSchema.parse(character.repeat(256)) },
-        type: typeSchema.parse('x'.repeat(128)),
-        data: `"${'x'.repeat(size - 2)}"`,
-        size,
-        expiresAt: 8.64e15,
-        trace: null,
-      });
+      const longest = notificationFrame(
+        notification(Number.MAX_SAFE_INTEGER - 1, {
+          to: { topic: topicSchema.parse(character.repeat(256)) },
+          type: typeSchema.parse('x'.repeat(128)),
+          data: `"${'x'.repeat(size - 2)}"`,
+          expiresAt: 8.64e15,
+        }),
+      );
       expect(longest.length).toBeLessThanOrEqual(65_536);
       expect(longest.length).toBeGreaterThan(size);
     }
@@ -117,17 +107,7 @@ describe('a notification', () => {
 
   test('carries data as it was written', () => {
     const data = '{"n":9223372036854775808,"e":"\\u00e9","a":1,"a":2}';
-    const frame = notificationFrame({
-      position: P,
-      id: 'i',
-      to: { everyone: true },
-      type: 't',
-      data,
-      size: data.length,
-      expiresAt: null,
-      trace: null,
-    });
-    expect(frame.toString()).toContain(`"data":${data},`);
+    expect(notificationFrame(notification(P, { data })).toString()).toContain(`"data":${data},`);
   });
 });
 
@@ -190,17 +170,8 @@ describe('the other events', () => {
 });
 
 test('a client of HTTP/1.0 gets the same without chunks', () => {
-  const notification = notificationFrame({
-    position: P,
-    id: 'i',
-    to: { everyone: true },
-    type: 't',
-    data: '"\u{1f44d} \u2028"',
-    size: 1,
-    expiresAt: null,
-    trace: null,
-  });
-  for (const frame of [notification, HEARTBEAT, greeting(1), byeFrame('shutdown', 1), caughtUpFrame(P)])
+  const wide = notificationFrame(notification(P, { data: '"\u{1f44d} \u2028"' }));
+  for (const frame of [wide, HEARTBEAT, greeting(1), byeFrame('shutdown', 1), caughtUpFrame(P)])
     expect(Buffer.from(contentOf(frame))).toEqual(unframed([frame]));
 });
 

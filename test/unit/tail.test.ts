@@ -4,6 +4,7 @@ import { topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import type { Notification, Recipient } from '../../src/core/notification.ts';
 import { asPosition } from '../../src/core/position.ts';
 import { addressOfTopic, addressOfUser, Entry, EVERYONE, Tail } from '../../src/delivery/tail.ts';
+import { notification } from '../support/notifications.ts';
 
 const user = (name: string): Recipient => ({ user: userIdSchema.parse(name) });
 const topic = (name: string): Recipient => ({ topic: topicSchema.parse(name) });
@@ -15,19 +16,6 @@ const ADDRESSES = [
   addressOfTopic('b'),
   EVERYONE,
 ];
-
-function notification(position: number, to: Recipient, size = 10): Notification {
-  return {
-    position: asPosition(position),
-    id: `id-${position}`,
-    to,
-    type: 't',
-    data: '"x"',
-    size,
-    expiresAt: null,
-    trace: null,
-  };
-}
 
 const batch = (previous: number, head: number, notifications: readonly Notification[]) => ({
   previous: asPosition(previous),
@@ -42,12 +30,14 @@ describe('what a batch becomes', () => {
     const tail = new Tail(asPosition(10));
     expect(
       positions(
-        tail.append(batch(10, 12, [notification(11, user('a')), notification(12, user('b'))])) as Entry[],
+        tail.append(
+          batch(10, 12, [notification(11, { to: user('a') }), notification(12, { to: user('b') })]),
+        ) as Entry[],
       ),
     ).toEqual([11, 12]);
     expect(tail.append(batch(10, 12, []))).toBe('known');
-    expect(tail.append(batch(14, 15, [notification(15, user('a'))]))).toBe('hole');
-    expect(tail.append(batch(11, 15, [notification(15, user('a'))]))).toBe('hole');
+    expect(tail.append(batch(14, 15, [notification(15, { to: user('a') })]))).toBe('hole');
+    expect(tail.append(batch(11, 15, [notification(15, { to: user('a') })]))).toBe('hole');
     expect(tail.head).toBe(12);
     expect(positions(tail.after(asPosition(10), ADDRESSES))).toEqual([11, 12]);
   });
@@ -61,13 +51,13 @@ describe('what a batch becomes', () => {
 
 test('a user and a topic of the same name are two addresses', () => {
   const tail = new Tail(asPosition(0));
-  tail.append(batch(0, 2, [notification(1, user('a')), notification(2, topic('a'))]));
+  tail.append(batch(0, 2, [notification(1, { to: user('a') }), notification(2, { to: topic('a') })]));
   expect(positions(tail.after(asPosition(0), [addressOfUser('a')]))).toEqual([1]);
   expect(positions(tail.after(asPosition(0), [addressOfTopic('a')]))).toEqual([2]);
 });
 
 test('an entry is encoded once', () => {
-  const entry = new Entry(notification(1, user('a')));
+  const entry = new Entry(notification(1, { to: user('a') }));
   expect(entry.frame).toBe(entry.frame);
 });
 
@@ -111,7 +101,7 @@ test('whatever happened, a reader gets exactly what a plain list would give it, 
           const previous = head;
           const notifications = step.append.map(({ gap, to, size }) => {
             head += gap;
-            return notification(head, RECIPIENTS[to] ?? { everyone: true }, size);
+            return notification(head, { to: RECIPIENTS[to] ?? { everyone: true }, size });
           });
           head += step.beyond;
           if (head === previous) continue;

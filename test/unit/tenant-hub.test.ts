@@ -12,6 +12,7 @@ import {
   type Entry,
 } from '../../src/delivery/tail.ts';
 import { TenantHub, type HubMember, type HubNode } from '../../src/delivery/tenant-hub.ts';
+import { notification } from '../support/notifications.ts';
 
 const acme = tenantIdSchema.parse('acme');
 const alice = userIdSchema.parse('alice');
@@ -53,17 +54,6 @@ const node: HubNode = {
   databaseTrouble: () => undefined,
 };
 
-const notification = (position: number, to: Recipient): Notification => ({
-  position: asPosition(position),
-  id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70',
-  to,
-  type: 'test',
-  data: '1',
-  size: 1,
-  expiresAt: null,
-  trace: null,
-});
-
 test('a stream that gets other addresses between two turns of a dispatch misses nothing of those that it keeps', async () => {
   const hub = new TenantHub<Member>(acme, asPosition(0), node);
   const own = addressOfUser(alice);
@@ -75,7 +65,7 @@ test('a stream that gets other addresses between two turns of a dispatch misses 
   hub.offer({
     previous: asPosition(0),
     head: asPosition(2),
-    notifications: [notification(1, { topic: news }), notification(2, { everyone: true })],
+    notifications: [notification(1, { to: { topic: news } }), notification(2, { to: { everyone: true } })],
     committedAt: 0,
   });
   // What is for many begins when this turn is over.
@@ -98,7 +88,7 @@ test('a broadcast that takes long leaves the event loop to others in between', a
   hub.offer({
     previous: asPosition(0),
     head: asPosition(1),
-    notifications: [notification(1, { everyone: true })],
+    notifications: [notification(1, { to: { everyone: true } })],
     committedAt: 0,
   });
   const reached = () => crowd.filter(({ got }) => got.length > 0).length;
@@ -122,7 +112,7 @@ describe('while a broadcast is under way', () => {
     hub.offer({
       previous: asPosition(0),
       head: asPosition(1),
-      notifications: [notification(1, { everyone: true })],
+      notifications: [notification(1, { to: { everyone: true } })],
       committedAt: 0,
     });
     hub.offer({
@@ -137,9 +127,9 @@ describe('while a broadcast is under way', () => {
 
   test('a single user is served out of turn, with the broadcast before', async () => {
     const { hub, crowd, member, reached } = begun([
-      notification(2, { user: alice }),
-      notification(3, { everyone: true }),
-      notification(4, { user: alice }),
+      notification(2, { to: { user: alice } }),
+      notification(3, { to: { everyone: true } }),
+      notification(4, { to: { user: alice } }),
     ]);
     while (member.got.length === 0) await setImmediate();
     expect(reached()).toBeLessThan(5);
@@ -150,13 +140,13 @@ describe('while a broadcast is under way', () => {
   });
 
   test('a single user waits for it where the tail does not go back as far', async () => {
-    const { hub, member } = begun([notification(2, { user: alice })], (tail) => tail.trim(0));
+    const { hub, member } = begun([notification(2, { to: { user: alice } })], (tail) => tail.trim(0));
     while (hub.dispatchedUpTo < 2) await setImmediate();
     expect(member.got).toEqual([1, 2]);
   });
 
   test('nothing of it is settled before the last of them has it', async () => {
-    const { hub, crowd, reached } = begun([notification(2, { user: alice })]);
+    const { hub, crowd, reached } = begun([notification(2, { to: { user: alice } })]);
     while (hub.dispatchedUpTo < 1) await setImmediate();
     expect([reached(), Number(hub.dispatchedUpTo)]).toEqual([crowd.length, 2]);
   });
@@ -178,7 +168,7 @@ test('what follows one another at one address comes at once, and nothing overtak
   hub.offer({
     previous: asPosition(0),
     head: asPosition(5),
-    notifications: to.map((recipient, n) => notification(n + 1, recipient)),
+    notifications: to.map((recipient, n) => notification(n + 1, { to: recipient })),
     committedAt: 0,
   });
   expect([member.got, member.runs]).toEqual([
@@ -194,9 +184,9 @@ test('what is forgotten is only what is for the user, as far as it is meant, als
     answer = resolve;
   });
   const mixed = [1, 2, 3].flatMap((n) => [
-    notification(3 * n, { user: alice }),
-    notification(3 * n + 1, { user: bob }),
-    notification(3 * n + 2, { everyone: true }),
+    notification(3 * n, { to: { user: alice } }),
+    notification(3 * n + 1, { to: { user: bob } }),
+    notification(3 * n + 2, { to: { everyone: true } }),
   ]);
   const reading: HubNode = {
     ...node,
