@@ -1,9 +1,14 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { OperationKey, ParameterKey } from '../document.ts';
 import type { Carried } from './request.ts';
-import type { Stage } from './stage.ts';
+import { cursorOf, type Stage, type Tenant } from './stage.ts';
 
-/** One way to name what belongs to somebody else. */
+/**
+ * One way to name what belongs to somebody else.
+ *
+ * Every id, cursor and token is taken from the stage that is handed in, when it is asked for, and none is kept from elsewhere:
+ * mirror.test.ts hands in another tenant in the place of globex, which has the ids of acme.
+ */
 export interface Attempt {
   /** What is named, as the name of the test says it. */
   readonly what: string;
@@ -91,6 +96,29 @@ export const NOTHING = { status: 200, body: { items: [], nextCursor: null } };
 export const attempt = (
   given: Pick<Attempt, 'what' | 'as' | 'foreign' | 'answer'> & Partial<Attempt>,
 ): Attempt => ({ unknown: nobodys, writes: [], ...given });
+
+/**
+ * `nextCursor` of a listing, which goes on for none but the caller of the tenant that got it: what the caller of the same name
+ * got in the other tenant is no cursor. The listing may be one of users.
+ *
+ * @param path of the listing, which has more than one item in every tenant
+ */
+export const cursor = (
+  as: (stage: Stage) => string,
+  path: (tenant: Tenant) => string,
+): readonly Attempt[] => {
+  const of = (stage: Stage, tenant: Tenant) =>
+    cursorOf(stage.node.url, path(tenant), as({ ...stage, acme: tenant }));
+  return [
+    attempt({
+      what: 'a cursor of another tenant',
+      as,
+      foreign: (stage) => of(stage, stage.globex),
+      own: { named: (stage) => of(stage, stage.acme), answer: { status: 200 } },
+      answer: NOT_VALID,
+    }),
+  ];
+};
 
 /* Why nothing can be named by a parameter. */
 export const NUMBER = 'counts something';

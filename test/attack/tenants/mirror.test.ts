@@ -5,7 +5,7 @@ import { callerFor, callersOf } from './callers.ts';
 import { goodRequest, NOT_VALID } from './attempt.ts';
 import { operationsOf, type DocumentedOperation, type OperationKey } from '../document.ts';
 import { ask, isStream, withParameter, type Answered, type Carried } from './request.ts';
-import { cursorOf, setStage, untilRecorded, visit, type Stage } from './stage.ts';
+import { setStage, untilRecorded, visit, type Stage } from './stage.ts';
 import { attemptsOf, TABLE, type Case } from './table.ts';
 
 /*
@@ -116,8 +116,8 @@ test.each(QUESTIONS.filter(({ own }) => own?.parameter === 'query cursor'))(
   'a cursor of the mirror, for what has the same id there, is none of acme ($operation)',
   async ({ operation, own }) => {
     if (own === undefined) return;
-    const cursor = (path: string) => cursorOf(stage.node.url, callersOf(MIRROR), path);
-    const foreign = await own.foreign({ ...stage, globex: { ...stage.acme, cursor } });
+    const mirror = { ...stage.acme, ...callersOf(MIRROR), id: MIRROR };
+    const foreign = await own.foreign({ ...stage, globex: mirror });
     const token = own.as(stage);
     const request = withParameter(own.entry.request(stage, own.parameter, token), own.parameter, foreign);
     expect(await ask(stage.node.url, operation, token, request)).toMatchObject(NOT_VALID);

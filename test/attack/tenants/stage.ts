@@ -41,8 +41,6 @@ export interface Tenant extends Callers {
   readonly unspent: string;
   /** Another one, of this user. */
   ticket(user: string): Promise<string>;
-  /** `nextCursor` of this listing. */
-  cursor(path: string): Promise<string>;
 }
 
 export interface Stage {
@@ -209,7 +207,6 @@ async function settle(node: Service, id: string): Promise<Tenant> {
     },
     unspent: await ticket('alice'),
     ticket,
-    cursor: (path) => cursorOf(url, callers, path),
   };
   // What the streams got is stored.
   for (const [{ id: got }, devices] of [
@@ -223,9 +220,8 @@ async function settle(node: Service, id: string): Promise<Tenant> {
   return tenant;
 }
 
-/** `nextCursor` of a listing that has more than one item. */
-export async function cursorOf(url: string, { operator, admin }: Callers, path: string): Promise<string> {
-  const token = /^\/v1\/(tenants|issuers)/.test(path) ? admin : operator;
+/** `nextCursor` of a listing that has more than one item for this caller. */
+export async function cursorOf(url: string, path: string, token: string): Promise<string> {
   const { body } = await get<{ nextCursor?: string | null }>(`${url}${path}?limit=1`, token);
   if (typeof body.nextCursor !== 'string') throw new Error(`${path} has one page only`);
   return body.nextCursor;

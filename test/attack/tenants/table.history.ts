@@ -2,9 +2,9 @@ import { expect } from '@jest/globals';
 import {
   attempt,
   billing,
+  cursor,
   FIXED,
   NOT_FOUND,
-  NOT_VALID,
   NOTHING,
   NUMBER,
   operator,
@@ -42,20 +42,6 @@ const NOTIFICATION: readonly Attempt[] = [
   }),
 ];
 
-/** `nextCursor` of a listing, which goes on in the tenant that got it alone. */
-const cursor = (path: (tenant: Tenant) => string): readonly Attempt[] => {
-  const of = (tenant: Tenant) => tenant.cursor(path(tenant));
-  return [
-    attempt({
-      what: 'a cursor of another tenant',
-      as: operator,
-      foreign: ({ globex }) => of(globex),
-      own: { named: ({ acme }) => of(acme), answer: FOUND },
-      answer: NOT_VALID,
-    }),
-  ];
-};
-
 /** A filter, by what only one tenant has. */
 const filter = (what: string, named: (tenant: Tenant) => string): readonly Attempt[] => [
   attempt({
@@ -78,7 +64,7 @@ const about = (part: 'devices' | 'timeline'): Entry => {
     parameters: {
       'path id': NOTIFICATION,
       'query limit': NUMBER,
-      'query cursor': cursor(path),
+      'query cursor': cursor(operator, path),
     },
   };
 };
@@ -94,7 +80,7 @@ export const history: Table = {
       'query since': TIME,
       'query until': TIME,
       'query limit': NUMBER,
-      'query cursor': cursor(() => '/v1/notifications'),
+      'query cursor': cursor(operator, () => '/v1/notifications'),
     },
   },
   'GET /v1/notifications/{id}': {
@@ -110,7 +96,7 @@ export const history: Table = {
       'query since': TIME,
       'query until': TIME,
       'query limit': NUMBER,
-      'query cursor': cursor(() => '/v1/connections'),
+      'query cursor': cursor(operator, () => '/v1/connections'),
     },
   },
 };
