@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { SERVICE_SCOPES } from '../../src/core/identifiers.ts';
-import { Operations } from '../../src/openapi/operations.ts';
+import { Operations } from '../../src/openapi/document.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { eventually } from '../support/eventually.ts';

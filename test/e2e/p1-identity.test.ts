@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Operations } from '../../src/openapi/operations.ts';
+import { Operations } from '../../src/openapi/document.ts';
 import { post, publish } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';

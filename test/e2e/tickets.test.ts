@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { TicketSeal } from '../../src/auth/tickets.ts';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
-import { Operations } from '../../src/openapi/operations.ts';
+import { Operations } from '../../src/openapi/document.ts';
 import { call } from '../support/admin.ts';
 import { post, publish, type Answer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
