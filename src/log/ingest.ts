@@ -82,9 +82,9 @@ export class Ingest {
 
   /** Refuses what waits for a tenant that was deleted. */
   purge(tenantId: TenantId): void {
-    for (const { publication, size, reject } of this.#queues.get(tenantId)?.splice(0) ?? []) {
-      this.#count(publication, size, -1);
-      reject(tenantGone());
+    for (const waiting of this.#queues.get(tenantId)?.splice(0) ?? []) {
+      this.#leave(waiting);
+      waiting.reject(tenantGone());
     }
   }
 

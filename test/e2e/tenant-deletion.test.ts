@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { ChangeFeed } from '../../src/cluster/change-feed.ts';
+import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { Quotas } from '../../src/log/quota.ts';
 import { DATA_OF_TENANT } from '../../src/privacy/inventory.ts';
 import { revokeUser } from '../support/acts.ts';
 import { adminOf, call, operatorOf, readerOf, type Page } from '../support/admin.ts';
@@ -259,5 +261,11 @@ describe('a tenant that is deleted', () => {
     expect([202, 204]).toContain((await deleting).status);
     await deleteWhole(here.url, tenant);
     expect((await rowsOf(here.database, tenant))['notifications']).toEqual([]);
+    // What it had reserved of the quota is given back: should the tenant be made anew, it has all of its own.
+    const quotas = there.app.get(Quotas);
+    await eventually(async () => {
+      const { left, limits } = await quotas.state(tenantIdSchema.parse(tenant));
+      expect(left).toBe(limits.burst);
+    });
   });
 });
