@@ -72,7 +72,7 @@ const actOfOutsider = { ...act, actor: { kind: 'administrator' }, remoteAddress:
 export const listAuditDescription: Description = {
   ...COMMON,
   id: 'listAudit',
-  summary: 'Administrative acts that concern the tenant',
+  summary: 'Admin actions that concern the tenant',
   description:
     'Newest first. Whoever belongs to another tenant is shown as `administrator`, without address and request id.',
   query: auditQuerySchema,
@@ -82,7 +82,7 @@ export const listAuditDescription: Description = {
 export const listTenantAuditDescription: Description = {
   ...WITH_ID,
   id: 'listTenantAudit',
-  summary: 'Administrative acts that concern a tenant',
+  summary: 'Admin actions that concern a tenant',
   description: 'Newest first, with everybody who acted.',
   pathParameters: ofTenant,
   query: auditQuerySchema,

@@ -50,7 +50,7 @@ export class AuditedTransactions {
     action: AdminAction,
     work: (transaction: TenantTransaction) => Promise<Outcome<Result>>,
   ): Promise<Result> {
-    return await this.#settle(
+    return await this.#commitAndLook(
       this.tenants.transaction(action.tenantId, async (transaction) =>
         recorded(transaction.entities, principal, request, action, await work(transaction)),
       ),
@@ -64,14 +64,14 @@ export class AuditedTransactions {
     action: AdminAction,
     work: (entities: EntityManager) => Promise<Outcome<Result>>,
   ): Promise<Result> {
-    return await this.#settle(
+    return await this.#commitAndLook(
       this.registry.transaction(async (entities) =>
         recorded(entities, principal, request, action, await work(entities)),
       ),
     );
   }
 
-  async #settle<Result>(transaction: Promise<Outcome<Result>>): Promise<Result> {
+  async #commitAndLook<Result>(transaction: Promise<Outcome<Result>>): Promise<Result> {
     const { result, change } = await transaction;
     if (change !== undefined) await this.changes.now();
     return result;

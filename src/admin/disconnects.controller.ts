@@ -47,7 +47,7 @@ const emptyBody = z.strictObject({});
 @Controller('v1')
 export class DisconnectsController {
   constructor(
-    private readonly orders: StreamCommandsStore,
+    private readonly commands: StreamCommandsStore,
     private readonly connections: OpenConnectionsStore,
     private readonly transactions: AuditedTransactions,
   ) {}
@@ -57,7 +57,7 @@ export class DisconnectsController {
   @Describe(disconnectUserDescription)
   @HttpCode(204)
   @RequireScope('operations:write')
-  @PaidFrom('acts')
+  @PaidFrom('admin actions')
   async disconnect(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,
@@ -68,7 +68,7 @@ export class DisconnectsController {
     const { tenantId } = principal;
     const action = { action: 'user.disconnect', tenantId } as const;
     await this.transactions.perform(principal, request, action, async ({ run }) => {
-      await this.orders.insert(run, tenantId, { kind: 'disconnect', user });
+      await this.commands.insert(run, tenantId, { kind: 'disconnect', user });
       return { result: undefined, change: { target: user, before: null, after: null } };
     });
   }
@@ -77,7 +77,7 @@ export class DisconnectsController {
   @Describe(closeConnectionDescription)
   @HttpCode(204)
   @RequireScope('operations:write')
-  @PaidFrom('acts')
+  @PaidFrom('admin actions')
   async close(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,
@@ -90,7 +90,7 @@ export class DisconnectsController {
     const before = await this.connections.find(tenantId, connectionId);
     if (before === undefined) throw notFound('open connection');
     await this.transactions.perform(principal, request, action, async ({ run }) => {
-      await this.orders.insert(run, tenantId, { kind: 'close', connectionId });
+      await this.commands.insert(run, tenantId, { kind: 'close', connectionId });
       return { result: undefined, change: { target: connectionId, before, after: null } };
     });
   }

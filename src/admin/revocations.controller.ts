@@ -50,7 +50,7 @@ export class RevocationsController {
   @Describe(revokeDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
-  @PaidFrom('acts')
+  @PaidFrom('admin actions')
   async revoke(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,

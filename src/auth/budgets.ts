@@ -15,7 +15,7 @@ const BUDGETS = {
   renewals: { whose: 'user', atOnce: 2, perSecond: 0.5 },
   acknowledgements: { whose: 'user', atOnce: 20, perSecond: 2 },
   // Revocations, disconnects, erasures: each is a transaction with its record, of which every node hears.
-  acts: { whose: 'tenant', atOnce: 500, perSecond: 20 },
+  'admin actions': { whose: 'tenant', atOnce: 500, perSecond: 20 },
 } as const;
 export type BudgetName = keyof typeof BUDGETS;
 

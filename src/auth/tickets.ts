@@ -142,7 +142,7 @@ export class Tickets implements ChangeSource {
 
   constructor(
     private readonly store: TicketsStore,
-    private readonly admission: TokenStatus,
+    private readonly tokenStatus: TokenStatus,
     private readonly clock: DatabaseClock,
     changes: ChangeFeed,
     @Inject(CONFIG) config: Config,
@@ -222,7 +222,7 @@ export class Tickets implements ChangeSource {
     if (grant === undefined) throw useless();
     const { tokenId, issuedAt, ...rest } = grantSchema.parse(JSON.parse(grant));
     const principal: Principal = { ...rest, tokenId, issuedAt, scopes: new Set(), publishesTo: undefined };
-    this.admission.require(principal);
+    this.tokenStatus.require(principal);
     return principal;
   }
 

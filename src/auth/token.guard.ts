@@ -61,7 +61,7 @@ export class TokenGuard implements CanActivate {
       throw new Problem('malformed_request', 'The request has no Host.');
     const name = tokenParameter(request.url);
     if (name !== undefined) throw tokenInQuery(name);
-    if (carriesBody(request)) await this.#admit(request, reply);
+    if (carriesBody(request)) await this.#identify(request, reply);
   }
 
   /** @throws Problem of 401, 403, 429 or 503 */
@@ -72,7 +72,7 @@ export class TokenGuard implements CanActivate {
     if (access === undefined)
       throw new Error(`${context.getHandler().name} does not declare who may call it.`);
     if (access.kind === 'public') return true;
-    const caller = request.user ?? (await this.#admit(request, http.getResponse()));
+    const caller = request.user ?? (await this.#identify(request, http.getResponse()));
     if (budget !== undefined) this.budgets.pay(budget, caller);
     return true;
   }
@@ -83,7 +83,7 @@ export class TokenGuard implements CanActivate {
    *
    * @throws Problem of 401, 403 or 503
    */
-  async #admit(request: FastifyRequest, reply: FastifyReply): Promise<Principal> {
+  async #identify(request: FastifyRequest, reply: FastifyReply): Promise<Principal> {
     const { access = { kind: 'public' } } = request.routeOptions.config;
     const bearer = bearerToken(request.raw.rawHeaders);
     // A browser adds the cookie by itself; what acts for a service says so.

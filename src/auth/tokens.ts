@@ -82,7 +82,7 @@ export class Tokens {
   constructor(
     private readonly strategy: JwtStrategy,
     private readonly issuers: Issuers,
-    private readonly admission: TokenStatus,
+    private readonly tokenStatus: TokenStatus,
     private readonly tenants: Tenants,
     @Inject(CONFIG) private readonly config: Config,
   ) {
@@ -101,7 +101,7 @@ export class Tokens {
     if (token === '') throw tokenInvalid('The token is not a signed JSON Web Token.');
     const digest = hash('sha256', token, 'base64');
     const principal = this.#remembered(digest) ?? (await this.#check(token, digest));
-    this.admission.require(principal);
+    this.tokenStatus.require(principal);
     return principal;
   }
 

@@ -87,7 +87,7 @@ export interface ChangeSource {
 }
 
 /**
- * How this node hears of what any node changed: issuers, tenants, revocations, commands to open streams.
+ * How this node hears of what any node changed: issuers, tenants, revocations, erasures, commands to open streams.
  *
  * The truth is a row; a node asks for new ones several times a second and needs no other message. A look reads
  * what was not visible yet in the snapshot that was taken *before* the last look read. Neither a sequence nor a clock would

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Injectable, Inject, Logger, type OnModuleInit } from '@nestjs/common';
+import { Injectable, Inject, Logger, Module, type OnModuleInit } from '@nestjs/common';
 import { CrossTenantPool } from '../postgres/pools.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { CONFIG, STOP, type Config } from '../core/config.ts';
@@ -182,3 +182,6 @@ export class NodeName implements OnModuleInit {
       .catch((error: unknown) => this.#logger.warn(`the name of the node stays taken: ${messageOf(error)}`));
   }
 }
+
+@Module({ providers: [NodeName, NodesStore], exports: [NodeName] })
+export class NodesModule {}

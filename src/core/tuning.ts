@@ -42,7 +42,7 @@ export const TUNING = Object.freeze({
    */
   TOKEN_CACHE_SIZE: 20_000,
   /**
-   * How often a node asks the database for revocations, renewals and changed issuers and tenants, in ms. A revocation
+   * How often a node asks the database for revocations, erasures, renewals and changed issuers and tenants, in ms. A revocation
    * counts on every node within a second, so this and the query together have to stay below one.
    */
   CHANGES_POLL_MS: 500,

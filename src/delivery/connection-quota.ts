@@ -6,7 +6,7 @@ import type { TenantId } from '../core/identifiers.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
 import { jittered } from './frames.ts';
-import { Hubs } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 
 /** How often nodes tell one another how many streams a tenant has, in ms. */

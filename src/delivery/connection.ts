@@ -1,6 +1,4 @@
-import { Injectable } from '@nestjs/common';
 import type { SentInterval, SentSource } from '../receipts/receipts.ts';
-import type { TenantId, UserId } from '../core/identifiers.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import type { Page } from './backlog.ts';
 import {
@@ -25,12 +23,12 @@ import type { HubMember, TenantHub } from './tenant-hub.ts';
  */
 export class Connection implements HubMember, SentSource {
   addresses: readonly Address[];
-  /** Its client knows it by this for as long as it is open. */
-  private readonly connectionId: string;
+  /** By this its client knows it for as long as it is open; its records in history have ids of their own. */
+  private readonly announcedId: string;
   live = false;
   /** When its present record in history began, ms since 1970: by it and its id the streams of a user are older and younger. */
   since: number;
-  /** Everything addressed to it up to here was written, or had expired. Never goes back: hence no notification twice. */
+  /** Everything addressed to it up to here was written, had expired, or was told as a gap. Never goes back: hence no notification twice. */
   position: Position;
   /** The last id that the client got. */
   #lastId: Position;
@@ -54,7 +52,7 @@ export class Connection implements HubMember, SentSource {
     private readonly hub: TenantHub<Connection>,
     private readonly node: StreamNode,
   ) {
-    this.connectionId = subscriber.connectionId;
+    this.announcedId = subscriber.connectionId;
     this.since = subscriber.openedAt;
     this.addresses = addressesOf(subscriber);
     this.#life = new TokenLife(subscriber.tokenExpiresAt, Date.now(), node.config);
@@ -73,10 +71,10 @@ export class Connection implements HubMember, SentSource {
 
   /** By the id that its client knows, or by that of its present record in history. */
   isKnownAs(connectionId: string): boolean {
-    return connectionId === this.connectionId || connectionId === this.subscriber.connectionId;
+    return connectionId === this.announcedId || connectionId === this.subscriber.connectionId;
   }
 
-  /** New entries for one of its addresses, in the order of the log: as one write, unless they are too much for one. */
+  /** New entries for its addresses, in the order of the log: as one write, unless they are too much for one. */
   deliver(entries: readonly Entry[]): void {
     const limit = this.node.config.STREAM_BUFFER_BYTES;
     for (const entry of entries) {
@@ -287,11 +285,11 @@ export class Connection implements HubMember, SentSource {
   #beat(): void {
     // Bytes that still wait show that the stream is alive once they are read; more of them help nobody.
     if (this.stream.socket.writableLength > 0) return;
-    const settled = this.hub.dispatchedUpTo;
-    if (this.live && settled > this.#lastId) {
-      this.#lastId = settled;
-      this.position = asPosition(Math.max(this.position, settled));
-      this.stream.write(positionFrame(settled));
+    const dispatched = this.hub.dispatchedUpTo;
+    if (this.live && dispatched > this.#lastId) {
+      this.#lastId = dispatched;
+      this.position = asPosition(Math.max(this.position, dispatched));
+      this.stream.write(positionFrame(dispatched));
     } else {
       this.stream.write(HEARTBEAT);
     }
@@ -423,24 +421,5 @@ export class TokenLife {
   #drawAhead(now: number): number {
     const most = Math.min(this.notice.TOKEN_EXPIRY_SPREAD_SECONDS * 1_000, this.left(now) / 10);
     return Math.random() * Math.max(0, most);
-  }
-}
-
-/** The open streams of this node, by tenant. */
-@Injectable()
-export class Hubs extends Map<TenantId, TenantHub<Connection>> {
-  connections(tenantId: TenantId): Iterable<Connection> {
-    return this.get(tenantId)?.connections ?? [];
-  }
-
-  ofUser(tenantId: TenantId, user: UserId): Connection[] {
-    return [...(this.get(tenantId)?.recipients(addressOfUser(user)) ?? [])];
-  }
-
-  /** The open stream of a user that its client, or history, knows by this id. */
-  find(tenantId: TenantId, user: UserId, connectionId: string): Connection | undefined {
-    for (const connection of this.ofUser(tenantId, user))
-      if (connection.isKnownAs(connectionId)) return connection;
-    return undefined;
   }
 }

@@ -7,7 +7,8 @@ import type { TenantId, UserId } from '../core/identifiers.ts';
 import { Receipts } from '../receipts/receipts.ts';
 import { NODE_SILENCE_SECONDS } from '../cluster/nodes.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { type Connection, Hubs } from './connection.ts';
+import { type Connection } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { jittered, SLOW_RETRY_MS } from './frames.ts';
 import { OpenConnectionsStore, type CrowdedUser } from './open-connections.store.ts';
 import { StreamCommands, StreamCommandsStore, type StoredStreamCommand } from './stream-commands.ts';
@@ -45,7 +46,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
 
   constructor(
     private readonly store: OpenConnectionsStore,
-    private readonly orders: StreamCommandsStore,
+    private readonly commandsStore: StreamCommandsStore,
     private readonly commands: StreamCommands,
     private readonly receipts: Receipts,
     private readonly tenants: Tenants,
@@ -78,7 +79,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   }
 
   /** A stream has opened here. */
-  opened({ subscriber: { tenantId, user } }: Connection): void {
+  keepWithinLimit({ subscriber: { tenantId, user } }: Connection): void {
     const { connectionsPerUser: most } = this.tenants.limits(tenantId);
     const all = this.hubs.ofUser(tenantId, user);
     if (all.length <= most) return;
@@ -101,7 +102,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
 
   /** The limit may have changed; every node hears of that by itself. */
   #keepTo(tenantId: TenantId): void {
-    for (const connection of this.hubs.connections(tenantId)) this.opened(connection);
+    for (const connection of this.hubs.connections(tenantId)) this.keepWithinLimit(connection);
     this.#surplus.next(this.#usersOf(tenantId));
   }
 
@@ -112,7 +113,7 @@ export class Eviction implements OnModuleInit, OnModuleDestroy {
   /** Tells all nodes; what is too many may be on any. */
   async #tellAll(crowded: readonly CrowdedUser[]): Promise<void> {
     for (const [tenantId, users] of Map.groupBy(crowded, (user) => user.tenantId))
-      await this.orders.reconcile(
+      await this.commandsStore.reconcile(
         tenantId,
         users.map(({ user }) => user),
       );

@@ -5,7 +5,7 @@ import { Receipts } from '../receipts/receipts.ts';
 import { Ingest } from '../log/ingest.ts';
 import type { Position } from '../core/position.ts';
 import { jittered } from './frames.ts';
-import { Hubs } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { StreamOpener } from './stream-opener.ts';
 
 /** Of whom this node is to have nothing in memory any more. */
@@ -37,7 +37,7 @@ export class NodePurge {
   async purge({ tenantId, who, openedUntil, upTo }: Purged): Promise<void> {
     const isGone = (user: UserId) => who === 'everybody' || who(user);
     // A stream on its way in was not told of anything; behind it nobody is let in who should not be.
-    await this.opener.opened(tenantId);
+    await this.opener.openingsOver(tenantId);
     for (const connection of this.hubs.connections(tenantId)) {
       const { user, openedAt } = connection.subscriber;
       if (openedAt <= openedUntil && isGone(user)) connection.erase(jittered(this.config.STREAM_RETRY_MS));

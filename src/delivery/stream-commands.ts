@@ -10,7 +10,8 @@ import { beingErased, nowBeingErased } from '../postgres/erased.ts';
 import { ChangeFeedPool, ClientPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { type Connection, Hubs } from './connection.ts';
+import { type Connection } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { jittered } from './frames.ts';
 
 /** What a new token changes about an open stream. Times in ms since 1970. */
@@ -193,7 +194,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
 
   onModuleInit(): void {
     this.#subscriptions = [
-      this.tokenStatus.changed.subscribe((tenantId) => this.#admitAgain(tenantId)),
+      this.tokenStatus.changed.subscribe((tenantId) => this.#recheckAll(tenantId)),
       this.commands.received.subscribe((command) => this.#obey(command)),
     ];
   }
@@ -203,12 +204,12 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
   }
 
   /** Something was revoked, suspended or registered otherwise: whom would it not let in any more? */
-  #admitAgain(tenantId: TenantId | 'all'): void {
+  #recheckAll(tenantId: TenantId | 'all'): void {
     for (const id of tenantId === 'all' ? this.hubs.keys() : [tenantId])
-      for (const connection of this.hubs.connections(id)) this.#admit(connection);
+      for (const connection of this.hubs.connections(id)) this.#recheck(connection);
   }
 
-  #admit(connection: Connection): void {
+  #recheck(connection: Connection): void {
     if (this.tokenStatus.refusal(connection.subscriber.caller) !== undefined) this.#revoke(connection);
   }
 
@@ -218,7 +219,7 @@ export class StreamControl implements OnModuleInit, OnModuleDestroy {
       const connection = this.hubs.find(tenantId, user, connectionId);
       connection?.renew(tokenOf(command, renewed), at, randomUUID());
       // The node that took the new token may have been the last to hear that it is revoked.
-      if (connection !== undefined) this.#admit(connection);
+      if (connection !== undefined) this.#recheck(connection);
       return;
     }
     // That one is for Eviction.

@@ -18,7 +18,8 @@ import {
 import { Receipts } from '../receipts/receipts.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { Tenants } from '../tenants/tenants.ts';
-import { Connection, Hubs } from './connection.ts';
+import { Connection } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { ConnectionQuota } from './connection-quota.ts';
 import { Eviction } from './eviction.ts';
 import { byeFrame, jittered, SLOW_RETRY_MS, syncFrame, type ByeReason } from './frames.ts';
@@ -34,7 +35,10 @@ export interface StreamRequest extends Omit<Subscriber, 'connectionId' | 'opened
   readonly malformed: boolean;
 }
 
-/** Most devices that one statement registers. Thousands come back within seconds; then each may wait for others, in ms. */
+/**
+ * `atOnce`: most devices that one statement registers. `collectsMs`: for how long a crowd is collected for one, in ms, since
+ * thousands come back within seconds.
+ */
 const TOGETHER = { atOnce: 300, collectsMs: 500 };
 
 /** Opens streams: registers their devices, finds where they start, and joins them to the hub of their tenant. */
@@ -71,7 +75,7 @@ export class StreamOpener {
   }
 
   /** Waits until the streams of a tenant that are being opened now are open or refused. */
-  async opened(tenantId: TenantId): Promise<void> {
+  async openingsOver(tenantId: TenantId): Promise<void> {
     await this.#opening.settled(tenantId);
   }
 
@@ -162,7 +166,7 @@ export class StreamOpener {
     // A tick first, as once a second: it begins to read what follows, unless the token is about to end.
     connection.tick(Date.now());
     stream.socket.uncork();
-    this.eviction.opened(connection);
+    this.eviction.keepWithinLimit(connection);
   }
 
   #refuse(stream: StreamSocket, reason: ByeReason, retryMs: number = this.config.STREAM_RETRY_MS): void {

@@ -30,7 +30,7 @@ import { tokenInvalid } from '../auth/credentials.ts';
 import { Tokens } from '../auth/tokens.ts';
 import { ChangeFeed, ChangeFeedModule } from '../cluster/change-feed.ts';
 import { Problem } from '../core/errors.ts';
-import { Hubs } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { OpenConnectionsStore } from './open-connections.store.ts';
 import { StreamCommandsStore, StreamCommands, StreamControl } from './stream-commands.ts';
 import { Tickets } from '../auth/tickets.ts';

@@ -9,7 +9,7 @@ import { DatabaseClock } from '../postgres/clock.ts';
 import { Receipts } from '../receipts/receipts.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { Backlog } from './backlog.ts';
-import { Hubs } from './connection.ts';
+import { Hubs } from './hubs.ts';
 import { ConnectionQuota } from './connection-quota.ts';
 import { jittered } from './frames.ts';
 import { DeliveryCounts, type EndReason, type StreamNode, type Subscriber } from './stream-node.ts';

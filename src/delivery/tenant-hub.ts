@@ -185,11 +185,11 @@ export class TenantHub<Member extends HubMember> {
         if (slice.isOver) await slice.next();
       }
       this.#enqueuedUpTo = asPosition(Math.max(this.#enqueuedUpTo, batch.head));
-      this.#settle();
+      this.#advanceDispatched();
     }
   }
 
-  /** Offers a run now; false: it is a broadcast, and has to wait. Who is served before broadcasts that wait is given their part of these first. */
+  /** Offers a run now; false: it is a broadcast, and has to wait. A connection that is served while broadcasts wait first gets its entries of these, so that it gets everything in order. */
   #serveNow(run: AddressRun): boolean {
     const known = this.#recipients.get(run.entries[0].address);
     if (known === undefined) return true;
@@ -223,10 +223,10 @@ export class TenantHub<Member extends HubMember> {
     this.#observe(run);
     // Unless the hub has started anew meanwhile.
     if (this.#broadcasts[0] === run) this.#broadcasts.shift();
-    this.#settle();
+    this.#advanceDispatched();
   }
 
-  #settle(): void {
+  #advanceDispatched(): void {
     const [next] = this.#broadcasts;
     const offered = Math.min(
       this.#enqueuedUpTo,

@@ -21,16 +21,16 @@ export const wantsStream = ({ method, url = '' }: IncomingMessage): boolean =>
   method === 'GET' && url.startsWith('/v1/stream') && (url.length === 10 || url[10] === '?');
 
 /** A first request that waits for its turn. */
-interface First {
+interface FirstRequest {
   readonly socket: Socket;
   readonly begin: () => void;
 }
 
 /** First requests by the address that they come from: each address has its turn, however many wait of another. */
 class Addresses {
-  readonly #waiting = new Map<string, First[]>();
+  readonly #waiting = new Map<string, FirstRequest[]>();
 
-  push(first: First): void {
+  push(first: FirstRequest): void {
     // A socket that is closed has none; it is passed over.
     const address = first.socket.remoteAddress ?? '';
     const own = this.#waiting.get(address);
@@ -38,7 +38,7 @@ class Addresses {
     else own.push(first);
   }
 
-  shift(): First | undefined {
+  shift(): FirstRequest | undefined {
     for (const [address, own] of this.#waiting) {
       const first = own.shift();
       this.#waiting.delete(address);
@@ -98,7 +98,7 @@ export class ConnectionThrottle {
     this.#adapt(now);
     this.#left += Math.max(this.#perTurn, LEAST_PER_MS * Math.min(now - this.#turned, CATCH_UP_MS));
     this.#turned = now;
-    let first: First | undefined;
+    let first: FirstRequest | undefined;
     while (this.#left >= 1 && (first = this.#next()) !== undefined) {
       // Whoever has gone costs nothing.
       if (first.socket.destroyed) continue;
@@ -111,7 +111,7 @@ export class ConnectionThrottle {
   }
 
   /** Streams and the others by turns: of thousands only one is in front of whoever wants something else. */
-  #next(): First | undefined {
+  #next(): FirstRequest | undefined {
     const othersFirst = this.#othersNext;
     this.#othersNext = !othersFirst;
     if (othersFirst) return this.#others.shift() ?? this.#streams.shift();

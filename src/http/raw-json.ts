@@ -123,7 +123,7 @@ function* walkValue(text: string, at: number): Generator<void, Part> {
   return upTo(text.length);
 }
 
-/** Whether nothing but white space is left behind the value that begins at or after `at`. */
+/** The one value of the text. @throws SyntaxError if there is more than white space behind it */
 export function* walkRoot(text: string): Generator<void, Part> {
   const root = yield* walkValue(text, yield* walkSpace(text, 0));
   const rest = yield* walkSpace(text, root.end);

@@ -183,7 +183,7 @@ export class AppendStore {
 
   /**
    * Appends what the publications hold, in order. Undefined: the tenant has no log yet, nothing was stored.
-   * When this returns, the commit is on disk. `append` is a UUID by which `settle` knows it; `rate` is what the tenant
+   * When this returns, the commit is on disk. `append` is a UUID by which `outcomeOf` knows it; `rate` is what the tenant
    * may publish per second.
    */
   async append(
@@ -241,7 +241,7 @@ export class AppendStore {
    * After an append whose outcome is unknown: which of its ids are in the log, and where. Those that are not there will
    * not be stored by it any more.
    */
-  async settle(
+  async outcomeOf(
     tenantId: TenantId,
     ids: readonly string[],
     append: string,

@@ -50,7 +50,7 @@ export class IdempotencyRecords {
    * The first answer, from the database; undefined: the key was not used.
    * @throws Problem `idempotency_mismatch` (422), `overloaded` or `database_unavailable` (503)
    */
-  async find(tenantId: TenantId, key: IdempotencyKey): Promise<Stored | undefined> {
+  async stored(tenantId: TenantId, key: IdempotencyKey): Promise<Stored | undefined> {
     if (this.#tenants.pending(tenantId) >= MOST_WAITING) {
       throw new Problem('overloaded', 'Too many Idempotency-Keys wait to be looked up on this node.', {
         retryAfter: 1,
@@ -67,8 +67,8 @@ export class IdempotencyRecords {
   }
 
   /** The same, also of a request that is under way. For what a limit, an expiry or a shutdown would refuse by now. */
-  async recall(tenantId: TenantId, key: IdempotencyKey): Promise<Stored | undefined> {
-    return (await this.underWay(tenantId, key)) ?? (await this.find(tenantId, key));
+  async storedOrUnderWay(tenantId: TenantId, key: IdempotencyKey): Promise<Stored | undefined> {
+    return (await this.underWay(tenantId, key)) ?? (await this.stored(tenantId, key));
   }
 }
 

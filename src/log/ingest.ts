@@ -34,12 +34,15 @@ export class Ingest {
   readonly #queues = new Map<TenantId, Waiting[]>();
   readonly #committed = new Subject<Batch>();
   readonly #running = new Set<Promise<void>>();
-  readonly #admitted = new InFlight<TenantId>();
+  readonly #underWay = new InFlight<TenantId>();
   readonly #logger = new Logger(Ingest.name);
   #notifications = 0;
   #bytes = 0;
 
-  /** Every batch that this node committed, per tenant in the order of the log. */
+  /**
+   * Every batch of whose commit this node has heard, per tenant in the order of the log. What is found after a lost connection is
+   * not among them, and comes by the log poll.
+   */
   readonly committed: Observable<Batch> = this.#committed.asObservable();
 
   constructor(
@@ -57,17 +60,17 @@ export class Ingest {
    * `idempotency_mismatch` (422), `tenant_unknown` (403)
    */
   async publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
-    return await this.#admitted.track(tenantId, this.#publish(tenantId, publication));
+    return await this.#underWay.track(tenantId, this.#publish(tenantId, publication));
   }
 
   async #publish(tenantId: TenantId, publication: Publication): Promise<Stored> {
     const { idempotency } = publication;
-    if (idempotency === undefined) return await this.#admit(tenantId, publication);
+    if (idempotency === undefined) return await this.#reserve(tenantId, publication);
 
     // A duplicate that is under way on this node is joined here; one on another node meets us at the key's row.
     const duplicate = this.records.underWay(tenantId, idempotency);
     return await (duplicate ??
-      this.records.during(tenantId, idempotency, this.#admit(tenantId, publication)));
+      this.records.during(tenantId, idempotency, this.#reserve(tenantId, publication)));
   }
 
   /** Waits until everything that was accepted is stored or refused. */
@@ -77,7 +80,7 @@ export class Ingest {
 
   /** Waits until what was accepted for a tenant by now is stored or refused. */
   async settledOf(tenantId: TenantId): Promise<void> {
-    await this.#admitted.settled(tenantId);
+    await this.#underWay.settled(tenantId);
   }
 
   /** Refuses what waits for a tenant that was deleted. */
@@ -89,16 +92,15 @@ export class Ingest {
   }
 
   /** Lets the publication in if the tenant's limits do; a key that was used is answered all the same. */
-  async #admit(tenantId: TenantId, publication: Publication): Promise<Stored> {
+  async #reserve(tenantId: TenantId, publication: Publication): Promise<Stored> {
     const { drafts, idempotency } = publication;
     const size = drafts.reduce((sum, draft) => sum + draft.size, 0);
-    const reservation = await this.quotas.reserve(tenantId, drafts.length, size).catch((error: unknown) => {
+    const reserved = await this.quotas.reserve(tenantId, drafts.length, size).catch((error: unknown) => {
       throw isUnavailable(error) ? databaseUnavailable(error) : error;
     });
-    if (!(reservation instanceof Problem))
-      return await this.#enqueue(tenantId, publication, size, reservation);
-    const known = idempotency && (await this.records.find(tenantId, idempotency));
-    if (known === undefined) throw reservation;
+    if (!(reserved instanceof Problem)) return await this.#enqueue(tenantId, publication, size, reserved);
+    const known = idempotency && (await this.records.stored(tenantId, idempotency));
+    if (known === undefined) throw reserved;
     return known;
   }
 
@@ -227,7 +229,7 @@ export class Ingest {
   async #answerDuplicate(tenantId: TenantId, { publication, resolve, reject }: Waiting): Promise<void> {
     try {
       const { idempotency } = publication;
-      const stored = idempotency && (await this.records.find(tenantId, idempotency));
+      const stored = idempotency && (await this.records.stored(tenantId, idempotency));
       // The duplicate's key was swept between the two statements: its window is over, and the caller may simply send again.
       if (stored === undefined)
         throw new Problem('overloaded', 'The Idempotency-Key just expired; send the request again.', {
@@ -268,7 +270,7 @@ export class Ingest {
   async #findStored(tenantId: TenantId, ids: readonly string[], appendId: string) {
     for (let idle = this.config.DATABASE_CONNECTIONS_PER_POOL; ; idle -= 1) {
       try {
-        return await this.store.settle(tenantId, ids, appendId);
+        return await this.store.outcomeOf(tenantId, ids, appendId);
       } catch (error) {
         if (idle === 0 || isNeverSent(error) || !isConnectionLoss(error)) throw error;
       }

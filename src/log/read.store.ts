@@ -179,7 +179,7 @@ export class ReadStore {
     return { head: first.head, ...toRun(found, limits.rows, first.head) };
   }
 
-  /** The heads of these tenants, and the time. A tenant without a log is missing in the answer. */
+  /** The heads of these tenants. A tenant without a log is missing in the answer. */
   async heads(tenantIds: readonly TenantId[]): Promise<LogHead[]> {
     return await this.crossTenant.rows<LogHead & Record<string, unknown>>(HEADS, [tenantIds]);
   }

@@ -4,13 +4,13 @@ import { Pool } from './pool.ts';
 import { TenantPool } from './tenant-pool.ts';
 /* Pools of the service role, which sees one tenant at a time. */
 
-/** Appends, and the quotas that they are charged to. Nothing else uses it: publishes must not wait for requests of clients. */
+/** What publishing needs: appends, quotas, idempotency records, and the rows of a tenant that is met for the first time. Publishes must not wait for requests of clients. */
 export class AppendPool extends TenantPool {}
-/** What clients ask for, and what administrators write: opened streams, acknowledgements, tickets, stream commands, admin actions. Short statements. */
+/** What clients ask for, in short statements: opened streams, acknowledgements, tickets, renewals. */
 export class ClientPool extends TenantPool {}
 /** Reads of the log for streams. */
 export class BacklogPool extends TenantPool {}
-/** Queries of operators. */
+/** Queries of operators, exports, and the pages of erasures. */
 export class HistoryPool extends TenantPool {}
 
 /* Pools of the cross-tenant role. */

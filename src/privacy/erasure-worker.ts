@@ -272,7 +272,7 @@ export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
           this.registry.drop(erasure);
         return;
       }
-      const upTo = erasure.position ?? (await this.#settle(erasure));
+      const upTo = erasure.position ?? (await this.#cut(erasure));
       await this.#erase(erasure, upTo);
       if (!(await this.registryStore.markEmptied(erasure, this.id))) throw new Abandoned();
       await this.changes.now();
@@ -290,7 +290,7 @@ export class ErasureWorker implements OnModuleInit, OnModuleDestroy {
    * Settles the position up to which everything is erased. Every node has purged its memory by then, and every transaction
    * is over that may not have seen the row of the erasure, so nothing is under way that could add a row later.
    */
-  async #settle(erasure: Erasure): Promise<Position> {
+  async #cut(erasure: Erasure): Promise<Position> {
     let before = await this.inFlight.underWay();
     await this.#untilPurged(erasure, async () => {
       before = await this.inFlight.still(before);

@@ -5,7 +5,7 @@ import type { Position } from '../core/position.ts';
 import { type AuditEntry } from '../audit/audit.store.ts';
 import { type Principal } from '../http/access.ts';
 
-/** The erasure of a user, or of a whole tenant. Every node keeps it in memory as long as it has a row. */
+/** The erasure of a user, or of a whole tenant. Every node keeps it in memory until it is done. */
 export interface Erasure {
   readonly tenantId: TenantId;
   readonly id: string;
@@ -15,7 +15,7 @@ export interface Erasure {
   readonly user: UserId | null;
   /** The process that began it. */
   readonly worker: string;
-  /** The last position that is erased. Null until that is settled; until then every position counts as erased. */
+  /** The last position that is erased. Null until that is known; until then every position counts as erased. */
   readonly position: Position | null;
   /** What belongs to streams that were opened until then is erased, in ms since 1970. Null like `position`. */
   readonly erasedAt: number | null;
@@ -82,7 +82,7 @@ const requesterSchema = z.strictObject({
   requestId: z.string(),
 });
 
-export const orderedBy = (
+export const requesterOf = (
   { tenantId, subject, issuer }: Principal,
   { ip: remoteAddress, id: requestId }: { readonly ip: string; readonly id: string },
 ): string =>

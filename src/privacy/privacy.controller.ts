@@ -12,7 +12,7 @@ import { HistoryModule } from '../history/history.controller.ts';
 import { beginLines, LINES_TYPE } from '../http/pages.ts';
 import { refuseQuery } from '../http/json-body.ts';
 import { TenantsStore, TenantsModule } from '../tenants/tenants.ts';
-import { orderedBy, targetOf, type ErasureView } from './erasure.ts';
+import { requesterOf, targetOf, type ErasureView } from './erasure.ts';
 import { ErasurePurger, ErasureRegistry, ErasureRegistryStore } from './erasure-registry.ts';
 import { ErasureWorker, ErasureWorkerStore } from './erasure-worker.ts';
 import { ExportStore, UserExport } from './export.store.ts';
@@ -50,7 +50,7 @@ class ErasureRequests {
     const { tenantId } = principal;
     const action = { action: 'user.erase', tenantId } as const;
     return await this.transactions.perform(principal, request, action, async ({ run }) => {
-      const by = orderedBy(principal, request);
+      const by = requesterOf(principal, request);
       const begun = await this.store.begin(run, tenantId, user, by, this.worker.id);
       if (begun === undefined)
         throw new Problem('tenant_unknown', 'The tenant of the token is not registered.');
@@ -71,7 +71,7 @@ class ErasureRequests {
       const before = await this.tenants.lock(transaction, tenantId);
       if (before === undefined) throw notFound('tenant');
       if (before.status === 'deleted') return { result: undefined, change: undefined };
-      const by = orderedBy(principal, request);
+      const by = requesterOf(principal, request);
       const begun = await this.store.begin(transaction.run, tenantId, undefined, by, this.worker.id);
       if (begun === undefined) throw new Error('an erasure of a tenant begins or is joined');
       if (begun.joined) return { result: begun.id, change: undefined };
@@ -123,7 +123,7 @@ class UserDataController {
   @Describe(eraseUserDataDescription)
   @Header('cache-control', 'no-store')
   @RequireScope('operations:write')
-  @PaidFrom('acts')
+  @PaidFrom('admin actions')
   async erase(
     @CurrentPrincipal() principal: Principal,
     @Req() request: FastifyRequest,

@@ -33,7 +33,7 @@ const MOST_PACED = 20_000;
 /** Nobody waits longer than this for a rejection, in ms. */
 const HELD_MS = 2_000;
 
-/** Says that the limits of tenants refuse publishes, and takes its time to do so. */
+/** Logs that the limits of tenants refuse publishes, and paces every answer of 4xx to a publisher. */
 @Injectable()
 export class RejectionThrottle {
   readonly #logger = new Logger(RejectionThrottle.name);
@@ -112,7 +112,7 @@ export class PublishAdmission {
     const passable = asked <= this.tenants.limits(tenantId).burst ? Math.max(1, asked) : 1;
     const refusal = await this.quotas.refusal(tenantId, passable, 1);
     if (refusal === undefined) return;
-    const known = key && (await this.records.recall(tenantId, key));
+    const known = key && (await this.records.storedOrUnderWay(tenantId, key));
     if (known === undefined) throw refusal;
   }
 

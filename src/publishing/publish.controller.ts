@@ -110,7 +110,7 @@ export class PublishController {
       const stored =
         refused === undefined
           ? await this.ingest.publish(tenantId, { publisher, drafts, idempotency })
-          : idempotency && (await this.records.recall(tenantId, idempotency));
+          : idempotency && (await this.records.storedOrUnderWay(tenantId, idempotency));
       if (stored === undefined) throw refused ?? new Error('nothing was stored and nothing was refused');
       if (stored.replayed) reply.header('idempotency-replayed', 'true');
       this.metrics.publishRequests.inc({ result: stored.replayed ? 'replayed' : 'stored' });

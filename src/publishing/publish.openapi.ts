@@ -105,7 +105,7 @@ export const publishBatchDescription: Description = {
   tag: 'Publish',
   summary: 'Publish many notifications at once',
   description: `All of them are stored, or none. The answer is in the order of the request, an item with \`users\`
-expanded in its place. At most 1,000 notifications after that and 8 MiB (both are settings of the service). ${RIGHTS}
+expanded in its place. At most 1,000 notifications after that and 8 MiB (a setting of the service). ${RIGHTS}
 
 ${LIMITS}
 

@@ -195,7 +195,7 @@ export class DevicesStore {
     // Every round settles all but those whose device, or another of the same user, was created by others meanwhile; the
     // next round sees that device.
     while (registered.size < devices.length) {
-      const rows = await this.#settle(tenantId, devices, (n) => !registered.has(n));
+      const rows = await this.#registerOnce(tenantId, devices, (n) => !registered.has(n));
       if (rows.length === 0) throw new TenantUnknown(tenantId);
       for (const row of rows) {
         const device = devices[row.n];
@@ -206,7 +206,7 @@ export class DevicesStore {
     return [...registered].toSorted(([a], [b]) => a - b).map(([, answer]) => answer);
   }
 
-  async #settle(
+  async #registerOnce(
     tenantId: TenantId,
     devices: readonly DeviceRegistration[],
     open: (n: number) => boolean,

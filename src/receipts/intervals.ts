@@ -4,7 +4,7 @@ import type { Partitioned, Partitions } from '../log/partitions.ts';
 /*
  * Receipts are intervals of positions, (from, to]. "Which intervals cover position x?" has no short answer in an
  * index on `to` alone: every later interval might reach back over x. So an interval carries the class of its width:
- * one of class C is narrower than CLASS_WIDTHS[C], hence only those with `to` in [x, x + CLASS_WIDTHS[C]) can
+ * one of class C is at most as wide as CLASS_WIDTHS[C], hence only those with `to` in [x, x + CLASS_WIDTHS[C]) can
  * cover x, and since each class is at most four times as wide as its narrowest member, at least about a quarter of
  * the rows that are read are an answer.
  */

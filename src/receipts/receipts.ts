@@ -10,7 +10,7 @@ import { type OfStream, ReceiptsStore } from './receipts.store.ts';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Acknowledgements, AcksController, AcksStore } from './acknowledgements.ts';
 import { DevicesStore } from './devices.store.ts';
-import { NodeName, NodesStore } from '../cluster/nodes.ts';
+import { NodesModule } from '../cluster/nodes.ts';
 
 type Opened = Parameters<ReceiptsStore['recordConnections']>[1][number];
 type Sent = Parameters<ReceiptsStore['recordSends']>[1][number];
@@ -310,8 +310,9 @@ async function writeChunked<Row>(
 }
 
 @Module({
+  imports: [NodesModule],
   controllers: [AcksController],
-  providers: [AcksStore, Acknowledgements, DevicesStore, Receipts, ReceiptsStore, NodeName, NodesStore],
-  exports: [DevicesStore, Receipts, NodeName],
+  providers: [AcksStore, Acknowledgements, DevicesStore, Receipts, ReceiptsStore],
+  exports: [DevicesStore, NodesModule, Receipts],
 })
 export class ReceiptsModule {}

@@ -12,8 +12,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 class RootLoggerModule {}
 
 /**
- * One pino logger for everything: Nest's own `Logger` writes through it (`app.useLogger(app.get(Logger))` with the
- * `Logger` of nestjs-pino), and so does the request log.
+ * One pino logger for everything: Nest's own `Logger` writes through it (by ServiceLogger), and so does the request log.
  *
  * nestjs-pino's middleware stays off (`forRoutes: []`): it would serialise every request into a child logger, and its
  * async context would put one request's id on the lines of timers and batches that many requests share.
@@ -112,11 +111,11 @@ declare module 'fastify' {
 const MAX_PATH = 256;
 
 /**
- * Gives every request its id, and when it is over one line and one observation. The line is made of a list of known
+ * When a request is over, one line and one observation. The line is made of a list of known
  * fields: no header, query value, body or token has a way into it, and the path is the route's pattern.
  *
  * It hangs on the response's `close`, which also comes for a caller who left. A stream takes its socket away from the
- * response, so that none comes: the stream says itself when it opens and ends.
+ * response, so that none comes: history and metrics tell of streams.
  */
 @Injectable()
 export class RequestLog {

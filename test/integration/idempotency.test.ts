@@ -26,7 +26,7 @@ describe('keys that wait to be looked up', () => {
     const release = await holding(database, 'lock table idempotency_keys in access exclusive mode');
     const asked = [acme, globex].map((tenant) =>
       Promise.allSettled(
-        Array.from({ length: tenant === acme ? 1_001 : 1 }, (_, n) => keys.find(tenant, keyOf(n))),
+        Array.from({ length: tenant === acme ? 1_001 : 1 }, (_, n) => keys.stored(tenant, keyOf(n))),
       ),
     );
     await release();
@@ -37,6 +37,6 @@ describe('keys that wait to be looked up', () => {
       reason: { code: 'overloaded', headers: { 'retry-after': '1' } },
     });
     expect([...ofAcme, ...ofGlobex]).toEqual(Array.from({ length: 1_001 }, () => unused));
-    await expect(keys.find(acme, keyOf(1_000))).resolves.toBeUndefined();
+    await expect(keys.stored(acme, keyOf(1_000))).resolves.toBeUndefined();
   });
 });

@@ -146,7 +146,7 @@ describe('an append', () => {
   test('that comes too late to be stored costs nothing', async () => {
     const tenant = await freshTenant();
     const late = randomUUIDv7();
-    await store.settle(tenant, [randomUUIDv7()], late);
+    await store.outcomeOf(tenant, [randomUUIDv7()], late);
     expect(await store.append(tenant, [publication([9])], late, RATE)).toBeUndefined();
     expect(await store.usage(tenant)).toMatchObject({ spent: 0, storedBytes: 0 });
   });
