@@ -111,9 +111,17 @@ async function readBytes(
         }
         chunks.push(chunk);
       });
-      payload.once('end', resolve);
-      // One whose client has left may have neither `end` nor `error`.
-      for (const over of ['error', 'close']) payload.once(over, () => reject(cutOff()));
+      let complete = false;
+      payload.once('end', () => {
+        complete = true;
+        resolve();
+      });
+      // One whose client has left may have neither `end` nor `error`. Every other one is closed, too: an error that nobody sees,
+      // with its stack, was a tenth of what a publish costs.
+      for (const over of ['error', 'close'])
+        payload.once(over, () => {
+          if (!complete) reject(cutOff());
+        });
     });
   } catch (error) {
     payload.removeAllListeners('data').resume();
