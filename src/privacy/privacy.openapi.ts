@@ -80,7 +80,7 @@ export const eraseUserDataDescription: Description = {
 the user, devices with their cursors, what was sent and confirmed, connections, tickets and orders. The ids of these
 notifications are taken out of the answers to idempotency keys. Broadcasts stay. Meanwhile the user gets no stream.
 
-The tokens stay good: whoever comes back begins as a new user. What is published later is kept. May be repeated.
+The tokens stay good: whoever comes back begins as a new user. What is published after this answer is kept. May be repeated.
 
 204 when all of it is gone; 202 when that takes longer than some seconds: it goes on, whatever becomes of this node, and
 \`Location\` tells how far it is. The audit log tells who ordered it, and what is gone.`,
