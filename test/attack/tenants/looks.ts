@@ -5,6 +5,8 @@ const ITS_OWN: readonly [RegExp, string][] = [
   [/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, '<uuid>'],
   [/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, '<time>'],
   [/\b\d{15,16}\b/g, '<position>'],
+  // What is left of a quota comes back with every millisecond.
+  [/^ratelimit: .*$/gm, 'ratelimit: <what is left>'],
   // A ticket.
   [/[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{64}/g, '<ticket>'],
 ];
