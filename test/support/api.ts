@@ -11,6 +11,9 @@ export interface StoredAnswer {
   readonly createdAt: string;
 }
 
+/** For an answer that never comes, so that it is told which one that was. */
+const NEVER_MS = 150_000;
+
 async function answerOf<Body>(response: Response): Promise<Answer<Body>> {
   const text = await response.text();
   return {
@@ -29,6 +32,7 @@ export async function post<Body = Record<string, unknown>>(
 ): Promise<Answer<Body>> {
   const response = await fetch(url, {
     method: 'POST',
+    signal: AbortSignal.timeout(NEVER_MS),
     headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
     body: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body),
   });
@@ -41,7 +45,10 @@ export async function get<Body = Record<string, unknown>>(
   headers: Record<string, string> = {},
 ): Promise<Answer<Body>> {
   return await answerOf<Body>(
-    await fetch(url, { headers: { authorization: `Bearer ${token}`, ...headers } }),
+    await fetch(url, {
+      headers: { authorization: `Bearer ${token}`, ...headers },
+      signal: AbortSignal.timeout(NEVER_MS),
+    }),
   );
 }
 
