@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { migrate } from '../../../src/postgres/migrate.ts';
+import { withConnection } from '../../../src/postgres/connection.ts';
 import { openDatabase } from '../../../src/postgres/open-database.ts';
 import { Pool } from '../../../src/postgres/pool.ts';
+import { keepSettings } from '../../../src/postgres/session-settings.ts';
 import { Maintenance } from '../../../src/maintenance/maintenance.ts';
 import { Metrics } from '../../../src/telemetry/metrics.ts';
 import { call, operatorOf, readerOf } from '../../support/admin.ts';
@@ -31,6 +33,11 @@ describeBehindPgBouncer((mode) => {
   beforeAll(async () => {
     direct = await createDatabase();
     await makeHostile(direct, 'database');
+    // The owner's login keeps no settings by itself (docs/how-to/deploy.md): of two that migrate at once, one may get a session
+    // that was opened for the other and that nobody has set up.
+    await withConnection({ url: direct.urls.owner, name: 'test' }, (client) =>
+      keepSettings(client, 'DATABASE_OWNER_URL'),
+    );
     pooler = await startPgBouncer(direct, mode);
     database = pooler.database;
     // As a start of the service does.
