@@ -46,7 +46,7 @@ export class AuditController {
     const { limit = DEFAULT_LIMIT, cursor, ...filters } = parseQuery(auditQuerySchema, query);
     const { action, since, until } = filters;
     const listing: Listing = [...of, action, since, until];
-    const before = cursor === undefined ? undefined : readCursor(listing, cursor, place)[0];
+    const before = readCursor(listing, cursor, place)?.[0];
     const found = await this.audit.page(tenantId, { action, since, until }, before, limit + 1);
     return pageOf(found, limit, listing, ({ id }) => [id]);
   }

@@ -58,7 +58,7 @@ export class IssuersController {
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
     const { limit = DEFAULT_LIMIT, cursor } = parseQuery(issuersQuerySchema, query);
     const listing: Listing = [tenantId, 'issuers'];
-    const after = cursor === undefined ? undefined : readCursor(listing, cursor, place)[0];
+    const after = readCursor(listing, cursor, place)?.[0];
     const found = await this.issuers.page(after, limit + 1);
     return pageOf(found.map(issuerView), limit, listing, ({ id }) => [id]);
   }

@@ -40,7 +40,7 @@ export class RevocationsController {
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
     const { limit = DEFAULT_LIMIT, cursor } = parseQuery(revocationsQuerySchema, query);
     const listing: Listing = [tenantId, 'revocations'];
-    const after = cursor === undefined ? undefined : readCursor(listing, cursor, timePlace);
+    const after = readCursor(listing, cursor, timePlace);
     const found = await this.revocations.page(tenantId, after, limit + 1);
     const { items, nextCursor } = pageOf(found, limit, listing, ({ place }) => place);
     return { items: items.map(viewOf), nextCursor };

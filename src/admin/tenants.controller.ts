@@ -64,7 +64,7 @@ class TenantsController {
   async list(@CurrentPrincipal() { tenantId }: Principal, @Query() query: unknown) {
     const { status, limit = DEFAULT_LIMIT, cursor } = parseQuery(tenantsQuerySchema, query);
     const listing: Listing = [tenantId, 'tenants', status];
-    const after = cursor === undefined ? '' : readCursor(listing, cursor, place)[0];
+    const after = readCursor(listing, cursor, place)?.[0] ?? '';
     const found = await this.tenants.page(after, status, limit + 1);
     return pageOf(found, limit, listing, ({ id }) => [id]);
   }

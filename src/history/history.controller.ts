@@ -76,8 +76,8 @@ class HistoryController {
     const { limit, cursor, ...filters } = parseQuery(historyQuerySchema, rawQuery);
     const { user, topic, type, status, since, until } = filters;
     const listing: Listing = [tenantId, 'notifications', user, topic, type, status, since, until];
-    const before =
-      cursor === undefined ? undefined : asPosition(readCursor(listing, cursor, positionPlace)[0]);
+    const place = readCursor(listing, cursor, positionPlace);
+    const before = place && asPosition(place[0]);
     void reply.headers({ 'cache-control': 'no-store', vary: 'Origin, Accept' });
     if (!wantsLines(accept)) {
       const { items, next } = await this.history.page(tenantId, filters, before, limit ?? DEFAULT_LIMIT);
@@ -182,7 +182,7 @@ class HistoryController {
 /** How long a page of a list about one notification is to be, and behind which place it begins. */
 function pageAskedFor<Place extends z.ZodType>(listing: Listing, rawQuery: unknown, place: Place) {
   const { limit = DEFAULT_LIMIT, cursor } = parseQuery(pageQuerySchema, rawQuery);
-  return { limit, after: cursor === undefined ? undefined : readCursor(listing, cursor, place) };
+  return { limit, after: readCursor(listing, cursor, place) };
 }
 
 /** Who is connected now, and who was at a given time. */
@@ -207,7 +207,7 @@ class ConnectionsController {
     } = parseQuery(connectionsQuerySchema, rawQuery);
     const listing: Listing = [tenantId, 'connections', user, since, until];
     const period = since === undefined && until === undefined ? 'now' : { since, until };
-    const after = cursor === undefined ? undefined : readCursor(listing, cursor, timePlace);
+    const after = readCursor(listing, cursor, timePlace);
     const found = await this.connections.page(tenantId, user, period, after, CONNECTIONS_READ);
     const items = found.items.slice(0, limit);
     const next = found.items.length > limit ? items.at(-1)?.place : found.reached;

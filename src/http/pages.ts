@@ -73,12 +73,13 @@ export function writeCursor(listing: Listing, place: readonly (string | number)[
   return Buffer.from(JSON.stringify([bindingOf(listing), ...place])).toString('base64url');
 }
 
-/** The place that `writeCursor` was given, checked by `schema`. Throws Problem `validation_failed`. */
+/** The place that `writeCursor` was given, checked by `schema`; undefined: the first page is asked for. Throws Problem `validation_failed`. */
 export function readCursor<Place extends z.ZodType>(
   listing: Listing,
-  cursor: string,
+  cursor: string | undefined,
   schema: Place,
-): z.infer<Place> {
+): z.infer<Place> | undefined {
+  if (cursor === undefined) return undefined;
   const [binding, ...place] = decode(cursor);
   const parsed = schema.safeParse(place);
   if (parsed.success && binding === bindingOf(listing)) return parsed.data;
