@@ -70,7 +70,11 @@ export class CuttingProxy {
       service.destroy();
     });
     if (this.away) return sever(link, 'reset');
-    client.once('data', (head: Buffer) => this.requests.push(head.toString('latin1').toLowerCase()));
+    // A client may send more than one request on a connection, each head in a piece of its own.
+    client.on('data', (piece: Buffer) => {
+      const head = piece.toString('latin1').toLowerCase();
+      if (/^[a-z]+ \S+ http\/1\.1\r\n/.test(head)) this.requests.push(head);
+    });
     client.pipe(service);
     service.on('data', (bytes: Buffer) => this.#forward(link, bytes));
     service.on('end', () => client.end());
