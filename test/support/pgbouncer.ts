@@ -1,16 +1,11 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe } from '@jest/globals';
 import { findServerUser, give } from '../../src/postgres/server-home.ts';
 import { loginOf } from '../../src/postgres/roles.ts';
 import { throughPort, type TestDatabase } from './database.ts';
-import { eventually } from './eventually.ts';
 import { ownPort } from './own-port.ts';
+import { describeWith, startProgram } from './programs.ts';
 
 const PROGRAM = '/usr/sbin/pgbouncer';
 
@@ -19,12 +14,8 @@ export type PoolMode = 'transaction' | 'session';
 
 /** Runs these tests behind a PgBouncer of each mode. Without PgBouncer they are skipped, or fail where all programs are required. */
 export function describeBehindPgBouncer(tests: (mode: PoolMode) => void): void {
-  const isThere = existsSync(PROGRAM);
-  const missing = `PgBouncer is not installed (looked for ${PROGRAM})`;
-  if (!isThere && process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(missing);
-  if (!isThere) process.stderr.write(`Skipped: ${missing}.\n`);
   for (const mode of ['transaction', 'session'] as const)
-    (isThere ? describe : describe.skip)(`behind PgBouncer by the ${mode}`, () => tests(mode));
+    describeWith(PROGRAM)(`behind PgBouncer by the ${mode}`, () => tests(mode));
 }
 
 /** A PgBouncer as it is installed, with no setting made for us. `database` is reached through it by the service's logins. */
@@ -60,28 +51,11 @@ logfile = ${path('log')}
   );
   await chmod(home, 0o700);
   for (const name of ['', 'users.txt', 'pgbouncer.ini']) await give(path(name), user);
-  // Its input ends when this process does, in whatever way; then the shell takes it along.
-  const shell = spawn(
-    '/bin/sh',
-    [
-      '-c',
-      'trap "" INT TERM HUP; "$1" -q "$2" & cat >/dev/null; kill $!; wait',
-      'sh',
-      PROGRAM,
-      path('pgbouncer.ini'),
-    ],
-    { ...user, cwd: home, stdio: ['pipe', 'ignore', 'ignore'] },
-  );
-  const ended = once(shell, 'close');
-  await eventually(async () => {
-    const socket = connect(port, '127.0.0.1');
-    await once(socket, 'connect').finally(() => socket.destroy());
-  });
+  const program = await startProgram([PROGRAM, '-q', path('pgbouncer.ini')], port, { ...user, cwd: home });
   return {
     database: { ...direct, urls: throughPort(direct, port).urls },
     end: async () => {
-      shell.stdin.end();
-      await ended;
+      await program.end();
       await rm(home, { recursive: true, force: true });
     },
   };
