@@ -1,8 +1,10 @@
 import { Inject, Injectable, Logger, Module, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
+import type { Subscription } from 'rxjs';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
 import { ChangeFeedPool } from '../postgres/pools.ts';
 import type { Statement } from '../postgres/pool.ts';
+import { Bus, BusModule } from './bus.ts';
 
 /** What the database had when it was asked. */
 interface ChangeSnapshot {
@@ -75,6 +77,9 @@ export class InFlightTransactionsStore {
   }
 }
 
+/** Least time between looks for what other nodes have said, in ms. */
+const BETWEEN_LOOKS_MS = 50;
+
 /** A table of which every node keeps what counts in memory. */
 export interface ChangeSource {
   /** Reads everything that counts: at start, and when the database went back. Throws the database's error. */
@@ -89,8 +94,8 @@ export interface ChangeSource {
 /**
  * How this node hears of what any node changed: issuers, tenants, revocations, erasures, commands to open streams.
  *
- * The truth is a row; a node asks for new ones several times a second and needs no other message. A look reads
- * what was not visible yet in the snapshot that was taken *before* the last look read. Neither a sequence nor a clock would
+ * The truth is a row. A node asks for new ones several times a second, and soon after another node has said that there is one. A
+ * look reads what was not visible yet in the snapshot that was taken *before* the last look read. Neither a sequence nor a clock would
  * do, since both become visible out of order.
  */
 @Injectable()
@@ -100,12 +105,16 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
   #snapshot: string | undefined;
   #server: string | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #hinted: NodeJS.Timeout | undefined;
+  #subscription: Subscription | undefined;
+  #lookedAt = 0;
   #looking: Promise<void> | undefined;
   #next: Promise<void> | undefined;
   #failing = false;
 
   constructor(
     private readonly store: ChangeFeedStore,
+    private readonly bus: Bus,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -121,18 +130,35 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
       // A look that is still under way will do.
       if (this.#looking === undefined) void this.#poll();
     }, this.config.CHANGES_POLL_MS);
+    this.#subscription = this.bus.changes.subscribe(() => this.#lookSoon());
   }
 
   async onModuleDestroy(): Promise<void> {
     clearInterval(this.#timer);
+    clearTimeout(this.#hinted);
+    this.#subscription?.unsubscribe();
     await this.#looking;
   }
 
   /**
-   * Looks now. When this resolves, what was committed before the call counts on this node; should the database have
-   * gone away since that commit, with a later look.
+   * Looks now, and tells the other nodes. When this resolves, what was committed before the call counts on this node; should the
+   * database have gone away since that commit, with a later look.
    */
   async now(): Promise<void> {
+    this.bus.announceChange();
+    await this.#lookNow();
+  }
+
+  /** Where many nodes change something, each would look for each of the others. */
+  #lookSoon(): void {
+    const wait = Math.max(0, this.#lookedAt + BETWEEN_LOOKS_MS - performance.now());
+    this.#hinted ??= setTimeout(() => {
+      this.#hinted = undefined;
+      void this.#lookNow();
+    }, wait);
+  }
+
+  async #lookNow(): Promise<void> {
     // Callers that wait for the same look share the one after it.
     this.#next ??= this.#lookAfter(this.#looking);
     await this.#next;
@@ -164,6 +190,7 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
   }
 
   async #look(): Promise<void> {
+    this.#lookedAt = performance.now();
     const since = this.#snapshot;
     const { snapshot, server } = await this.store.snapshot();
     // Another server: a standby may have been promoted that had not received everything. Or a dump was restored.
@@ -184,7 +211,8 @@ export class ChangeFeed implements OnModuleInit, OnModuleDestroy {
 const xmin = (snapshot: string): bigint => BigInt(snapshot.split(':', 1)[0] ?? '0');
 
 @Module({
+  imports: [BusModule],
   providers: [ChangeFeed, ChangeFeedStore, InFlightTransactionsStore],
-  exports: [ChangeFeed, InFlightTransactionsStore],
+  exports: [BusModule, ChangeFeed, InFlightTransactionsStore],
 })
 export class ChangeFeedModule {}

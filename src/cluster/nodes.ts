@@ -65,6 +65,11 @@ const NODE_LEFT: Statement = {
   text: `update nodes set instance = null where node = $1 and instance = $2`,
 };
 
+const OTHERS: Statement = {
+  name: 'node_others',
+  text: `select exists (select from nodes n where n.node <> $1 and n.instance is not null and ${lives('n')}) as others`,
+};
+
 /** The nodes of this service. They belong to no tenant. */
 @Injectable()
 export class NodesStore {
@@ -93,6 +98,12 @@ export class NodesStore {
     const [row] = await this.pool.rows<{ anew: boolean }>(NODE_SEEN, [node, this.#instance]);
     if (row === undefined) return 'lost';
     return row.anew ? 'anew' : 'held';
+  }
+
+  /** Whether any other node lives. */
+  async others(node: string): Promise<boolean> {
+    const [row] = await this.pool.rows<{ others: boolean }>(OTHERS, [node]);
+    return row?.others === true;
   }
 
   /** The last sign: the name is free at once. */
@@ -170,6 +181,11 @@ export class NodeName implements OnModuleInit {
       );
     this.#lost = held === 'lost';
     return held;
+  }
+
+  /** Whether any other node lives. Throws the database's error. */
+  async others(): Promise<boolean> {
+    return await this.store.others(this.#name);
   }
 
   /** Leaves the name to whoever starts next. When it cannot be told, they wait. */

@@ -62,6 +62,15 @@ function isHttpsOrLoopback(url: string): boolean {
   return protocol === 'https:' || (host !== undefined && isLoopback(host));
 }
 
+const NATS_URL_FORM =
+  'tls://user:password@host:4222, or nats:// on loopback; what is special in a password is written as in any URL (%40 for @)';
+
+function isNatsUrl(text: string): boolean {
+  const { protocol, hostname: host, username, pathname, search } = URL.parse(text) ?? {};
+  if (host === undefined || host === '' || pathname !== '' || search !== '') return false;
+  return (protocol === 'tls:' && username !== '') || (protocol === 'nats:' && isLoopback(host));
+}
+
 const MIB = 1024 * 1024;
 
 /** Signatures by a key pair, whose public part an issuer shows. EdDSA is Ed25519. */
@@ -112,6 +121,14 @@ const database = {
   DATABASE_OWNER_URL: databaseUrl.describe(
     'The same database by the login that owns the tables. With it every start brings the tables up to date, and makes the other two logins if they are missing; without it `npm run migrate` has to have done so.',
   ),
+  DATABASE_LISTEN_URL: databaseUrl.describe(
+    'The same database by the login for what concerns all tenants, past a pooler in transaction mode: nodes hear one another by LISTEN. Default: DATABASE_ENGINE_URL.',
+  ),
+  NATS_URL: list
+    .pipe(z.array(z.string().refine(isNatsUrl, NATS_URL_FORM)))
+    .describe(
+      'NATS servers of one cluster, separated by commas, by which nodes hear one another instead of LISTEN: tls://user:password@host:4222, or nats:// on loopback.',
+    ),
   DATA_DIR: z
     .string()
     .min(1)
@@ -379,7 +396,12 @@ export function readSettings<Schema extends z.ZodObject>(
   if (isSet('DATABASE_URL') && isAsked('DATABASE_ENGINE_URL') && !isSet('DATABASE_ENGINE_URL')) {
     faults.push('DATABASE_ENGINE_URL: needed with DATABASE_URL, for another login');
   }
-  for (const name of ['DATABASE_ENGINE_URL', 'DATABASE_OWNER_URL'] as const) {
+  for (const name of [
+    'DATABASE_ENGINE_URL',
+    'DATABASE_LISTEN_URL',
+    'NATS_URL',
+    'DATABASE_OWNER_URL',
+  ] as const) {
     if (isSet(name) && !isSet('DATABASE_URL')) faults.push(`${name}: goes with DATABASE_URL`);
   }
   if (isSet('DATABASE_URL') && isAsked('JWT_SECRET') && !isSet('JWT_SECRET') && !isSet('JWKS_URL')) {

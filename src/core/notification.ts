@@ -31,7 +31,7 @@ export interface Batch {
   readonly previous: Position;
   readonly head: Position;
   readonly notifications: readonly Notification[];
-  /** `performance.now()` when the commit was known. */
+  /** `performance.now()` of this node when they were committed, on whichever node that was. */
   readonly committedAt: number;
 }
 

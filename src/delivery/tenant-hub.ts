@@ -1,6 +1,6 @@
 import type { TenantId } from '../core/identifiers.ts';
-import type { Batch } from '../core/notification.ts';
-import { asPosition, type Position } from '../core/position.ts';
+import type { Batch, Notification } from '../core/notification.ts';
+import { asPosition, timeOfPosition, type Position } from '../core/position.ts';
 import { TimeSlicer } from '../concurrency/pacing.ts';
 import type { StreamNode } from './stream-node.ts';
 import { Tail, userOf, type Address, type Entry } from './tail.ts';
@@ -22,11 +22,20 @@ interface AddressRun {
   readonly committedAt: number;
 }
 
+/** The log ends before a position that was said to be in it. */
+export class LogEndsBefore extends Error {
+  override readonly name = 'LogEndsBefore';
+
+  constructor() {
+    super('the log ends before a position that was said to be in it');
+  }
+}
+
 /** What is for more connections than these is a broadcast, and waits in a queue: 16 take less than a millisecond. */
 const DIRECT_LIMIT = 16;
 
 /** What a hub needs of the node that it is on. */
-export type HubNode = Pick<StreamNode, 'metrics' | 'readAfter' | 'trim' | 'databaseTrouble'>;
+export type HubNode = Pick<StreamNode, 'metrics' | 'clock' | 'readAfter' | 'trim' | 'databaseTrouble'>;
 
 /** The streams of one tenant on this node, and the tail of the log that they live from. It exists while there is one. */
 export class TenantHub<Member extends HubMember> {
@@ -112,7 +121,7 @@ export class TenantHub<Member extends HubMember> {
       });
       await this.#healing;
       // The log went back under us: asking again at once would only ask again.
-      if (this.tail.head === before) throw new Error('the log ends before a position that was seen in it');
+      if (this.tail.head === before) throw new LogEndsBefore();
     }
   }
 
@@ -147,8 +156,13 @@ export class TenantHub<Member extends HubMember> {
       previous,
       head: asPosition(Math.max(run.head, previous)),
       notifications,
-      committedAt: performance.now(),
+      committedAt: performance.now() - this.#ageOf(notifications),
     });
+  }
+
+  /** Since the first of these was accepted, in ms, by the database's clock: another node committed them, shortly after that. */
+  #ageOf([first]: readonly Notification[]): number {
+    return first === undefined ? 0 : Math.max(0, this.node.clock.now() - timeOfPosition(first.position));
   }
 
   #restart(head: Position): void {

@@ -10,6 +10,7 @@ import {
 } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
+import { Bus, BusModule } from '../cluster/bus.ts';
 import { AppendPool } from '../postgres/pools.ts';
 import { Public, RouteSettings } from '../http/access.ts';
 import { Describe, json, type Description } from '../http/description.ts';
@@ -50,6 +51,10 @@ export const readySchema = z
           }),
       })
       .meta({ description: 'At most a second old.' }),
+    bus: z.enum(['alone', 'connected', 'degraded']).meta({
+      description:
+        'How this node hears of what others store: `alone`, no other one lives; `connected`, at once; `degraded`, by polling, several times a second.',
+    }),
   })
   .meta({ id: 'Readiness', description: 'Whether this node takes work, and what it depends on.' });
 
@@ -111,6 +116,7 @@ export class Readiness {
   constructor(
     private readonly draining: Draining,
     private readonly store: HealthStore,
+    private readonly bus: Bus,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
@@ -119,7 +125,8 @@ export class Readiness {
     if (this.#probe === undefined || now - this.#probe.at > FRESH_MS)
       this.#probe = { at: now, answer: this.#ask(now) };
     const database = await this.#probe.answer;
-    return { status: this.#status(database), node: this.config.NODE_NAME, version: VERSION, database };
+    const { NODE_NAME: node } = this.config;
+    return { status: this.#status(database), node, version: VERSION, database, bus: this.bus.state };
   }
 
   /** While the database is away nobody knows whether it is migrated, and that alone does not make the node unready. */
@@ -149,6 +156,7 @@ const ready = {
   node: 'node-1',
   version: VERSION,
   database: { reachable: true, milliseconds: 0.8 },
+  bus: 'connected',
 };
 
 const readyExamples = {
@@ -228,6 +236,7 @@ class HealthController {
 }
 
 @Module({
+  imports: [BusModule],
   controllers: [HealthController],
   providers: [HealthStore, Readiness],
 })

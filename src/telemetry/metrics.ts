@@ -104,7 +104,7 @@ export class Metrics {
   );
   readonly commitToSocketSeconds = this.#histogram(
     'tidings_commit_to_socket_seconds',
-    'Time from a known commit until the notification was offered to every connection that it is for, and written to those that are live.',
+    'Time from the commit, on whichever node, until the notification was offered to every connection that it is for, and written to those that are live. For what another node committed it begins a little earlier, with the time in its position.',
     COMMIT_SECONDS,
   );
   readonly gapsAnnounced = this.#counter(
@@ -150,6 +150,20 @@ export class Metrics {
   readonly acknowledgements = this.#counter(
     'tidings_acknowledgements_total',
     'Acknowledgements that were stored.',
+  );
+
+  readonly busMessages = this.#counter(
+    'tidings_bus_messages_total',
+    'Messages by which nodes tell one another that there is something new.',
+    { direction: ['sent', 'received', 'refused'] },
+  );
+  readonly busConnected = this.#gauge(
+    'tidings_bus_connected',
+    'Whether other nodes are heard at once, or there are none (1), or they are heard by polling only (0).',
+  );
+  readonly busQueueUsage = this.#gauge(
+    'tidings_bus_queue_usage',
+    'How full the queue of notifications of PostgreSQL is, 0 to 1. Grows while a session listens and does not read.',
   );
 
   readonly erasures = this.#gauge(

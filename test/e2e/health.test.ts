@@ -2,6 +2,7 @@ import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Draining, readConfig } from '../../src/core/config.ts';
 import { HealthStore, liveSchema, Readiness, readySchema } from '../../src/health/health.controller.ts';
+import { loneBus } from '../support/pools.ts';
 import { startService, type Service } from '../support/app.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
@@ -32,6 +33,7 @@ describe('a service with its database', () => {
       node: 'node-7',
       version: expect.any(String),
       database: { reachable: true, milliseconds: expect.any(Number) },
+      bus: 'alone',
     });
   });
 
@@ -102,7 +104,7 @@ test('a database that takes the connection and says nothing is reported, sooner 
     DATABASE_STATEMENT_TIMEOUT_MS: '600000',
   });
   const store = new HealthStore(config);
-  const report = await new Readiness(new Draining(), store, config).report();
+  const report = await new Readiness(new Draining(), store, loneBus(), config).report();
   expect(report).toMatchObject({ status: 'ready', database: { reachable: false } });
   for (const socket of sockets) socket.destroy();
   silent.close();

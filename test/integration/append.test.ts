@@ -15,7 +15,7 @@ import { Metrics } from '../../src/telemetry/metrics.ts';
 import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { draft } from '../support/notifications.ts';
-import { openMaintenancePool, openPools } from '../support/pools.ts';
+import { loneBus, openMaintenancePool, openPools } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';
 
 let database: TestDatabase;
@@ -42,7 +42,7 @@ function node(settings: TestSettings = {}) {
   pools.push(opened);
   const config: Config = testConfig(settings);
   const store = new AppendStore(opened.tenant);
-  const changes = new ChangeFeed(new ChangeFeedStore(opened.engine), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(opened.engine), loneBus(), config);
   const accounts = new Quotas(
     store,
     new Tenants(changes, new TenantsStore(opened.engine, opened.engine, opened.tenant), config),

@@ -11,7 +11,7 @@ import { Revocations, RevocationsStore } from '../../src/auth/revocations.ts';
 import { StreamCommands, StreamCommandsStore } from '../../src/delivery/stream-commands.ts';
 import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { createDatabase, settingsOf, type DatabasePlace, type TestDatabase } from '../support/database.ts';
-import { openPools } from '../support/pools.ts';
+import { loneBus, openPools } from '../support/pools.ts';
 import { eventually } from '../support/eventually.ts';
 import { createScratchServer } from '../support/scratch-server.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
@@ -62,7 +62,7 @@ class Node {
     const changes = new ChangeFeedPool({ ...options, connections: 1 });
     this.#pools = [{ end }, changes];
     const config = readConfig({ ...settingsOf(place), JWT_SECRET: TEST_SECRET }, { CHANGES_POLL_MS });
-    this.changes = new ChangeFeed(new ChangeFeedStore(changes), config);
+    this.changes = new ChangeFeed(new ChangeFeedStore(changes), loneBus(), config);
     this.revocations = new Revocations(this.changes, new RevocationsStore(changes, tenant));
     this.orders = new StreamCommands(this.changes, new StreamCommandsStore(tenant, changes));
     nodes.push(this);

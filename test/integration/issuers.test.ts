@@ -7,7 +7,13 @@ import type { Pool } from '../../src/postgres/pool.ts';
 import { Issuers, IssuersStore } from '../../src/auth/issuers.ts';
 import { issuerRegistrationSchema, newIssuer, type IssuerState } from '../../src/auth/registration.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
-import { openPools, openTransactions, type TestPools, type TestTransactions } from '../support/pools.ts';
+import {
+  loneBus,
+  openPools,
+  openTransactions,
+  type TestPools,
+  type TestTransactions,
+} from '../support/pools.ts';
 import { issuerKey, startKeyServer, type IssuerKey, type KeyServer } from '../support/key-server.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -92,7 +98,7 @@ async function startNode(
   settings: Record<string, string> = {},
 ): Promise<{ issuers: Issuers; look: () => Promise<void>; changes: () => number }> {
   const config = configOf(settings);
-  const changes = new ChangeFeed(new ChangeFeedStore(pool), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(pool), loneBus(), config);
   const issuers = new Issuers(changes, store, config);
   let changed = 0;
   issuers.changed.subscribe(() => changed++);

@@ -9,7 +9,7 @@ import { PartitionsStore, Partitions } from '../../src/log/partitions.ts';
 import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { draft } from '../support/notifications.ts';
-import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
+import { loneBus, openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';
 
 const RATE = 10;
@@ -47,7 +47,7 @@ class CountedStore extends AppendStore {
 function node(settings: TestSettings = {}) {
   const config = testConfig(settings);
   const tenants = new Tenants(
-    new ChangeFeed(new ChangeFeedStore(shared.engine), config),
+    new ChangeFeed(new ChangeFeedStore(shared.engine), loneBus(), config),
     new TenantsStore(shared.engine, shared.engine, shared.tenant),
     config,
   );

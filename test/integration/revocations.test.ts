@@ -4,7 +4,7 @@ import { readConfig } from '../../src/core/config.ts';
 import { tenantIdSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import { Revocations, RevocationsStore, type RevocationRequest } from '../../src/auth/revocations.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
-import { openPools, type TestPools } from '../support/pools.ts';
+import { loneBus, openPools, type TestPools } from '../support/pools.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
 const MINUTE = 60_000;
@@ -31,7 +31,7 @@ afterAll(async () => {
 /** A node that has looked once, and looks again when it is told to. */
 async function startNode() {
   const config = readConfig({ ...settingsOf(database), JWT_SECRET: TEST_SECRET });
-  const changes = new ChangeFeed(new ChangeFeedStore(pools.engine), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(pools.engine), loneBus(), config);
   const revocations = new Revocations(changes, store);
   await changes.now();
   const heard: string[] = [];

@@ -5,7 +5,7 @@ import { tenantIdSchema } from '../../src/core/identifiers.ts';
 import { NO_LIMITS } from '../../src/core/limits.ts';
 import { Tenants, TenantsStore } from '../../src/tenants/tenants.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
-import { openPools, openTransactions } from '../support/pools.ts';
+import { loneBus, openPools, openTransactions } from '../support/pools.ts';
 import { testConfig, type TestSettings } from '../support/settings.ts';
 import { TEST_SECRET } from '../support/tokens.ts';
 
@@ -33,7 +33,7 @@ async function node(settings: TestSettings = {}) {
   });
   const { tenant: pool, engine, end } = openPools(database, 2);
   const transactions = await openTransactions(database);
-  const changes = new ChangeFeed(new ChangeFeedStore(engine), config);
+  const changes = new ChangeFeed(new ChangeFeedStore(engine), loneBus(), config);
   const store = new TenantsStore(engine, engine, pool);
   const tenants = new Tenants(changes, store, config);
   const changed: string[] = [];

@@ -62,6 +62,9 @@ export class CuttingProxy {
   #pass(client: Socket, service: Socket): void {
     const link: Link = { client, service, carry: '' };
     this.#links.add(link);
+    // A proxy adds no pause of its own, as two that wait for one another's bytes do.
+    client.setNoDelay();
+    service.setNoDelay();
     // Lost connections are what this is for.
     client.on('error', () => service.destroy());
     service.on('error', () => client.destroy());

@@ -7,6 +7,7 @@ import { TokenGuard, AuthModule } from '../../src/auth/token.guard.ts';
 import { CONFIG, readConfig, type Config } from '../../src/core/config.ts';
 import { DatabaseModule } from '../../src/postgres/database.module.ts';
 import { ProblemFilter } from '../../src/http/problems.ts';
+import { MetricsModule } from '../../src/telemetry/metrics-endpoint.ts';
 import { createDatabase, settingsOf, type DatabasePlace } from './database.ts';
 import { TEST_SECRET } from './tokens.ts';
 
@@ -107,7 +108,7 @@ export async function listenGuarded(
   const config = readConfig({ CORS_ORIGINS: 'https://app.example', ...settings, ...settingsOf(database) });
   const root: DynamicModule = {
     module: GuardedModule,
-    imports: [configured(config), DatabaseModule, AuthModule],
+    imports: [configured(config), MetricsModule, DatabaseModule, AuthModule],
     controllers: controllers ?? [],
   };
   const app = await NestFactory.create<NestFastifyApplication>(root, new FastifyAdapter(), {

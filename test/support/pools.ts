@@ -9,7 +9,13 @@ import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.
 import { TenantPool } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { TenantEntity } from '../../src/tenants/tenants.ts';
+import { Bus } from '../../src/cluster/bus.ts';
+import { Metrics } from '../../src/telemetry/metrics.ts';
 import { settingsOf, type DatabasePlace } from './database.ts';
+import { testConfig } from './settings.ts';
+
+/** The bus of a node that is alone. */
+export const loneBus = (): Bus => new Bus(new Metrics(), testConfig({}));
 
 /** A statement that was run, with all its values. */
 export interface Ran {

@@ -4,6 +4,7 @@ import { NO_LIMITS, type OwnLimits } from '../../src/core/limits.ts';
 import { setTenant } from './acts.ts';
 import { publish } from './api.ts';
 import { startService, type Service } from './app.ts';
+import type { TestDatabase } from './database.ts';
 import type { TestSettings } from './settings.ts';
 import { StreamClient } from './stream-client.ts';
 import { serviceToken } from './tokens.ts';
@@ -17,8 +18,12 @@ export class TwoNodes {
     readonly there: Service,
   ) {}
 
-  static async start(settings: TestSettings = {}): Promise<TwoNodes> {
-    const here = await startService({ NODE_NAME: 'here', ...settings });
+  /** @param database one to use instead of a new one; it is not dropped */
+  static async start(settings: TestSettings = {}, database?: TestDatabase): Promise<TwoNodes> {
+    const here = await startService(
+      { NODE_NAME: 'here', ...settings },
+      database === undefined ? {} : { database },
+    );
     const there = await startService({ NODE_NAME: 'there', ...settings }, { database: here.database });
     return new TwoNodes(here, there);
   }

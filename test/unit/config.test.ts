@@ -104,6 +104,22 @@ describe('settings that do not go together', () => {
   });
 });
 
+test('NATS is reached by TLS with a login, or on loopback', () => {
+  const read = (NATS_URL: string) => readConfig({ ...LOGINS, JWT_SECRET: SECRET, NATS_URL });
+  expect(read('tls://u:p%40@a:4222, tls://u:p%40@b:4222').NATS_URL).toHaveLength(2);
+  expect(() => read('nats://127.0.0.1:4222,nats://[::1]:4222')).not.toThrow();
+  for (const url of [
+    'nats://u:p@a:4222',
+    'tls://a:4222',
+    'http://127.0.0.1',
+    'a:4222',
+    'tls://u:p@a/subject',
+  ])
+    expect(() => read(url)).toThrow('NATS_URL');
+  // What it would carry nobody else hears.
+  expect(() => readConfig({ NATS_URL: 'nats://127.0.0.1:4222' })).toThrow('DATABASE_URL');
+});
+
 describe('what is no setting any more', () => {
   test('changes nothing when it is set, and stops no start', () => {
     expect(readConfig({ LOG_POLL_MS: '200', DATABASE_APPEND_CONNECTIONS: 'many' })).toEqual(readConfig({}));

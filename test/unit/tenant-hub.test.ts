@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globa
 import { tenantIdSchema, topicSchema, userIdSchema } from '../../src/core/identifiers.ts';
 import type { Notification, Recipient } from '../../src/core/notification.ts';
 import { asPosition, type Position } from '../../src/core/position.ts';
+import { DatabaseClock } from '../../src/postgres/clock.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import {
   addressOfTopic,
@@ -54,6 +55,7 @@ class Member implements HubMember {
 
 const node: HubNode = {
   metrics: new Metrics(),
+  clock: new DatabaseClock(),
   readAfter: () => Promise.reject(new Error('there is no log behind it')),
   trim: () => undefined,
   databaseTrouble: () => undefined,

@@ -62,7 +62,7 @@ export interface Stage {
 
 /** What a node does by itself, again and again: looks at what others did, reports itself, writes receipts. */
 const isOwnWork = ({ pool, name }: Heard): boolean =>
-  /^tidings (changes|entities|engine|maintenance)$/.test(pool) ||
+  /^tidings (bus|changes|entities|engine|listener|maintenance)$/.test(pool) ||
   // `name_tenant` stands before each statement of a tenant, also before its own.
   /^(name_tenant|database_now|log_heads|log_after|node_seen|record_connections|record_sends|move_cursors|end_connections|\w+_erasure|erase_\w+|\w+_erasure_done|cut_\w+)$/.test(
     name,

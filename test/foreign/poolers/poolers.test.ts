@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { listen } from '../../../src/postgres/listener.ts';
 import { migrate } from '../../../src/postgres/migrate.ts';
 import { withConnection } from '../../../src/postgres/connection.ts';
 import { openDatabase } from '../../../src/postgres/open-database.ts';
@@ -146,5 +147,22 @@ describeBehindPgBouncer((mode) => {
       expect(await patient.transaction((run) => run(sleep(0.2)))).toHaveLength(1);
     }
     await Promise.all([patient.end(), hasty.end()]);
+  });
+
+  test('nodes hear one another behind it, or are told by which setting they do', async () => {
+    const stop = new AbortController();
+    const heard: string[] = [];
+    const listening = listen({
+      url: database.urls.crossTenant,
+      channel: 'test',
+      hear: (payload) => void heard.push(payload),
+      connected: () => void database.query(`select pg_notify('test', 'something')`),
+      queueUsage: () => undefined,
+      signal: stop.signal,
+    });
+    if (mode === 'session') await eventually(() => expect(heard).toEqual(['something']));
+    else await expect(listening).rejects.toThrow('DATABASE_LISTEN_URL');
+    stop.abort();
+    await listening.catch(() => undefined);
   });
 });
