@@ -16,6 +16,7 @@ import { history } from './workloads/history.ts';
 import { live } from './workloads/live.ts';
 import { mixed } from './workloads/mixed.ts';
 import { batch, publish } from './workloads/publish.ts';
+import { nodes } from './workloads/nodes.ts';
 import { reconnect } from './workloads/reconnect.ts';
 import { tenants } from './workloads/tenants.ts';
 import { run, type Workload } from './workloads/workload.ts';
@@ -36,6 +37,7 @@ const WORKLOADS: readonly Workload[] = [
   tenants,
   backlog,
   history,
+  nodes,
 ];
 
 /** Long enough for a machine that stalls once a second to show it. */

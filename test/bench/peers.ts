@@ -2,11 +2,15 @@ import { accessSync, constants, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { TEST_SECRET } from '../support/tokens.ts';
 
-/** A server of another make that nothing here builds or downloads: it is measured where there is one. */
-export interface Peer {
+/** A program of another make that nothing here builds or downloads. */
+export interface Foreign {
   /** Its name on the PATH. */
   readonly program: string;
   readonly site: string;
+}
+
+/** A server that is measured where there is one, also one that runs already. */
+export interface Peer extends Foreign {
   /** The environment variable that says where one runs already. */
   readonly url: string;
   /** Those that hold the secrets it knows its clients by. They are called as it calls them itself. */
@@ -27,6 +31,9 @@ export const CENTRIFUGO = {
   secrets: ['CENTRIFUGO_HTTP_API_KEY', 'CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY'],
 } as const satisfies Peer;
 
+/** By which nodes of Tidings hear one another. */
+export const NATS = { program: 'nats-server', site: 'https://nats.io' } as const satisfies Foreign;
+
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Where a peer runs, the program to start, what to do to have one, or what is wrong with what was said of it. */
@@ -37,13 +44,16 @@ export type Whereabouts =
   | { readonly wrong: string };
 
 /** Finds a peer. One that runs already goes before one on the PATH. */
-export function locate(peer: Peer, env: Environment = process.env): Whereabouts {
-  const given = env[peer.url];
-  if (given !== undefined) return elsewhere(peer, given, env);
-  const path = onPath(peer.program, env['PATH'] ?? '');
+export function locate(foreign: Foreign | Peer, env: Environment = process.env): Whereabouts {
+  const peer = 'url' in foreign ? foreign : undefined;
+  const given = peer && env[peer.url];
+  if (peer !== undefined && given !== undefined) return elsewhere(peer, given, env);
+  const path = onPath(foreign.program, env['PATH'] ?? '');
   if (path !== undefined) return { path };
+  const how = `put ${foreign.program} (${foreign.site}) on the PATH`;
+  if (peer === undefined) return { missing: how };
   const variables = [peer.url, ...peer.secrets].join(', ');
-  return { missing: `put ${peer.program} (${peer.site}) on the PATH, or give one that runs by ${variables}` };
+  return { missing: `${how}, or give one that runs by ${variables}` };
 }
 
 function elsewhere(peer: Peer, given: string, env: Environment): Whereabouts {

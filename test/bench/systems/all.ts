@@ -1,5 +1,6 @@
 import { centrifugo } from './centrifugo.ts';
 import { mercure } from './mercure.ts';
+import { nats } from './nats.ts';
 import { nchan } from './nchan.ts';
 import { startNodeProgram } from './node-program.ts';
 import type { System, SystemName } from './system.ts';
@@ -31,4 +32,5 @@ export const ALL: Readonly<Record<SystemName, System>> = {
       'the same rows in the same table by a bare pg client; no order, no keys, no limits, no row-level security',
     start: startTidings,
   },
+  nats,
 };

@@ -1,4 +1,4 @@
-import type { Peer } from '../peers.ts';
+import type { Foreign } from '../peers.ts';
 
 /** A server under measure, while it runs. What cannot be measured of it is NaN, and so is what follows from that. */
 export interface Running {
@@ -15,6 +15,8 @@ export interface Running {
   statements?(): Promise<number>;
   /** Whatever it does after its answers, such as writing receipts, is done when this resolves. */
   settle(): Promise<void>;
+  /** Another node on the same database: the port that it listens on. It ends with the first. */
+  join?(): Promise<number>;
   stop(): Promise<void>;
 }
 
@@ -28,7 +30,7 @@ export interface System {
   /** What is true when a publish has been answered, and who may do what: figures mean little without it. */
   readonly contract: string;
   /** What it takes to have one, if it may be missing. */
-  readonly peer?: Peer;
+  readonly peer?: Foreign;
   start(
     settings?: Readonly<Record<string, string>>,
     parameters?: Readonly<Record<string, string>>,
@@ -44,5 +46,6 @@ export const SYSTEMS = [
   'limit',
   'guarded',
   'client',
+  'nats',
 ] as const;
 export type SystemName = (typeof SYSTEMS)[number];

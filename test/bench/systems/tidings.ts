@@ -33,6 +33,7 @@ export async function startTidings(
     Number((await admin.query<{ n: string }>(`select (${sql})::text as n`)).rows[0]?.n);
   const postmaster = await ask(`split_part(pg_read_file('postmaster.pid'), E'\\n', 1)`);
   if ('shared_preload_libraries' in parameters) await admin.query('create extension pg_stat_statements');
+  const others: ServiceProcess[] = [];
   return {
     databaseUrl: postgres.url,
     port: Number(new URL(service.url).port),
@@ -44,8 +45,14 @@ export async function startTidings(
     },
     statements: () => ask(STATEMENTS),
     settle: () => receiptsWritten(service.url),
+    async join() {
+      const other = await ServiceProcess.launch(postgres, { ...SETTINGS, ...settings });
+      others.push(other);
+      await other.ready();
+      return Number(new URL(other.url).port);
+    },
     async stop() {
-      await service.end();
+      for (const node of [...others, service]) await node.end();
       await admin.end();
       await postgres.remove();
     },
