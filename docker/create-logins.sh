@@ -10,7 +10,7 @@ psql --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" \
 create role tidings_owner login password :'owner_password';
 create role tidings_service login password :'service_password';
 create role tidings_engine login password :'engine_password';
-grant pg_read_all_stats to tidings_engine;
+grant pg_read_all_stats to tidings_engine, tidings_owner;
 alter database :"database" owner to tidings_owner;
 -- What PostgreSQL lets everybody do, and none of these needs.
 revoke temporary on database :"database" from public;

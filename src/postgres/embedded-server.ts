@@ -191,7 +191,7 @@ export async function ensureDatabase(admin: pg.Client, url: string, database: st
   const urls = urlsOf(url, database);
   for (const each of Object.values(urls)) await ensureRole(admin, loginOf(each));
   // Without it the server shows a role the age of no snapshots but its own.
-  await admin.query(`grant pg_read_all_stats to ${ROLE_NAMES.crossTenant}`);
+  await admin.query(`grant pg_read_all_stats to ${ROLE_NAMES.crossTenant}, ${ROLE_NAMES.owner}`);
   const { rowCount } = await admin.query('select from pg_database where datname = $1', [database]);
   if (rowCount === 0)
     await admin.query(`create database ${pg.escapeIdentifier(database)} owner ${ROLE_NAMES.owner}`);

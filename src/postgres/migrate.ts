@@ -1,21 +1,25 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
-import { DataSource } from 'typeorm';
+import { DataSource, MigrationExecutor } from 'typeorm';
+import { LOCK_TIMEOUT } from '../../migrations/brief-locks.ts';
 import { migrations } from '../../migrations/migrations.ts';
 import { dataSourceOptions, withConnection } from './connection.ts';
 import { errorCode } from './errors.ts';
 import { grantPrivileges, revokeFromPublic } from './privileges.ts';
 import { ensureRoles, type DatabaseUrls } from './roles.ts';
 import { WITHOUT_TIMEOUTS } from './session-settings.ts';
+import { MIGRATING, withTableLocks, type LockPatience } from './table-locks.ts';
 import { StartError } from '../core/errors.ts';
 
 /** Key of an advisory lock, the same on every node. */
 const MIGRATION_LOCK = 7_469_001;
 
-/** How often a migration tries to lock a table that others use (migrations/brief-locks.ts), and the pauses between, in ms. */
-const ATTEMPTS = 5;
-const PAUSE_MS = 1_000;
-const LOCK_NOT_AVAILABLE = '55P03';
+/** How long a migration waits for tables that others hold, in ms. */
+const PATIENCE_MS = 300_000;
+/** How often it is looked whether another migration is over, in ms. */
+const POLL_MS = 200;
+
+const GUARD = 'migration lock of tidings';
 
 /**
  * Brings the tables up to date and returns the names of the migrations that ran, in order. Creates the service role and the
@@ -26,30 +30,73 @@ const LOCK_NOT_AVAILABLE = '55P03';
  * pooler a lock of a session would stay on the pooler's connection. An erasure waits for the transactions of connections
  * whose name begins with "tidings"; this one writes nothing, so its name does not.
  *
- * @throws StartError if the owner may not do that
+ * @throws StartError if the owner may not do that, or others hold a table for too long
  */
-export async function migrate(urls: DatabaseUrls & { readonly owner: string }): Promise<string[]> {
-  return await withConnection({ url: urls.owner, name: 'migration lock of tidings' }, async (guard) => {
-    await guard.query(`begin; ${WITHOUT_TIMEOUTS}; select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
-    const ran = await withConnection({ url: urls.owner, name: 'tidings migrate' }, (owner) =>
-      migrateLocked(owner, urls),
+export async function migrate(
+  urls: DatabaseUrls & { readonly owner: string },
+  patience: Partial<LockPatience> = {},
+): Promise<string[]> {
+  const {
+    report = () => undefined,
+    stop = new AbortController().signal,
+    patienceMs = PATIENCE_MS,
+  } = patience;
+  return await withConnection({ url: urls.owner, name: GUARD }, async (guard) => {
+    await untilAlone(guard, report, stop);
+    const ran = await withConnection({ url: urls.owner, name: MIGRATING }, (owner) =>
+      withConnection({ url: urls.owner, name: 'watch over a migration of tidings' }, (watch) =>
+        migrateLocked(owner, urls, (attempt) => withTableLocks(watch, { report, stop, patienceMs }, attempt)),
+      ),
     );
     await guard.query('commit');
     return ran;
   });
 }
 
+/** Begins a transaction that has the lock of migrations. */
+async function untilAlone(
+  guard: pg.Client,
+  report: LockPatience['report'],
+  stop: AbortSignal,
+): Promise<void> {
+  for (let isTold = false; ; isTold = true) {
+    await guard.query(`begin; ${WITHOUT_TIMEOUTS}`);
+    const { rows: locks } = await guard.query<{ locked: boolean }>(
+      `select pg_try_advisory_xact_lock(${MIGRATION_LOCK}) as locked`,
+    );
+    if (locks[0]?.locked === true) return;
+    await guard.query('rollback');
+    if (!isTold)
+      report(`Another migration is under way (${await holderOfLock(guard)}); this one waits for it.`);
+    await sleep(POLL_MS, undefined, { signal: stop });
+  }
+}
+
+async function holderOfLock(guard: pg.Client): Promise<string> {
+  const { rows } = await guard.query<{ pid: number; name: string; since: Date | null }>(
+    `select l.pid, coalesce(a.application_name, '') as name, a.xact_start as since
+     from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+     where l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = ${MIGRATION_LOCK} and l.objsubid = 1
+       and l.database = (select oid from pg_database where datname = current_database())`,
+  );
+  const [holder] = rows;
+  if (holder === undefined) return 'and nearly over';
+  const since = holder.since === null ? '' : `, since ${holder.since.toISOString()}`;
+  return `process ${holder.pid}, "${holder.name}"${since}`;
+}
+
 async function migrateLocked(
   owner: pg.Client,
   urls: DatabaseUrls & { readonly owner: string },
+  withLocks: (attempt: (lockTimeoutMs: number) => Promise<void>) => Promise<void>,
 ): Promise<string[]> {
   await checkSchema(owner);
   await ensureRoles(owner, urls);
   const missing = await missingMigrations(urls.owner);
   const source = await createDataSource(urls.owner).initialize();
   try {
-    await runMigrations(source);
-    await grantPrivileges(owner, urls);
+    await withLocks((lockTimeoutMs) => runMigrations(source, lockTimeoutMs));
+    await withLocks((lockTimeoutMs) => grantPrivileges(owner, urls, lockTimeoutMs));
     await revokeFromPublic(owner);
     return missing;
   } finally {
@@ -60,30 +107,26 @@ async function migrateLocked(
 /** The data source of the migrations. It is not connected yet. */
 export function createDataSource(url: string): DataSource {
   return new DataSource({
-    ...dataSourceOptions({ url, name: 'tidings migrate' }),
+    ...dataSourceOptions({ url, name: MIGRATING }),
     poolSize: 1,
     migrations,
-    // One transaction each: a migration that fails leaves those before it in place, and itself no trace.
     migrationsTransactionMode: 'each',
     migrationsTableName: 'migrations',
   });
 }
 
 /** A migration that could not lock a table was rolled back, and those before it are done: the next attempt begins with it. */
-async function runMigrations(source: DataSource): Promise<void> {
-  for (let attempt = 1; ; attempt += 1)
-    try {
-      await source.runMigrations();
-      return;
-    } catch (cause) {
-      if (errorCode(cause) !== LOCK_NOT_AVAILABLE) throw cause;
-      if (attempt === ATTEMPTS)
-        throw new StartError(
-          'A table cannot be changed while others hold it: migrate again when the backup (pg_dump) or the long transaction is over; pg_stat_activity and pg_locks show it. Nodes that are at work go on.',
-          { cause },
-        );
-      await sleep(PAUSE_MS);
-    }
+async function runMigrations(source: DataSource, lockTimeoutMs: number): Promise<void> {
+  const runner = source.createQueryRunner();
+  runner.data = { [LOCK_TIMEOUT]: lockTimeoutMs };
+  try {
+    const executor = new MigrationExecutor(source, runner);
+    // One transaction each: a migration that fails leaves those before it in place, and itself no trace.
+    executor.transaction = 'each';
+    await executor.executePendingMigrations();
+  } finally {
+    await runner.release();
+  }
 }
 
 /** The names of migrations that have not run, in order. @param url of the cross-tenant role or the owner */

@@ -61,7 +61,7 @@ export async function openDatabase(
     // The owner first: its migration may create the other two roles.
     const { owner } = urls;
     if (owner !== undefined) await wait('DATABASE_OWNER_URL', owner);
-    const ran = owner === undefined ? [] : await migrate({ ...urls, owner });
+    const ran = owner === undefined ? [] : await migrate({ ...urls, owner }, { report, stop });
     await wait('DATABASE_URL', urls.service);
     await wait('DATABASE_ENGINE_URL', urls.crossTenant);
     if (owner === undefined) await checkMigrated(urls.crossTenant);

@@ -61,8 +61,14 @@ const WITHOUT_TENANT = new Set(['issuers', 'ticket_keys', 'nodes', 'migrations']
 /**
  * Grants the service role and the cross-tenant role what they need, and revokes everything else, in one transaction. Does
  * nothing if nothing has changed since the last time, because it needs locks on tables that are in use.
+ *
+ * @param lockTimeoutMs how long it may wait for each of these locks
  */
-export async function grantPrivileges(owner: pg.Client, urls: Omit<DatabaseUrls, 'owner'>): Promise<void> {
+export async function grantPrivileges(
+  owner: pg.Client,
+  urls: Omit<DatabaseUrls, 'owner'>,
+  lockTimeoutMs: number,
+): Promise<void> {
   const names = { service: loginOf(urls.service).name, crossTenant: loginOf(urls.crossTenant).name };
   // As the table `database_logins` calls them.
   const logins = Object.entries({ service: names.service, engine: names.crossTenant });
@@ -72,7 +78,7 @@ export async function grantPrivileges(owner: pg.Client, urls: Omit<DatabaseUrls,
     'select login, rights from database_logins',
   );
   if (granted.length === logins.length && granted.every((one) => one.rights === rights)) return;
-  await owner.query('begin');
+  await owner.query(`begin; set local lock_timeout = ${lockTimeoutMs}`);
   try {
     await revokeAll(owner, [...granted.map(({ login }) => login), ...Object.values(names)]);
     for (const statement of statements) await owner.query(statement);

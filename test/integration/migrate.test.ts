@@ -1,6 +1,7 @@
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
+import { RevocationsBySubject1700000000010 } from '../../migrations/0010-revocations-by-subject.ts';
 import { OneWordPerThing1700000000012 } from '../../migrations/0012-one-word-per-thing.ts';
 import { migrations } from '../../migrations/migrations.ts';
 import { checkDurability } from '../../src/postgres/open-database.ts';
@@ -63,38 +64,126 @@ test('a migration that meets an obstacle says so, and a later one starts where i
   });
 });
 
-test('a migration that does not get its table keeps nobody waiting, says what is in the way, and is done once that is over', async () => {
-  const old = await createDatabase();
-  // It takes a table that every node writes to. What has come since is undone and done again with it.
-  const undone = await undo(old.url, OneWordPerThing1700000000012);
-  await old.query(
-    `insert into tenants (tenant_id) values ('older'); insert into streams (tenant_id) values ('older')`,
-  );
-  const backup = new pg.Client({ connectionString: old.url });
-  await backup.connect();
-  try {
-    await backup.query('begin; select from streams');
-    const refused = migrate(old.urls).then(String, String);
-    await eventually(async () =>
-      expect(
-        await old.query(
-          `select from pg_locks where relation = 'streams'::regclass and mode = 'AccessExclusiveLock' and not granted`,
-        ),
-      ).toHaveLength(1),
-    );
-    // Of a node that is at work: behind the migration, and not behind the backup.
-    await old.query('update streams set head = head + 1');
-    expect(await refused).toMatch(/cannot be changed while others hold it: migrate again/);
-    await backup.query('commit');
-    expect(await migrate(old.urls)).toEqual(undone);
-    expect(await old.query('select tenant_id, head from tenant_logs')).toEqual([
-      { tenant_id: 'older', head: 1 },
-    ]);
-  } finally {
-    await backup.end();
+describe('beside nodes that are at work', () => {
+  let old: TestDatabase;
+  let undone: string[];
+  /** A backup, or somebody with a long transaction. */
+  let holder: pg.Client;
+  let said: string[];
+  const patience = { report: (line: string) => void said.push(line) };
+
+  beforeEach(async () => {
+    old = await createDatabase();
+    holder = new pg.Client({ connectionString: old.url, application_name: 'a long report' });
+    await holder.connect();
+    said = [];
+  });
+  afterEach(async () => {
+    await holder.end();
     await old.drop();
-  }
-}, 60_000);
+  });
+
+  /** What has come since a migration is undone and done again with it. */
+  const before = async (migration: (typeof migrations)[number]) => {
+    undone = await undo(old.url, migration);
+    await old.query(
+      `insert into tenants (tenant_id) values ('older'); insert into streams (tenant_id) values ('older')`,
+    );
+  };
+  const pidOfHolder = async () =>
+    (await holder.query<{ pid: number }>('select pg_backend_pid() as pid')).rows[0]?.pid;
+  const requests = async (table: string) =>
+    await old.query(`select from pg_locks where relation = $1::regclass and not granted`, [table]);
+  const expectTold = async (what: RegExp) =>
+    await eventually(() => expect(said).toContainEqual(expect.stringMatching(what)));
+
+  test('a migration that does not get its table asks no more while the same transaction has it, says whose that is, and is done once it is over', async () => {
+    // It takes a table that every node writes to.
+    await before(OneWordPerThing1700000000012);
+    await holder.query('begin; select from streams');
+    const migrated = migrate(old.urls, patience);
+    await expectTold(
+      new RegExp(
+        `^The migration waits for process ${await pidOfHolder()} \\("a long report"\\), which has the table streams since 20[-0-9]+T[:.0-9]+Z\\. `,
+      ),
+    );
+    await eventually(async () => expect(await requests('streams')).toEqual([]));
+    for (let n = 0; n < 10; n += 1) {
+      expect(await requests('streams')).toEqual([]);
+      // Of a node that is at work.
+      await old.query('update streams set head = head + 1');
+    }
+    await holder.query('commit');
+    expect(await migrated).toEqual(undone);
+    expect(await old.query('select tenant_id, head from tenant_logs')).toEqual([
+      { tenant_id: 'older', head: 10 },
+    ]);
+  });
+
+  test('what holds a table lightly is asked to yield, once', async () => {
+    await before(OneWordPerThing1700000000012);
+    await holder.query('begin; lock table streams in share update exclusive mode');
+    const migrated = migrate(old.urls, patience);
+    await expectTold(/"a long report"/);
+    await eventually(async () => expect(await requests('streams')).toEqual([]));
+    await old.query('update streams set head = head + 1');
+    await holder.query('commit');
+    expect(await migrated).toEqual(undone);
+  });
+
+  test('patience has an end, which names who has the table, and leaves everything as it was', async () => {
+    await before(OneWordPerThing1700000000012);
+    await holder.query('begin; select from streams');
+    await expect(migrate(old.urls, { patienceMs: 300 })).rejects.toThrow(
+      new RegExp(
+        `cannot be changed while others hold it \\(process ${await pidOfHolder()} .*"a long report".*\\): migrate again`,
+      ),
+    );
+    expect(await old.query('select tenant_id, head from streams')).toEqual([{ tenant_id: 'older', head: 0 }]);
+  });
+
+  test('a start that is told to stop waits no longer', async () => {
+    await before(OneWordPerThing1700000000012);
+    await holder.query('begin; select from streams');
+    const stop = new AbortController();
+    const migrated = migrate(old.urls, { ...patience, stop: stop.signal });
+    await expectTold(/a long report/);
+    stop.abort();
+    await expect(migrated).rejects.toThrow(expect.objectContaining({ name: 'AbortError' }));
+  });
+
+  test('rights are given in the same way, and a second migration says whom it waits for', async () => {
+    await old.query(`update database_logins set rights = 'of an older version'`);
+    await holder.query('begin; select from devices');
+    const first = migrate(old.urls, patience);
+    await expectTold(/"a long report".*the table devices/);
+    const second = migrate(old.urls, patience);
+    await expectTold(/^Another migration is under way \(process \d+, "migration lock of tidings", since 20/);
+    await eventually(async () => expect(await requests('devices')).toEqual([]));
+    await holder.query('commit');
+    expect(await Promise.all([first, second])).toEqual([[], []]);
+    expect(await old.query(`select from database_logins where rights = 'of an older version'`)).toEqual([]);
+  });
+
+  test('an index is made while others write, waits for transactions that were there before, and one that came to nothing is made anew', async () => {
+    undone = await undo(old.url, RevocationsBySubject1700000000010);
+    await old.query(`insert into tenants (tenant_id) values ('older')`);
+    await old.query(`create index revocations_by_subject on revocations (kind)`);
+    await holder.query(`begin; lock table revocations in row exclusive mode`);
+    const migrated = migrate(old.urls, patience);
+    await expectTold(/"a long report".* its transaction open since/);
+    await old.query(
+      `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at) values ('older', gen_random_uuid(), 'token', 'x', now())`,
+    );
+    await holder.query('commit');
+    expect(await migrated).toEqual(undone);
+    expect(
+      await old.query(
+        `select indisvalid as valid, indnkeyatts::int as columns from pg_index where indexrelid = 'revocations_by_subject'::regclass`,
+      ),
+    ).toEqual([{ valid: true, columns: 3 }]);
+  });
+});
 
 /** Back to what there was before a migration. The names of those that are missing then, in order. */
 async function undo(url: string, migration: (typeof migrations)[number]): Promise<string[]> {
