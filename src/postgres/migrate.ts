@@ -9,6 +9,7 @@ import { grantPrivileges, revokeFromPublic } from './privileges.ts';
 import { ensureRoles, type DatabaseUrls } from './roles.ts';
 import { WITHOUT_TIMEOUTS } from './session-settings.ts';
 import { MIGRATING, withTableLocks, type LockPatience } from './table-locks.ts';
+import { VERSION } from '../core/config.ts';
 import { StartError } from '../core/errors.ts';
 
 /** Key of an advisory lock, the same on every node. */
@@ -30,7 +31,7 @@ const GUARD = 'migration lock of tidings';
  * pooler a lock of a session would stay on the pooler's connection. An erasure waits for the transactions of connections
  * whose name begins with "tidings"; this one writes nothing, so its name does not.
  *
- * @throws StartError if the owner may not do that, or others hold a table for too long
+ * @throws StartError if the owner may not do that, others hold a table for too long, or a newer version has migrated
  */
 export async function migrate(
   urls: DatabaseUrls & { readonly owner: string },
@@ -91,8 +92,8 @@ async function migrateLocked(
   withLocks: (attempt: (lockTimeoutMs: number) => Promise<void>) => Promise<void>,
 ): Promise<string[]> {
   await checkSchema(owner);
-  await ensureRoles(owner, urls);
   const missing = await missingMigrations(urls.owner);
+  await ensureRoles(owner, urls);
   const source = await createDataSource(urls.owner).initialize();
   try {
     await withLocks((lockTimeoutMs) => runMigrations(source, lockTimeoutMs));
@@ -129,17 +130,33 @@ async function runMigrations(source: DataSource, lockTimeoutMs: number): Promise
   }
 }
 
-/** The names of migrations that have not run, in order. @param url of the cross-tenant role or the owner */
+/**
+ * The names of migrations that have not run, in order.
+ *
+ * @param url of the cross-tenant role or the owner
+ * @throws StartError if migrations have run that this version does not know: what they made is not this version's to change
+ */
 export async function missingMigrations(url: string): Promise<string[]> {
   const all = migrations.map(({ name }) => name);
+  const ran = await migrationsThatRan(url);
+  const unknown = ran.filter((name) => !all.includes(name));
+  if (unknown.length > 0)
+    throw new StartError(
+      `The tables were migrated by a newer version of Tidings: they have ${unknown.join(', ')}, which this one (${VERSION}) does not know. It changes nothing. Start the newer version; to go back to this one, restore a backup from before the migration (docs/how-to/backup-and-restore.md).`,
+    );
+  return all.filter((name) => !ran.includes(name));
+}
+
+async function migrationsThatRan(url: string): Promise<string[]> {
   return await withConnection({ url, name: 'tidings migration check' }, async (client) => {
-    const { rows } = await client.query<{ name: string }>('select name from migrations');
-    const ran = new Set(rows.map(({ name }) => name));
-    return all.filter((name) => !ran.has(name));
+    const { rows } = await client.query<{ name: string }>(
+      'select name from migrations order by timestamp, id',
+    );
+    return rows.map(({ name }) => name);
   }).catch((error: unknown) => {
     // There is no such table, or this role may not read it: nothing has been migrated for it yet.
     if (!['42P01', '42501'].includes(errorCode(error) ?? '')) throw error;
-    return all;
+    return [];
   });
 }
 

@@ -4,11 +4,13 @@ import pg from 'pg';
 import { RevocationsBySubject1700000000010 } from '../../migrations/0010-revocations-by-subject.ts';
 import { OneWordPerThing1700000000012 } from '../../migrations/0012-one-word-per-thing.ts';
 import { migrations } from '../../migrations/migrations.ts';
-import { checkDurability } from '../../src/postgres/open-database.ts';
+import { checkDurability, openDatabase } from '../../src/postgres/open-database.ts';
 import { urlsOf } from '../../src/postgres/roles.ts';
 import { createDataSource, migrate } from '../../src/postgres/migrate.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
+import { testConfig } from '../support/settings.ts';
+import { TEST_SECRET } from '../support/tokens.ts';
 
 let database: TestDatabase;
 
@@ -193,6 +195,67 @@ async function undo(url: string, migration: (typeof migrations)[number]): Promis
   await source.destroy();
   return undone;
 }
+
+describe('a database that a newer version has migrated', () => {
+  const NEWER = 'Inboxes1700000009999';
+  let newer: TestDatabase;
+  beforeEach(async () => {
+    newer = await createDatabase();
+    await newer.query(`
+      insert into migrations (timestamp, name) values (1700000009999, '${NEWER}');
+      create table inboxes (tenant_id text);
+      alter table inboxes owner to tidings_owner;
+      grant select on inboxes to tidings_service;
+      revoke select on nodes from tidings_service;
+      update database_logins set rights = 'of a newer version'`);
+  });
+  afterEach(async () => {
+    await newer.drop();
+  });
+
+  /** Rights, policies, logins, and what else of the catalogue a start or a migration writes. */
+  const catalogue = async () => ({
+    tables: await newer.query(
+      `select relname, relowner, relacl::text, relrowsecurity, relforcerowsecurity, xmin::text from pg_class
+       where relnamespace = 'public'::regnamespace order by relname`,
+    ),
+    columns: await newer.query(
+      `select attrelid, attname, attacl::text from pg_attribute where attacl is not null order by 1, 2`,
+    ),
+    functions: await newer.query(`select oid, proacl::text, xmin::text from pg_proc order by oid`),
+    policies: await newer.query(`select oid, polname, polroles, xmin::text from pg_policy order by oid`),
+    schemas: await newer.query(`select nspname, nspacl::text from pg_namespace order by 1`),
+    database: await newer.query(`select datacl::text from pg_database where datname = current_database()`),
+    settings: await newer.query(
+      `select * from pg_db_role_setting where setdatabase = (select oid from pg_database where datname = current_database())`,
+    ),
+    logins: await newer.query(`select * from database_logins order by purpose`),
+    migrations: await newer.query(`select * from migrations order by id`),
+  });
+
+  const refusal = new RegExp(
+    `^The tables were migrated by a newer version of Tidings: they have ${NEWER}, which this one \\(.+\\) does not know\\. It changes nothing\\. Start the newer version; `,
+  );
+
+  const start = async (settings: Record<string, string>) =>
+    await openDatabase(testConfig({ ...settings, JWT_SECRET: TEST_SECRET }), () => undefined);
+
+  test('is left as it is by a start that could migrate, by one that could not, and by a migration alone', async () => {
+    const before = await catalogue();
+    const withOwner = { ...settingsOf(newer), DATABASE_OWNER_URL: newer.urls.owner };
+    for (const refused of [
+      () => start(withOwner),
+      () => start(settingsOf(newer)),
+      () => migrate(newer.urls),
+      // Nor are logins made that this version would need.
+      () =>
+        migrate({ ...newer.urls, service: newer.urls.service.replace('tidings_service', 'tidings_nobody') }),
+    ])
+      await expect(refused()).rejects.toThrow(refusal);
+    expect(await catalogue()).toEqual(before);
+    expect(await newer.query(`select from pg_roles where rolname = 'tidings_nobody'`)).toEqual([]);
+  });
+});
 
 test('a durable database passes without a warning', async () => {
   expect(await checkDurability(database.url)).toEqual([]);
