@@ -10,6 +10,8 @@ import {
   findServerUser,
   give,
   reachableBinaries,
+  type ServerBinaries,
+  type ServerUser,
 } from '../../src/postgres/server-home.ts';
 import { ServerProcess, serverUrl, type ServerOptions } from '../../src/postgres/server-process.ts';
 import { ownPort } from './own-port.ts';
@@ -37,10 +39,15 @@ export async function fastestFolder(): Promise<string> {
   return bavail * bsize >= ROOM_IN_MEMORY ? MEMORY : tmpdir();
 }
 
-/** Makes a cluster in a temporary folder, in `place`, and starts it on a free port, which it keeps. */
+/**
+ * Makes a cluster in a temporary folder, in `place`, and starts it on a free port, which it keeps.
+ *
+ * @param programs of another PostgreSQL than the embedded one: the folder above `bin`
+ */
 export async function createScratchServer(
   parameters: Readonly<Record<string, string>>,
   place = tmpdir(),
+  programs?: string,
 ): Promise<ScratchServer> {
   const [home, data] = await Promise.all(
     [tmpdir(), place].map((folder) => mkdtemp(join(folder, 'tidings-test-'))),
@@ -54,10 +61,7 @@ export async function createScratchServer(
     await chmod(folder, 0o755);
     await give(folder, user);
   }
-  const copied = process.env[PROGRAMS];
-  const binaries =
-    copied === undefined ? await reachableBinaries(home, findServerBinaries(), user) : binariesIn(copied);
-  process.env[PROGRAMS] = binaries.root;
+  const binaries = programs === undefined ? await embeddedBinaries(home, user) : binariesIn(programs);
   await createCluster({ home: data, name: 'cluster', password, binaries, user });
   const files = { cluster, logFile: join(home, 'server.log') };
   const options: ServerOptions = { ...files, port: await ownPort(), password, parameters, binaries, user };
@@ -79,6 +83,14 @@ export async function createScratchServer(
       for (const folder of [home, data]) await rm(folder, { recursive: true, force: true, maxRetries: 5 });
     },
   };
+}
+
+async function embeddedBinaries(home: string, user: ServerUser): Promise<ServerBinaries> {
+  const copied = process.env[PROGRAMS];
+  const binaries =
+    copied === undefined ? await reachableBinaries(home, findServerBinaries(), user) : binariesIn(copied);
+  process.env[PROGRAMS] = binaries.root;
+  return binaries;
 }
 
 /**
