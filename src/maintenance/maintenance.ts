@@ -7,14 +7,16 @@ import {
   type OnModuleDestroy,
 } from '@nestjs/common';
 import { CONFIG, type Config } from '../core/config.ts';
+import { messageOf } from '../core/errors.ts';
+import { LogThrottle } from '../concurrency/pacing.ts';
 import { POSITIONS_PER_MS } from '../core/position.ts';
 import { PARTITIONED, PartitionsStore, Partitions, PartitionsModule } from '../log/partitions.ts';
-import { type Pool } from '../postgres/pool.ts';
+import { type Pool, type Statement } from '../postgres/pool.ts';
 import { Metrics, type RoundResult } from '../telemetry/metrics.ts';
 import { Retention, RetentionStore } from './retention.store.ts';
 import { ROUND_LOCK, SessionsStore, TRY_LOCK, type Step, type StepName } from './round.store.ts';
 import { Sweep } from './sweep.store.ts';
-import { MaintenancePool } from '../postgres/pools.ts';
+import { CrossTenantPool, MaintenancePool } from '../postgres/pools.ts';
 import { isConnectionLoss } from '../postgres/errors.ts';
 
 /** What a round did. */
@@ -214,12 +216,70 @@ export class Maintenance implements OnApplicationBootstrap, OnModuleDestroy {
     );
     this.metrics.partitionsAhead.set(Math.min(...ahead));
     this.metrics.headAheadOfClock.set(Math.max(0, head - now) / POSITIONS_PER_MS / 1000);
-    this.metrics.oldestSnapshot.set(await this.sessions.oldestSnapshot());
+  }
+}
+
+/* Across tenants. PostgreSQL shows the sessions of other users only to the users that may see them. */
+const OLDEST_SNAPSHOT: Statement = {
+  name: 'oldest_snapshot',
+  text: `
+select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float8 as seconds
+from pg_stat_activity
+where backend_xmin is not null and backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()`,
+};
+
+/** How often a look at the oldest snapshot that fails is told, in ms. */
+const SNAPSHOT_LOG_MS = 60_000;
+
+/** Keeps the gauge of the oldest snapshot up to date, on every node and between rounds: a snapshot may come and go in one. */
+@Injectable()
+class SnapshotWatch implements OnApplicationBootstrap, OnModuleDestroy {
+  readonly #logger = new Logger(SnapshotWatch.name);
+  readonly #failures = new LogThrottle(SNAPSHOT_LOG_MS);
+  #timer: NodeJS.Timeout | undefined;
+  #looking: Promise<void> | undefined;
+  #stopping = false;
+
+  constructor(
+    // Not that of rounds, where a statement may take minutes.
+    private readonly pool: CrossTenantPool,
+    private readonly metrics: Metrics,
+    @Inject(CONFIG) private readonly config: Config,
+  ) {}
+
+  onApplicationBootstrap(): void {
+    this.#looking = this.#lookAndNext();
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    this.#stopping = true;
+    clearTimeout(this.#timer);
+    await this.#looking;
+  }
+
+  /** While the database does not answer, the gauge stays as it is. */
+  async #lookAndNext(): Promise<void> {
+    try {
+      const [row] = await this.pool.rows<{ seconds: number }>(OLDEST_SNAPSHOT);
+      this.metrics.oldestSnapshot.set(row?.seconds ?? 0);
+    } catch (error) {
+      this.#failures.note(() =>
+        this.#logger.warn(`the age of the oldest snapshot is not known: ${messageOf(error)}`),
+      );
+    }
+    if (this.#stopping) return;
+    this.#timer = setTimeout(() => {
+      this.#looking = this.#lookAndNext();
+    }, this.config.SNAPSHOT_WATCH_SECONDS * 1_000).unref();
   }
 }
 
 class RoundBroken extends Error {}
 class RoundTaken extends Error {}
 
-@Module({ imports: [PartitionsModule], providers: [SessionsStore, Maintenance], exports: [Maintenance] })
+@Module({
+  imports: [PartitionsModule],
+  providers: [SessionsStore, Maintenance, SnapshotWatch],
+  exports: [Maintenance],
+})
 export class MaintenanceModule {}

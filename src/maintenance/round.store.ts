@@ -26,15 +26,6 @@ export interface Step {
 
 export type StepName = 'lock' | 'partitions' | 'floor' | 'drop' | 'sweep' | 'watch';
 
-/* Across tenants. PostgreSQL shows the sessions of other users only to the users that may see them. */
-const OLDEST_SNAPSHOT: Statement = {
-  name: 'oldest_snapshot',
-  text: `
-select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float8 as seconds
-from pg_stat_activity
-where backend_xmin is not null and backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()`,
-};
-
 const HOLDS = `
 l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = $1::bigint::oid and l.objsubid = 1
   and l.database = (select oid from pg_database where datname = current_database())`;
@@ -56,12 +47,6 @@ const CANCEL: Statement = {
 @Injectable()
 export class SessionsStore {
   constructor(private readonly pool: MaintenancePool) {}
-
-  /** Age of the oldest snapshot that the database still serves, in seconds. */
-  async oldestSnapshot(): Promise<number> {
-    const [row] = await this.pool.rows<{ seconds: number }>(OLDEST_SNAPSHOT);
-    return row?.seconds ?? 0;
-  }
 
   /** The session that holds an advisory lock, if there is one: its process id and its application name. */
   async holder(lock: number): Promise<{ pid: number; name: string } | undefined> {

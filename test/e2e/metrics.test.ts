@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import pg from 'pg';
 import { MetricsListener } from '../../src/telemetry/metrics-endpoint.ts';
 import { BYES } from '../../src/delivery/frames.ts';
 import { call, KeyIssuer } from '../support/admin.ts';
 import { startService, type Service } from '../support/app.ts';
 import { get, post, publish } from '../support/api.ts';
+import { eventually } from '../support/eventually.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { RawConnection } from '../support/wire.ts';
@@ -92,6 +94,26 @@ describe('GET /metrics', () => {
     expect(text).toContain('route="/docs/assets/:name"');
     expect(text).not.toMatch(/seen/);
   });
+});
+
+test('the age of the oldest snapshot is seen while it lasts, without a round of maintenance', async () => {
+  const service = await startService({ SNAPSHOT_WATCH_SECONDS: 0.05, MAINTENANCE_INTERVAL_SECONDS: 3_600 });
+  const age = async () =>
+    Number(
+      /^tidings_oldest_snapshot_seconds (.+)$/m.exec(
+        await (await fetch(`${service.url}/metrics`)).text(),
+      )?.[1],
+    );
+  const reader = new pg.Client({ connectionString: service.database.url });
+  await reader.connect();
+  await reader.query('begin isolation level repeatable read; select 1');
+  let first = 0;
+  await eventually(async () => expect((first = await age())).toBeGreaterThan(0.1));
+  await eventually(async () => expect(await age()).toBeGreaterThan(first + 0.1));
+  await reader.query('commit');
+  await eventually(async () => expect(await age()).toBeLessThan(first));
+  await reader.end();
+  await service.close();
 });
 
 describe('GET /metrics beside everything that a tenant can do', () => {

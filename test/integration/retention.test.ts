@@ -299,17 +299,6 @@ describe('beside traffic', () => {
     expect(await maintenance.runOnce()).toMatchObject({ partitionsDropped: 3, failed: [] });
   });
 
-  test('the age of the oldest snapshot is seen', async () => {
-    const reader = await log.client();
-    await reader.query('begin isolation level repeatable read');
-    await reader.query('select 1');
-    await reader.query('select pg_sleep(0.3)');
-    const { maintenance, metrics } = log.node();
-    await maintenance.runOnce();
-    const { values } = await metrics.oldestSnapshot.get();
-    expect(values[0]?.value).toBeGreaterThan(0.3);
-  });
-
   test('a shutdown breaks off a round that waits, and counts no failure', async () => {
     await partitionsFor(40);
     const reader = await log.client();
