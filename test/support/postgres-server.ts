@@ -17,10 +17,12 @@ export interface PostgresServer extends DatabasePlace {
   remove(): Promise<void>;
 }
 
+/** @param place the folder that its data lies below */
 export async function startPostgres(
   parameters: Readonly<Record<string, string>> = {},
+  place?: string,
 ): Promise<PostgresServer> {
-  const server = await createScratchServer(parameters);
+  const server = await createScratchServer(parameters, place);
   const admin = new pg.Client({ connectionString: server.url('postgres') });
   await admin.connect();
   await ensureDatabase(admin, server.url('postgres'), 'tidings');
