@@ -3,7 +3,7 @@ import { ensureDatabase } from '../../src/postgres/embedded-server.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
 import { urlsOf } from '../../src/postgres/roles.ts';
 import type { DatabasePlace } from './database.ts';
-import { createScratchServer } from './scratch-server.ts';
+import { createScratchServer, type ScratchServer } from './scratch-server.ts';
 
 /** A PostgreSQL that one test may take away. `url` stays the same over stops and starts; the database is migrated. */
 export interface PostgresServer extends DatabasePlace {
@@ -13,6 +13,8 @@ export interface PostgresServer extends DatabasePlace {
   stop(): Promise<void>;
   /** SIGKILL: what was not on disk is gone. */
   kill(): Promise<void>;
+  /** A server that follows it; see ScratchServer. */
+  standby(isAwaited: boolean): Promise<PostgresServer>;
   /** For the end of the test: stops it and removes its files. */
   remove(): Promise<void>;
 }
@@ -27,14 +29,18 @@ export async function startPostgres(
   await admin.connect();
   await ensureDatabase(admin, server.url('postgres'), 'tidings');
   await admin.end();
-  const urls = urlsOf(server.url('postgres'), 'tidings');
-  await migrate(urls);
+  await migrate(urlsOf(server.url('postgres'), 'tidings'));
+  return asPostgres(server);
+}
+
+function asPostgres(server: ScratchServer): PostgresServer {
   return {
     url: server.url('tidings'),
-    urls,
+    urls: urlsOf(server.url('postgres'), 'tidings'),
     start: () => server.start(),
     stop: () => server.stop(),
     kill: () => server.kill(),
+    standby: async (isAwaited) => asPostgres(await server.standby(isAwaited)),
     remove: () => server.remove(),
   };
 }

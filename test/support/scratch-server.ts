@@ -1,10 +1,12 @@
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdtemp, rm, statfs } from 'node:fs/promises';
+import { appendFile, chmod, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 import {
   binariesIn,
+  CLUSTER_OWNER,
   createCluster,
   findServerBinaries,
   findServerUser,
@@ -25,6 +27,13 @@ export interface ScratchServer {
   start(): Promise<void>;
   stop(): Promise<void>;
   kill(): Promise<void>;
+  /**
+   * A hot standby that follows it from now on, with the same passwords. This server is stopped for a moment to be copied, so
+   * that no program is needed that the embedded PostgreSQL does not have.
+   *
+   * @param isAwaited each commit waits until the standby has it
+   */
+  standby(isAwaited: boolean): Promise<ScratchServer>;
   /** Stops the server if it runs and removes its folder. */
   remove(): Promise<void>;
 }
@@ -49,22 +58,42 @@ export async function createScratchServer(
   place = tmpdir(),
   programs?: string,
 ): Promise<ScratchServer> {
+  const user = await findServerUser();
+  const folders = await makeFolders(place, user);
+  const password = randomBytes(16).toString('hex');
+  const binaries = programs === undefined ? await embeddedBinaries(folders.home, user) : binariesIn(programs);
+  await createCluster({ home: folders.data, name: 'cluster', password, binaries, user });
+  return await serve(folders, { port: await ownPort(), password, parameters, binaries, user });
+}
+
+interface Folders {
+  readonly home: string;
+  readonly data: string;
+  readonly cluster: string;
+  /** Ends what would remove them if this process ended now. */
+  readonly dismissGuard: () => void;
+}
+
+async function makeFolders(place: string, user: ServerUser): Promise<Folders> {
   const [home, data] = await Promise.all(
     [tmpdir(), place].map((folder) => mkdtemp(join(folder, 'tidings-test-'))),
   );
   if (home === undefined || data === undefined) throw new Error('mkdtemp answered with nothing.');
   const cluster = join(data, 'cluster');
   const dismissGuard = guard(cluster, home, data);
-  const user = await findServerUser();
-  const password = randomBytes(16).toString('hex');
   for (const folder of [home, data]) {
     await chmod(folder, 0o755);
     await give(folder, user);
   }
-  const binaries = programs === undefined ? await embeddedBinaries(home, user) : binariesIn(programs);
-  await createCluster({ home: data, name: 'cluster', password, binaries, user });
-  const files = { cluster, logFile: join(home, 'server.log') };
-  const options: ServerOptions = { ...files, port: await ownPort(), password, parameters, binaries, user };
+  return { home, data, cluster, dismissGuard };
+}
+
+/** Starts the server of a cluster. */
+async function serve(
+  { home, data, cluster, dismissGuard }: Folders,
+  wanted: Omit<ServerOptions, 'cluster' | 'logFile'>,
+): Promise<ScratchServer> {
+  let options: ServerOptions = { ...wanted, cluster, logFile: join(home, 'server.log') };
   let server: ServerProcess | undefined = await ServerProcess.start(options);
   const end = async (how: 'stop' | 'kill') => {
     await server?.[how]();
@@ -77,6 +106,23 @@ export async function createScratchServer(
     },
     stop: () => end('stop'),
     kill: () => end('kill'),
+    standby: async (isAwaited) => {
+      await end('stop');
+      const { port, password, parameters, user } = options;
+      const copy = await makeFolders(dirname(data), user);
+      await promisify(execFile)('cp', ['-a', cluster, copy.cluster]);
+      const signal = join(copy.cluster, 'standby.signal');
+      await writeFile(signal, '');
+      await give(signal, user);
+      // Not on its command line, so that a test can change it.
+      await appendFile(
+        join(copy.cluster, 'postgresql.auto.conf'),
+        `primary_conninfo = 'host=127.0.0.1 port=${port} user=${CLUSTER_OWNER} password=${password}'\n`,
+      );
+      if (isAwaited) options = { ...options, parameters: { ...parameters, synchronous_standby_names: '*' } };
+      server = await ServerProcess.start(options);
+      return await serve(copy, { ...wanted, port: await ownPort() });
+    },
     remove: async () => {
       await end('stop');
       dismissGuard();
