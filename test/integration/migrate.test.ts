@@ -7,10 +7,13 @@ import { migrations } from '../../migrations/migrations.ts';
 import { checkDurability, openDatabase } from '../../src/postgres/open-database.ts';
 import { urlsOf } from '../../src/postgres/roles.ts';
 import { createDataSource, migrate } from '../../src/postgres/migrate.ts';
+import { publish } from '../support/api.ts';
+import { startService } from '../support/app.ts';
 import { createDatabase, settingsOf, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { testConfig } from '../support/settings.ts';
-import { TEST_SECRET } from '../support/tokens.ts';
+import { StreamClient } from '../support/stream-client.ts';
+import { serviceToken, TEST_SECRET, userToken } from '../support/tokens.ts';
 
 let database: TestDatabase;
 
@@ -154,7 +157,8 @@ describe('beside nodes that are at work', () => {
     await expect(migrated).rejects.toThrow(expect.objectContaining({ name: 'AbortError' }));
   });
 
-  test('rights are given in the same way, and a second migration says whom it waits for', async () => {
+  test('rights are given in the same way beside a service, and a second migration says whom it waits for', async () => {
+    const service = await startService({}, { database: old });
     await old.query(`update database_logins set rights = 'of an older version'`);
     await holder.query('begin; select from devices');
     const first = migrate(old.urls, patience);
@@ -162,8 +166,15 @@ describe('beside nodes that are at work', () => {
     const second = migrate(old.urls, patience);
     await expectTold(/^Another migration is under way \(process \d+, "migration lock of tidings", since 20/);
     await eventually(async () => expect(await requests('devices')).toEqual([]));
+    // Of a node that is at work, while the report goes on: a stream of a new device, and what it is sent.
+    const stream = await StreamClient.open(service.url, userToken());
+    await stream.untilEvent('caught-up');
+    await publish(service.url, serviceToken(), { to: { user: 'alice' }, type: 't', data: 1 });
+    await stream.untilNotifications(1);
+    await stream.cut();
     await holder.query('commit');
     expect(await Promise.all([first, second])).toEqual([[], []]);
+    await service.close();
     expect(await old.query(`select from database_logins where rights = 'of an older version'`)).toEqual([]);
   });
 

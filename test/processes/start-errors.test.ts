@@ -30,6 +30,20 @@ test('a start that fails on what is in the database says that, and nothing of a 
   await database.query('alter table revocations rename column sort to kind');
 });
 
+test.each([true, false])(
+  'a start on tables of a newer version names its migrations (with the login of the owner: %s)',
+  async (isOwner) => {
+    await database.query(
+      `insert into migrations (timestamp, name) values (1700000009999, 'Newer1700000009999')`,
+    );
+    const said = await failure(isOwner ? { DATABASE_OWNER_URL: database.urls.owner } : {});
+    expect(said).toMatch(
+      /^The tables were migrated by a newer version of Tidings: they have Newer1700000009999, which this one \(.+\) does not know\. [^\n]+\n$/,
+    );
+    await database.query(`delete from migrations where name = 'Newer1700000009999'`);
+  },
+);
+
 test('a port that is in use is named, that of the metrics as well', async () => {
   const other = createServer();
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
