@@ -19,8 +19,9 @@ const BRIEF_MS = 250;
 const LONGER_MS = 2_000;
 /** How many requests are brief. */
 const BRIEF_REQUESTS = 3;
-/** A pause where nobody was seen to hold the table, in ms. */
+/** A pause where nobody was seen to hold the table, and one in which those catch up that waited behind a longer request, in ms. */
 const PAUSE_MS = 1_000;
+const LONGER_PAUSE_MS = 3_000;
 /** How often it is looked whether a request waits, and how often whether a holder is gone, in ms. */
 const WATCH_MS = 50;
 const OVER_MS = 200;
@@ -82,14 +83,15 @@ export async function withTableLocks(
     if (!isBrief) for (const { transaction } of holders) asked.add(transaction);
     yielding = holders.filter(({ yields, transaction }) => yields && !asked.has(transaction));
     let left: readonly Holder[] = holders.filter((holder) => !yielding.includes(holder));
-    if (holders.length === 0) await sleep(PAUSE_MS, undefined, { signal: stop });
+    if (!isBrief) await sleep(LONGER_PAUSE_MS, undefined, { signal: stop });
+    else if (holders.length === 0) await sleep(PAUSE_MS, undefined, { signal: stop });
     for (; left.length > 0 && performance.now() < deadline; left = await stillThere(watch, left)) {
       tell(left);
       await sleep(OVER_MS, undefined, { signal: stop });
     }
     if (performance.now() < deadline) continue;
     throw new StartError(
-      `A table cannot be changed while others hold it${left.length > 0 ? ` (${left.map(inWords).join('; ')})` : ''}: migrate again when that is over, as a backup (pg_dump) or a long transaction, or end the session (pg_terminate_backend). Nodes that are at work go on.`,
+      `A table cannot be changed while others hold it${left.length > 0 ? ` (${left.map(inWords).join('; ')})` : ''}: migrate again when that is over, which may be a backup or a long transaction, or end its session (pg_terminate_backend). Nodes that are at work go on.`,
       { cause },
     );
   }
