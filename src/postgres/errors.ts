@@ -121,7 +121,11 @@ export function databaseUnavailable(cause: unknown): Problem {
   if (code === FULL)
     return new Problem('database_full', 'The disk of the database is full.', { retryAfter: 5, cause });
   if (isBusy(code))
-    return new Problem('database_busy', 'The database did not come to it in time.', { retryAfter: 2, cause });
+    return new Problem(
+      'database_busy',
+      'The database answers, and did not come to this in time: mostly somebody holds a lock on what it concerns.',
+      { retryAfter: 2, cause },
+    );
   return new Problem('database_unavailable', 'The database cannot be reached at the moment.', {
     retryAfter: 2,
     cause,

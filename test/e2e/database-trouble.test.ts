@@ -25,7 +25,7 @@ afterAll(async () => {
 });
 
 const send = (tenant: string, key?: string, { url } = service) =>
-  post<{ code?: string; position?: string }>(
+  post<{ code?: string; detail?: string; position?: string }>(
     `${url}/v1/notifications`,
     serviceToken({ tenant }),
     { to: { user: 'alice' }, type: 't', data: key ?? null },
@@ -131,6 +131,7 @@ test('a lock that is held for long is told as such, to the tenant whose row it i
   // Should the machine stand still for as long as this service waits, it is asked again; the lock is held all the while.
   await eventually(async () => expect((await send('free', undefined, impatient)).status).toBe(201));
   expectTold(await answer, 'database_busy');
+  expect((await answer).body.detail).toMatch(/answers.* lock /);
   expect((await ready(impatient)).database).not.toHaveProperty('writeFailure');
 
   // Where one waits for as long as the lock is held, another is answered meanwhile.

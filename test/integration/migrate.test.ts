@@ -139,7 +139,7 @@ describe('beside nodes that are at work', () => {
   test('patience has an end, which names who has the table, and leaves everything as it was', async () => {
     await before(OneWordPerThing1700000000012);
     await holder.query('begin; select from streams');
-    await expect(migrate(old.urls, { patienceMs: 300 })).rejects.toThrow(
+    await expect(migrate(old.urls, { patienceMs: 1_500 })).rejects.toThrow(
       new RegExp(
         `cannot be changed while others hold it \\(process ${await pidOfHolder()} .*"a long report".*\\): migrate again`,
       ),
