@@ -36,6 +36,13 @@ const COMMANDS: ReadonlyMap<string, Entry> = new Map([
       load: async () => (await import('./log-advance.ts')).logAdvance,
     },
   ],
+  [
+    'scale-citus',
+    {
+      summary: 'spreads tenants over the servers of a Citus cluster, for trials',
+      load: async () => (await import('./scale-citus.ts')).scaleCitus,
+    },
+  ],
 ]);
 
 const HELP = `Tidings ${VERSION}: durable notifications for the people who are logged in to your apps.

@@ -78,7 +78,7 @@ describe('the program in the image', () => {
   test('tells which commands there are, and which version it is', async () => {
     const { code, stdout } = await tidings(['--help']);
     expect(code).toBe(0);
-    for (const command of ['start', 'migrate', 'token', 'issuer', 'log-advance']) {
+    for (const command of ['start', 'migrate', 'token', 'issuer', 'log-advance', 'scale-citus']) {
       expect(stdout).toMatch(new RegExp(`^  ${command} +[a-z]`, 'm'));
       const told = await tidings([command, '--help'], FOREIGN);
       expect(told).toMatchObject({
@@ -95,7 +95,10 @@ describe('the program in the image', () => {
   });
 
   test.each([
-    [['migrations'], /no command migrations; there are start, migrate, token, issuer, log-advance\./],
+    [
+      ['migrations'],
+      /no command migrations; there are start, migrate, token, issuer, log-advance, scale-citus\./,
+    ],
     [['migrate', '--jsn'], /--jsn[^]*tidings migrate --help/],
     [['start', 'now'], /now[^]*tidings start --help/],
     [['log-advance', '--ahead', 'far'], /--ahead takes whole seconds/],
