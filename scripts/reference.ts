@@ -5,10 +5,13 @@ import { z } from 'zod';
 import { SETTING_GROUPS } from '../src/core/config.ts';
 import { ERRORS } from '../src/core/errors.ts';
 import { Metrics } from '../src/telemetry/metrics.ts';
+import { scalePage } from '../test/bench/scale/page.ts';
+import { stormPicture } from '../test/bench/scale/picture.ts';
 
 /*
- * `npm run docs:reference` writes what is told twice, to the program and to people: .env.example and the pages of
- * docs/reference on settings, errors and metrics. A test compares them, so nothing new can be forgotten.
+ * `npm run docs:reference` writes what is told twice, to the program and to people: .env.example, the pages of docs/reference
+ * on settings, errors and metrics, and the page whose numbers are computed. A test compares them, so nothing new can be
+ * forgotten.
  */
 const PROJECT = new URL('../', import.meta.url);
 
@@ -21,6 +24,8 @@ export async function referenceFiles(): Promise<ReadonlyMap<string, string>> {
     ['docs/reference/settings.md', await page(settingsPage())],
     ['docs/reference/errors.md', await page(errorsPage())],
     ['docs/reference/metrics.md', await page(await metricsPage())],
+    ['docs/explanation/scale.md', await page(scalePage())],
+    ['docs/performance/storm.svg', stormPicture()],
   ]);
 }
 

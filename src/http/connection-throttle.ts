@@ -6,7 +6,7 @@ const TURN_MS = 2;
 /** How often it is decided how many, in ms: over less than that the event loop is either busy or not. */
 const WINDOW_MS = 20;
 /** Part of its time that the event loop may be at work meanwhile; the rest is for those who are connected already. */
-const BUSY = 0.6;
+export const BUSY = 0.6;
 /** First requests that are begun in a turn: at first, and at most. */
 const PER_TURN = { first: 4, most: 32 };
 /**
