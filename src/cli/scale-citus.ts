@@ -13,7 +13,7 @@ const HELP = `Spreads the tenants of a database over the servers of a Citus clus
   tidings scale-citus [<owner url>] [--dry-run] [--json]
 
   <owner url>  the coordinator by the login that owns the tables (default: DATABASE_OWNER_URL, which keeps the
-               password out of the list of processes)
+               password out of the list of processes, and npm from printing it)
   --dry-run    print the statements, and connect to nothing
   --json       print the statements, or what was moved, as one line of JSON
 

@@ -63,18 +63,20 @@ order by 1`;
 const faultsOf = async (client: pg.Client): Promise<string[]> =>
   (await client.query<{ fault: string }>(FAULTS, [JSON.stringify(PLACES)])).rows.map(({ fault }) => fault);
 
+/** For the tables and the command, without a service. */
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(() => database.drop());
+
 describe('the tables', () => {
-  let database: TestDatabase;
   let client: pg.Client;
   beforeAll(async () => {
-    database = await createDatabase();
     client = new pg.Client({ connectionString: database.url });
     await client.connect();
   });
-  afterAll(async () => {
-    await client.end();
-    await database.drop();
-  });
+  afterAll(() => client.end());
 
   test('have keys with the tenant in each, and nothing that shards cannot have', async () => {
     expect(await faultsOf(client)).toEqual([]);
@@ -174,13 +176,12 @@ describe('the statements that serve people', () => {
     expect(insertsAdrift(adrift)).toEqual(['sends']);
   });
 
-  test('join nothing that stays on the coordinator', async () => {
+  test('join nothing that stays on the coordinator with what is distributed', async () => {
     for (const each of ran) {
-      const places = new Set(tablesOf(await planOf(each)).map(placeOf));
-      expect([each.statement.name, places.has('local') && places.size > 1]).toEqual([
+      const places = tablesOf(await planOf(each)).map(placeOf);
+      expect([each.statement.name, places]).not.toEqual([
         each.statement.name,
-        // The counts of nodes, and which of them live.
-        each.statement.name === 'exchange_connection_counts',
+        expect.arrayContaining(['local', 'distributed']),
       ]);
     }
   });
@@ -200,17 +201,18 @@ describe('the statements that serve people', () => {
   });
 
   test('write no value of a function that Citus refuses in an update', async () => {
-    const volatile = await service.database.query<{ name: string }>(
-      `select distinct proname as name from pg_proc where provolatile = 'v'`,
+    const mutable = await service.database.query<{ name: string }>(
+      `select proname as name from pg_proc group by 1 having bool_and(provolatile <> 'i')`,
     );
-    const calls = new RegExp(`\\b(?:${volatile.map(({ name }) => name).join('|')})\\(`);
+    const calls = new RegExp(`\\b(?:${mutable.map(({ name }) => name).join('|')})\\(`);
     for (const { statement } of ran) {
       const updates = statement.text.match(/\bset\b [\s\S]*?(?=\bwhere\b|\bfrom\b|\breturning\b|$)/g) ?? [];
-      const known = statement.name.startsWith('node_');
-      expect([statement.name, !known && updates.some((update) => calls.test(update))]).toEqual([
-        statement.name,
-        false,
-      ]);
+      // The sign of life of a node writes the time, and serves nobody.
+      if (!statement.name.startsWith('node_'))
+        expect([statement.name, updates.filter((update) => calls.test(update))]).toEqual([
+          statement.name,
+          [],
+        ]);
     }
   });
 });
@@ -294,12 +296,6 @@ const insertsAdrift = ({ text }: Statement): string[] =>
   ].flatMap(([, table = '', tenant]) => (placeOf(table) === 'distributed' && tenant !== '$1' ? [table] : []));
 
 describe('tidings scale-citus', () => {
-  let database: TestDatabase;
-  beforeAll(async () => {
-    database = await createDatabase();
-  });
-  afterAll(() => database.drop());
-
   const SECRET = 'hunter2-of-the-owner';
 
   /** What it printed and reported, or the message of its error. */
