@@ -139,25 +139,54 @@ async function tablesOfCitus(owner: pg.Client): Promise<ReadonlySet<string>> {
   return new Set(rows.map(({ name }) => name));
 }
 
-/** A shard without its policies would show the service's login the tenants beside the one that is asked about. */
+/** What a shard has to have of its table. `%s` is the shard, `$columns` on how many columns of the table somebody has rights. */
+const SHARD_FAULT = `
+select case
+    when not (relrowsecurity and relforcerowsecurity and exists (select from pg_policy where polrelid = c.oid)) then 'policies'
+    when (select count(*) from pg_attribute where attrelid = c.oid and attnum > 0 and attacl is not null) <> $columns then 'rights'
+    else 'none'
+  end
+from pg_class c where c.oid = '%s'::regclass`;
+
+/**
+ * A shard without its policies would show the service's login the tenants beside the one that is asked about. Without its
+ * rights it would refuse the engine's, which has most of them on columns.
+ */
 async function checkShards(owner: pg.Client): Promise<void> {
-  const open: string[] = [];
+  const faulty = { policies: new Set<string>(), rights: new Set<string>() };
   for (const [table, place] of Object.entries(PLACES)) {
     if (place === 'local' || !hasTenant(table)) continue;
+    const name = `public.${table}`;
+    const [own] = await rowsOf<{ columns: number }>(
+      owner,
+      `select count(*)::int as columns from pg_attribute
+       where attrelid = $1::regclass and attnum > 0 and attacl is not null`,
+      [name],
+    );
     const shards = await rowsOf<{ success: boolean; result: string }>(
       owner,
-      `select success, result from run_command_on_shards($1::regclass,
-         $$select relrowsecurity and relforcerowsecurity and exists (select from pg_policy where polrelid = c.oid)
-           from pg_class c where c.oid = '%s'::regclass$$)`,
-      [`public.${table}`],
+      'select success, result from run_command_on_shards($1::regclass, $2)',
+      [name, SHARD_FAULT.replace('$columns', String(own?.columns))],
     );
-    if (shards.length === 0 || shards.some(({ success, result }) => !success || result !== 't'))
-      open.push(table);
+    if (shards.length === 0) faulty.policies.add(table);
+    for (const { success, result } of shards)
+      if (!success || result === 'policies') faulty.policies.add(table);
+      else if (result === 'rights') faulty.rights.add(table);
   }
-  if (open.length > 0)
-    throw new StartError(
-      `Row-level security does not hold on every shard of ${open.join(', ')}: Citus keeps policies from version 11 on. Do not start the service on this database.`,
-    );
+  const sentences = [
+    ...(faulty.policies.size === 0
+      ? []
+      : [
+          `Row-level security does not hold on every shard of ${[...faulty.policies].join(', ')}: Citus keeps policies from version 11 on.`,
+        ]),
+    ...(faulty.rights.size === 0
+      ? []
+      : [
+          `The rights on columns are not on every shard of ${[...faulty.rights].join(', ')}: Citus keeps them from version 13.1 on.`,
+        ]),
+  ];
+  if (sentences.length > 0)
+    throw new StartError([...sentences, 'Do not start the service on this database.'].join(' '));
 }
 
 async function rowsOf<Row extends pg.QueryResultRow>(

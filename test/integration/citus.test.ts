@@ -382,13 +382,30 @@ describe('tidings scale-citus', () => {
     expect((await run(database.urls.owner)).out).toMatch(/^Nothing to move/);
   });
 
-  test('says it when a table keeps no policy on its shards', async () => {
-    await database.query('alter table acks no force row level security');
-    expect((await run(database.urls.owner)).error).toMatch(
-      /does not hold on every shard of acks.*Do not start the service/,
+  test('says it when shards lack policies, or rights on columns', async () => {
+    await database.query(`
+      create table shard (like devices including all);
+      alter table shard enable row level security, force row level security;
+      create policy of_tenant on shard using (true);
+      alter table acks no force row level security`);
+    await database.query(
+      STAND_IN_SHARDS('case table_name::text when $$devices$$ then $$shard$$ else table_name::text end'),
     );
+    const { error } = await run(database.urls.owner);
+    expect(error).toMatch(
+      /security does not hold on every shard of acks: .* rights on columns .* of devices:/,
+    );
+    expect(error).toMatch(/Do not start the service/);
   });
 });
+
+const STAND_IN_SHARDS = (shard: string): string => `
+create or replace function run_command_on_shards(table_name regclass, command text)
+returns table (shardid bigint, success boolean, result text) language plpgsql as $f$
+begin
+  execute format(command, ${shard}) into result;
+  return query select 1::bigint, true, result;
+end $f$`;
 
 /** Functions with the names and results of those of Citus: they note who called, and a table is its only shard. */
 const STAND_IN = `
@@ -405,12 +422,5 @@ language sql as $f$ select note(table_name, case distribution_column when 'tenan
 create function create_reference_table(table_name regclass) returns void
 language sql as $f$ select note(table_name, 'reference', null) $f$;
 create function create_distributed_function(function_name regprocedure) returns void language sql as $f$ select $f$;
-create function run_command_on_shards(table_name regclass, command text)
-returns table (shardid bigint, success boolean, result text) language plpgsql as $f$
-declare
-  found boolean;
-begin
-  execute format(command, table_name) into found;
-  return query select 1::bigint, true, case when found then 't' else 'f' end;
-end $f$;
+${STAND_IN_SHARDS('table_name')};
 grant all on pg_dist_partition, calls, calls_n_seq to public`;
