@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type OnModuleDestroy } from '@nestjs/common';
+import { Bus } from '../cluster/bus.ts';
 import { NodeName } from '../cluster/nodes.ts';
 import { CONFIG, type Config, Draining } from '../core/config.ts';
 import { ConnectionQuota } from '../delivery/connection-quota.ts';
@@ -18,6 +19,7 @@ import { Receipts } from '../receipts/receipts.ts';
 export class Shutdown implements OnModuleDestroy {
   constructor(
     private readonly draining: Draining,
+    private readonly bus: Bus,
     private readonly ingest: Ingest,
     private readonly feed: LogFeed,
     private readonly streams: Streams,
@@ -28,19 +30,27 @@ export class Shutdown implements OnModuleDestroy {
   ) {}
 
   async onModuleDestroy(): Promise<void> {
-    const patience = (this.config.SHUTDOWN_DEADLINE_SECONDS * 1_000) / 4;
+    // 1. /health/ready says so, and requests are taken until those who send them have found another node, if there is one.
+    const hasOthers = this.bus.state !== 'alone';
+    this.draining.announce();
+    const delay = hasOthers ? this.config.SHUTDOWN_DELAY_SECONDS : 0;
+    await sleep(delay * 1_000);
+    const patience = ((this.config.SHUTDOWN_DEADLINE_SECONDS - delay) * 1_000) / 4;
 
-    // 1. Nothing new begins: publishes and streams are refused, /health/ready says so.
+    // 2. Nothing new begins: publishes and streams are refused.
     this.draining.begin();
 
-    // 2. What was accepted is stored, and sent. What waits for a database that does not answer must not cost the streams their `bye`.
+    // 3. What was accepted is stored, and sent. What waits for a database that does not answer must not cost the streams their `bye`.
     await Promise.race([this.ingest.settled(), sleep(patience, undefined, { ref: false })]);
 
-    // 3. Streams end, each told when to come back.
+    // 4. Streams end, each told when to come back: at once where another node is.
     this.feed.close();
-    await this.streams.endAll(this.config.SHUTDOWN_SPREAD_SECONDS * 1_000, patience);
+    await this.streams.endAll(
+      hasOthers ? this.config.MOVING_RETRY_MS : this.config.STREAM_RETRY_MS,
+      patience,
+    );
 
-    // 4. What they did is written, and others may have the name. A node that did not get its name has written
+    // 5. What they did is written, and others may have the name. A node that did not get its name has written
     // nothing: what stands under it is of another process.
     if (this.nodeName.taken) await Promise.all([this.receipts.close(), this.quota.close()]);
     await this.nodeName.leave();

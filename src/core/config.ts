@@ -261,8 +261,8 @@ const startAndStop = {
   SHUTDOWN_DEADLINE_SECONDS: integer(10, 1, 300).describe(
     'The process ends at most this long after SIGTERM.',
   ),
-  SHUTDOWN_SPREAD_SECONDS: integer(10, 0, 600).describe(
-    'Over how long the streams that were told `shutdown` come back, so that other nodes do not get all of them at once.',
+  SHUTDOWN_DELAY_SECONDS: integer(3, 0, 120).describe(
+    'How long a node that stops goes on with its work while `/health/ready` already fails, if another node lives: as long as the load balancer takes to notice. Within SHUTDOWN_DEADLINE_SECONDS.',
   ),
 };
 
@@ -310,6 +310,7 @@ const REMOVED_SETTINGS: ReadonlyMap<string, keyof Settings | undefined> = new Ma
     'MAX_NOTIFICATIONS_PER_REQUEST',
     'NOTIFICATIONS_BURST_SECONDS',
     'PARTITIONS_AHEAD',
+    'SHUTDOWN_SPREAD_SECONDS',
     'STREAM_BUFFER_BYTES',
     'STREAM_RETRY_MS',
     'STREAM_STALL_SECONDS',
@@ -330,16 +331,27 @@ export const CONFIG = Symbol('config');
 /** The AbortSignal by which the service is told to stop: for what waits before it has started. */
 export const STOP = Symbol('stop');
 
-/** Whether this node is on its way out: it begins nothing new and finishes what it has. There is no way back. */
+/** Whether this node is on its way out. There is no way back. */
 export class Draining {
+  #announced = false;
   #active = false;
 
+  /** It is not ready any more, so that whoever sends it requests looks for another node. It still takes them. */
+  get announced(): boolean {
+    return this.#announced;
+  }
+
+  /** It begins nothing new and finishes what it has. */
   get active(): boolean {
     return this.#active;
   }
 
+  announce(): void {
+    this.#announced = true;
+  }
+
   begin(): void {
-    this.#active = true;
+    this.#announced = this.#active = true;
   }
 }
 
@@ -407,6 +419,10 @@ export function readSettings<Schema extends z.ZodObject>(
   if (isSet('DATABASE_URL') && isAsked('JWT_SECRET') && !isSet('JWT_SECRET') && !isSet('JWKS_URL')) {
     faults.push('JWT_SECRET or JWKS_URL: one of them is needed with DATABASE_URL');
   }
+  const { SHUTDOWN_DELAY_SECONDS: delay, SHUTDOWN_DEADLINE_SECONDS: deadline }: Partial<Settings> =
+    parsed.data ?? {};
+  if (delay !== undefined && deadline !== undefined && delay >= deadline)
+    faults.push('SHUTDOWN_DELAY_SECONDS: less than SHUTDOWN_DEADLINE_SECONDS, of which it is a part');
   if (!parsed.success || faults.length > 0) {
     throw new ConfigError(
       `Settings that cannot be used (see .env.example):\n${faults.map((fault) => `  - ${fault}`).join('\n')}`,

@@ -60,6 +60,10 @@ export const TUNING = Object.freeze({
 
   /** Middle of the jittered `retry:` that a stream announces, in ms: about what browsers wait by themselves. */
   STREAM_RETRY_MS: 3_000,
+  /** As STREAM_RETRY_MS where a node stops and another one lives: short, and where that fails still some time between two attempts. */
+  MOVING_RETRY_MS: 300,
+  /** How many streams of a node that stops are told to come back in a second: a node that is busy takes in as many. */
+  RETURNS_PER_SECOND: 500,
   /**
    * Bytes that may wait for one socket before its stream goes back to reading the log. A slow reader then takes about as
    * much memory as one large notification.

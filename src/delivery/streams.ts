@@ -58,20 +58,17 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
   }
 
   /**
-   * Ends every stream with `bye` `shutdown`, after which its client comes back at another moment than the others; resolves when
-   * all have ended.
+   * Ends every stream with `bye` `shutdown`, after which its client comes back at another moment than the others, RETURNS_PER_SECOND
+   * of them; resolves when all have ended.
    *
-   * @param spreadMs between the first and the last that comes back, in ms
+   * @param retryMs how long those wait who come back first, in ms, about
    * @param withinMs how long a client may take to read the end, in ms
    */
-  async endAll(spreadMs: number, withinMs: number): Promise<void> {
+  async endAll(retryMs: number, withinMs: number): Promise<void> {
     const all = [...this.hubs.values()].flatMap((hub) => [...hub.connections]);
+    const spreadMs = Math.max(1, all.length / this.config.RETURNS_PER_SECOND) * 1_000;
     all.forEach((connection, index) =>
-      connection.end(
-        'shutdown',
-        jittered(this.config.STREAM_RETRY_MS) + Math.round((spreadMs * index) / all.length),
-        withinMs,
-      ),
+      connection.end('shutdown', jittered(retryMs) + Math.round((spreadMs * index) / all.length), withinMs),
     );
     await this.quota.empty();
   }

@@ -131,7 +131,7 @@ export class Readiness {
 
   /** While the database is away nobody knows whether it is migrated, and that alone does not make the node unready. */
   #status(database: Ready['database']): Ready['status'] {
-    if (this.draining.active) return 'draining';
+    if (this.draining.announced) return 'draining';
     return this.#migrated || !database.reachable ? 'ready' : 'not-migrated';
   }
 

@@ -9,6 +9,7 @@ import { startServiceProcess } from '../support/service-process.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
 import { Draining } from '../../src/core/config.ts';
+import { LogFeed } from '../../src/delivery/log-feed.ts';
 
 const notification = { to: { everyone: true }, type: 't', data: 1 };
 
@@ -19,7 +20,7 @@ beforeEach(async () => {
   database = await createDatabase();
   service = await startService(
     {
-      SHUTDOWN_SPREAD_SECONDS: '20',
+      RETURNS_PER_SECOND: 1,
       SHUTDOWN_DEADLINE_SECONDS: '5',
       STREAM_RETRY_MS: 1_000,
       STREAM_BUFFER_BYTES: 16_384,
@@ -123,6 +124,51 @@ test('every publish that was answered is kept, and those that came too late are 
     if (status === 201) expect(stored.has(id)).toBe(true);
     else expect({ status, retryAfter }).toEqual({ status: 503, retryAfter: expect.stringMatching(/^\d+$/) });
   }
+});
+
+describe('beside another node', () => {
+  test('it goes on for a while as one that is not ready', async () => {
+    service.app.get(Draining).announce();
+    const answer = await fetch(`${service.url}/health/ready`);
+    expect([answer.status, await answer.json()]).toMatchObject([503, { status: 'draining' }]);
+    const stream = await open('u');
+    const { id } = await publish(service.url, serviceToken(), notification);
+    expect(await stream.untilNotifications(1)).toMatchObject([{ id }]);
+  });
+
+  test('it does so when it is told to stop, and its clients come back soon and a few at a time', async () => {
+    await close();
+    service = await startService(
+      { SHUTDOWN_DELAY_SECONDS: '1', SHUTDOWN_DEADLINE_SECONDS: '60', RETURNS_PER_SECOND: 10 },
+      { database },
+    );
+    closing = undefined;
+    const other = await startService({}, { database });
+    await service.app.get(LogFeed).poll();
+    const streams = await Promise.all(Array.from({ length: 20 }, async (_, i) => await open(`u${i}`)));
+    const draining = service.app.get(Draining);
+    const times: number[] = [];
+    for (const step of ['announce', 'begin'] as const) {
+      const goOn = draining[step].bind(draining);
+      jest.spyOn(draining, step).mockImplementation(() => {
+        times.push(performance.now());
+        goOn();
+      });
+    }
+    await close();
+    await other.close();
+    const [announced = 0, began = 0] = times;
+    // Timers may come a millisecond early.
+    expect(began - announced).toBeGreaterThan(998);
+    const told = streams
+      .map((stream) => Number(stream.named('bye')[0]?.['retryAfterMs']))
+      .toSorted((a, b) => a - b);
+    expect(told[0]).toBeGreaterThanOrEqual(150);
+    expect(told.at(-1)).toBeLessThanOrEqual(2_000 + 450);
+    // No more than ten within a second, and those of the jitter.
+    for (const first of told)
+      expect(told.filter((time) => time >= first && time < first + 1_000).length).toBeLessThanOrEqual(13);
+  });
 });
 
 describe('while it shuts down', () => {

@@ -50,7 +50,7 @@ export async function startService(settings: TestSettings = {}, options: Options
     DATABASE_CONNECT_TIMEOUT_MS: '60000',
     DATABASE_STATEMENT_TIMEOUT_MS: '60000',
     CHANGES_TIMEOUT_MS: 60_000,
-    SHUTDOWN_SPREAD_SECONDS: '1',
+    SHUTDOWN_DELAY_SECONDS: '0',
     NODE_NAME: uniqueNodeName(),
     ...settings,
   });

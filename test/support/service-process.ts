@@ -65,7 +65,7 @@ export class ServiceProcess {
   /** Starts it and does not wait until it is ready. */
   static async launch(database: DatabasePlace, settings: ProcessSettings = {}): Promise<ServiceProcess> {
     await build();
-    const port = await ownPort();
+    const port = settings.PORT === undefined ? await ownPort() : Number(settings.PORT);
     const { environment, tuning } = splitSettings(settings);
     const env = {
       PATH: process.env['PATH'],
@@ -74,7 +74,7 @@ export class ServiceProcess {
       ...settingsOf(database),
       JWT_SECRET: TEST_SECRET,
       LOG_LEVEL: 'warn',
-      SHUTDOWN_SPREAD_SECONDS: '1',
+      SHUTDOWN_DELAY_SECONDS: '0',
       NODE_NAME: uniqueNodeName(),
       ...environment,
     };

@@ -1,16 +1,16 @@
 import { expect, test } from '@jest/globals';
 import { fullest, installationOf, installationsFor } from '../bench/scale/model.ts';
-import { letIn, simulate } from '../bench/scale/storm.ts';
+import { letIn, simulate, type Storm } from '../bench/scale/storm.ts';
 
 /* What docs/explanation/scale.md is computed with. */
 
 const STREAMS = 10_000;
-const after = (nodes: number, spreadSeconds: number) =>
-  simulate({ nodes, streamsPerNode: STREAMS, spreadSeconds, seed: 7 });
+const after = (nodes: number, gone: Storm['gone']) =>
+  simulate({ nodes, streamsPerNode: STREAMS, gone, seed: 7 });
 
 test('one node that is left lets in what it can, until all are in', () => {
   const seconds = STREAMS / letIn(STREAMS);
-  const { over, waited } = after(2, 0);
+  const { over, waited } = after(2, 'lost');
   // Nobody comes in the first second and a half.
   expect(over - 1.5).toBeGreaterThanOrEqual(seconds);
   expect(over - 1.5).toBeLessThan(seconds * 1.01);
@@ -19,12 +19,16 @@ test('one node that is left lets in what it can, until all are in', () => {
 });
 
 test('with the same seed the same storm, and with more nodes a smaller one', () => {
-  expect(after(5, 10)).toEqual(after(5, 10));
-  const asked = [2, 3, 5, 10, 20].map((nodes) => after(nodes, 0).asked);
+  expect(after(5, 'stopped')).toEqual(after(5, 'stopped'));
+  const asked = [2, 3, 5, 10, 20].map((nodes) => after(nodes, 'lost').asked);
   expect(asked).toEqual(asked.toSorted((a, b) => b - a));
   // Each of them comes, and in three seconds: a third in one, and not much more.
   expect(asked[0]).toBeGreaterThan(STREAMS / 3);
   expect(asked[0]).toBeLessThan(STREAMS / 2.7);
+});
+
+test('of a node that is stopped a single other one lets everybody in who comes', () => {
+  expect(after(2, 'stopped').waited).toBeLessThan(0.1);
 });
 
 test('installations are as many as it takes, and no more', () => {

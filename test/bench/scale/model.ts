@@ -204,7 +204,6 @@ export const ASSUMED = {
 
 /** Sessions of a node: five pools, and what comes on top (src/postgres/database.module.ts, pools.ts). */
 const SESSIONS = 5 * settingsSchema.shape.DATABASE_CONNECTIONS_PER_POOL.parse(undefined) + 10;
-export const SHUTDOWN_SPREAD_SECONDS = settingsSchema.shape.SHUTDOWN_SPREAD_SECONDS.parse(undefined);
 const HEARTBEAT_SECONDS = settingsSchema.shape.HEARTBEAT_SECONDS.parse(undefined);
 const HOURS_PER_MONTH = 730;
 const SECONDS_PER_HOUR = 3_600;

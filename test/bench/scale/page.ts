@@ -10,7 +10,6 @@ import {
   installationsFor,
   MEASURED,
   RESOURCES,
-  SHUTDOWN_SPREAD_SECONDS,
   type Input,
   type Resource,
 } from './model.ts';
@@ -147,11 +146,11 @@ ${table(
     'all are back after',
   ],
   [2, 3, 5, 10, 20].flatMap((nodes) =>
-    [0, SHUTDOWN_SPREAD_SECONDS, 3 * SHUTDOWN_SPREAD_SECONDS].map((spreadSeconds) => {
-      const storm = simulate({ nodes, streamsPerNode: STREAMS_PER_NODE, spreadSeconds, seed: SEED });
+    (['lost', 'stopped'] as const).map((gone) => {
+      const storm = simulate({ nodes, streamsPerNode: STREAMS_PER_NODE, gone, seed: SEED });
       return [
         String(nodes),
-        spreadSeconds === 0 ? 'lost' : `stopped, ${spreadSeconds} s`,
+        gone,
         count(storm.asked),
         percent(storm.share),
         storm.waited < 0.1 ? 'none' : `${storm.waited.toFixed(1)} s`,
@@ -164,8 +163,8 @@ ${table(
 What follows for settings:
 
 - **\`MAX_CONNECTIONS\`** has to have room for the streams of the node that is gone. With ${count(MAX_CONNECTIONS)}, two nodes may have ${count(streamsWithRoom(2, MAX_CONNECTIONS))} streams each, three ${count(streamsWithRoom(3, MAX_CONNECTIONS))}, ten ${count(streamsWithRoom(10, MAX_CONNECTIONS))}. Alert at that. Beyond it clients get \`bye\` \`over-limit\` and come again and again.
-- **\`SHUTDOWN_SPREAD_SECONDS\`** is for nodes that are stopped: the streams of a node, divided by ${count(Math.round(letIn(STREAMS_PER_NODE)))} and by the number of other nodes. For ${count(STREAMS_PER_NODE)} streams on each of two nodes that is ${number(spreadFor(2))}, which is the default of ${SHUTDOWN_SPREAD_SECONDS}; with three or more, ${number(spreadFor(3))} would do, and a smaller one has everybody back sooner.
-- **A node that is lost** leaves nothing to set. ${lost()} More and smaller nodes make both less.
+- **A node that is stopped** leaves nothing to set: its streams are told to come back ${count(TUNING.RETURNS_PER_SECOND)} a second, which a single other node lets in beside its own.
+- **A node that is lost** leaves nothing to set, either. ${lost()} More and smaller nodes make both less.
 - **PostgreSQL** has ${number((STREAMS_PER_NODE * MEASURED.comeback.value) / 1e6)} s of a processor to do for ${count(STREAMS_PER_NODE)} that come back. It is asked for all of them in a hundred statements or so.
 
 Not in it: clients whose machine has lost its network notice after their own time-out and come later, which makes the storm smaller; proxies may need time to see that a node is gone, and answer 502 meanwhile.
@@ -196,12 +195,10 @@ function conclusion(): string {
 const installations = (many: number): string => (many === 1 ? 'one installation' : `${many} installations`);
 
 function lost(): string {
-  const two = simulate({ nodes: 2, streamsPerNode: STREAMS_PER_NODE, spreadSeconds: 0, seed: SEED });
-  const five = simulate({ nodes: 5, streamsPerNode: STREAMS_PER_NODE, spreadSeconds: 0, seed: SEED });
+  const two = simulate({ nodes: 2, streamsPerNode: STREAMS_PER_NODE, gone: 'lost', seed: SEED });
+  const five = simulate({ nodes: 5, streamsPerNode: STREAMS_PER_NODE, gone: 'lost', seed: SEED });
   return `Of two nodes, the one that is left is asked for ${count(two.asked)} connects in a second, lets in what it can, and has everybody back after ${two.over.toFixed(1)} s; of five, after ${five.over.toFixed(1)} s without a queue.`;
 }
-
-const spreadFor = (nodes: number): number => STREAMS_PER_NODE / letIn(STREAMS_PER_NODE) / (nodes - 1);
 
 const perStreamOfNode = (): number => costOfStream() * MEASURED.streams.value * 1e-6;
 

@@ -3,20 +3,18 @@ import { letIn, simulate } from './storm.ts';
 
 /** Nodes before one of them is gone. */
 const NODES = [2, 3, 4, 5, 6, 8, 10, 15, 20];
-const SPREADS = [0, 10, 30, 60];
+const GONE = ['lost', 'stopped'] as const;
 export const STREAMS_PER_NODE = 10_000;
 export const SEED = 1;
 
-const nameOf = (spread: number): string => (spread === 0 ? 'lost' : `stopped, spread over ${spread} s`);
-
 /** How hard the storm is for those that are left, and how long it lasts: by nodes, for a node that is lost and for ones that are stopped. */
 export function stormPicture(): string {
-  const lines = SPREADS.flatMap((spreadSeconds): LineSeriesOption[] => {
+  const lines = GONE.flatMap((gone): LineSeriesOption[] => {
     const outcomes = NODES.map((nodes) =>
-      simulate({ nodes, streamsPerNode: STREAMS_PER_NODE, spreadSeconds, seed: SEED }),
+      simulate({ nodes, streamsPerNode: STREAMS_PER_NODE, gone, seed: SEED }),
     );
     const line = (panel: number, values: readonly number[]): LineSeriesOption => ({
-      name: nameOf(spreadSeconds),
+      name: gone,
       type: 'line',
       symbolSize: 7,
       xAxisIndex: panel,

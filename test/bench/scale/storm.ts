@@ -11,8 +11,8 @@ export interface Storm {
   /** Before one of them is gone. */
   readonly nodes: number;
   readonly streamsPerNode: number;
-  /** As SHUTDOWN_SPREAD_SECONDS; 0: the node was lost, and nobody told its streams when to come. */
-  readonly spreadSeconds: number;
+  /** `lost`: nobody told its streams when to come back. */
+  readonly gone: 'lost' | 'stopped';
   readonly seed: number;
 }
 
@@ -35,13 +35,14 @@ const everyday = (streams: number): number => costOfStream() * streams * 1e-6;
 export const letIn = (streams: number): number =>
   ((BUSY - everyday(streams)) * 1e6) / MEASURED.connectNew.value;
 
-export function simulate({ nodes, streamsPerNode, spreadSeconds, seed }: Storm): Aftermath {
+export function simulate({ nodes, streamsPerNode, gone, seed }: Storm): Aftermath {
   const random = mulberry32(seed);
   const left = Array.from({ length: nodes - 1 }, (): number[] => []);
   for (let n = 0; n < streamsPerNode; n += 1) {
     // As `jittered` (src/delivery/frames.ts), and as `endAll` (src/delivery/streams.ts) spreads them.
-    const retry = TUNING.STREAM_RETRY_MS / 1_000;
-    const at = retry * (0.5 + random()) + (spreadSeconds * n) / streamsPerNode;
+    const [retryMs, spread] =
+      gone === 'lost' ? [TUNING.STREAM_RETRY_MS, 0] : [TUNING.MOVING_RETRY_MS, n / TUNING.RETURNS_PER_SECOND];
+    const at = (retryMs / 1_000) * (0.5 + random()) + spread;
     left[Math.floor(random() * left.length)]?.push(at);
   }
   const outcomes = left.map((times) => queueUp(times, streamsPerNode));
