@@ -145,7 +145,7 @@ async function metricsPage(): Promise<string> {
 
 ${WRITTEN}
 
-\`GET /metrics\` answers in the text format of Prometheus, at an address of its own if \`METRICS_PORT\` is set. Every number is of one node, and none names a tenant. Beside these there are the usual metrics of a Node process (\`process_*\`, \`nodejs_*\`). A histogram has \`_bucket\`, \`_sum\` and \`_count\`.
+\`GET /metrics\` answers in the text format of Prometheus, at an address of its own if \`METRICS_PORT\` is set. Every number is of one node, and none names a tenant. Of several \`WORKERS\` any one answers for all, and each series has the name of its node as \`worker\`. Beside these there are the usual metrics of a Node process (\`process_*\`, \`nodejs_*\`). A histogram has \`_bucket\`, \`_sum\` and \`_count\`.
 
 ${table(['name', 'type', 'labels', 'meaning'], rows)}
 `;

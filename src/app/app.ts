@@ -4,7 +4,7 @@ import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fa
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Params, PARAMS_PROVIDER_TOKEN, PinoLogger } from 'nestjs-pino';
 import type { DestinationStream } from 'pino';
-import { type Config, CONFIG, Draining, STOP } from '../core/config.ts';
+import { type Config, CONFIG, Draining, INSTANCE, STOP } from '../core/config.ts';
 import { deadlinesOf, serverOptions, type Deadlines } from '../http/connections.ts';
 import { LoggingModule, REQUEST_ID_HEADER, ServiceLogger } from '../telemetry/logging.ts';
 import { buildPipeline } from './pipeline.ts';
@@ -32,12 +32,14 @@ interface AppOptions {
   readonly deadlines?: Deadlines;
   /** Ends what waits while the service starts, with an AbortError. */
   readonly stop?: AbortSignal;
+  /** By which it has its name; see INSTANCE. */
+  readonly instance?: string | undefined;
 }
 
 /** Builds the service; the caller listens and closes. The URLs of the database must be set, and it migrated. */
 export async function createApp(
   config: Config,
-  { logs, deadlines = deadlinesOf(config), stop = new AbortController().signal }: AppOptions = {},
+  { logs, deadlines = deadlinesOf(config), stop = new AbortController().signal, instance }: AppOptions = {},
 ): Promise<NestFastifyApplication> {
   const adapter = new FastifyAdapter({
     ...serverOptions(deadlines),
@@ -55,11 +57,15 @@ export async function createApp(
     frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) =>
       sendProblem(reply.header(REQUEST_ID_HEADER, request.id), toProblem(error, request.id)),
   });
-  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config, stop, logs), adapter, {
-    bodyParser: false,
-    bufferLogs: true,
-    abortOnError: false,
-  });
+  const app = await NestFactory.create<NestFastifyApplication>(
+    AppModule.with({ config, stop, instance, logs }),
+    adapter,
+    {
+      bodyParser: false,
+      bufferLogs: true,
+      abortOnError: false,
+    },
+  );
   app.useLogger(new ServiceLogger(await app.resolve(PinoLogger), app.get<Params>(PARAMS_PROVIDER_TOKEN)));
   // By itself only once all has started: what the start waits for is to be read while it waits.
   app.flushLogs();
@@ -67,7 +73,7 @@ export async function createApp(
   return app;
 }
 
-/** What every room is given: the settings, and what says that the node is to end. */
+/** What every room is given: the settings, and what the node is told of itself. */
 @Global()
 @Module({})
 class ConfigModule {}
@@ -75,11 +81,21 @@ class ConfigModule {}
 /** The whole service: every feature once. */
 @Module({})
 class AppModule {
-  static with(config: Config, stop: AbortSignal, logs?: DestinationStream): DynamicModule {
+  static with({
+    config,
+    stop,
+    instance,
+    logs,
+  }: Omit<AppOptions, 'deadlines'> & { config: Config; stop: AbortSignal }): DynamicModule {
+    const given = [
+      { provide: CONFIG, useValue: config },
+      { provide: STOP, useValue: stop },
+      ...(instance === undefined ? [] : [{ provide: INSTANCE, useValue: instance }]),
+    ];
     const settings: DynamicModule = {
       module: ConfigModule,
-      providers: [{ provide: CONFIG, useValue: config }, { provide: STOP, useValue: stop }, Draining],
-      exports: [CONFIG, STOP, Draining],
+      providers: [...given, Draining],
+      exports: [...given.map(({ provide }) => provide), Draining],
     };
     return {
       module: AppModule,

@@ -1,16 +1,12 @@
-import { lookup } from 'node:dns/promises';
-import { once } from 'node:events';
-import { networkInterfaces } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { loadOrCreateSecret } from '../auth/secrets.ts';
 import { readConfig, removedSettings, type Config, isLoopback, VERSION } from '../core/config.ts';
 import type { Tuning } from '../core/tuning.ts';
 import type { DatabaseUrls } from '../postgres/roles.ts';
 import { openDatabase } from '../postgres/open-database.ts';
-import { StartError } from '../core/errors.ts';
+import { checkRoom } from '../postgres/sessions.ts';
 import { readDatabaseUrl } from '../core/database-url.ts';
-import { createApp } from './app.ts';
+import { endAfter, endNow, report, serveNode, SIGNALS } from './node.ts';
 
 /**
  * A terminal sends Ctrl-C to everyone in it, and npm passes it on once more: what comes this soon after the first
@@ -22,20 +18,22 @@ const ECHO_MS = 500;
 const LOG_LAG_MS = 100;
 
 /**
- * Runs the service until it is told to stop.
+ * Runs the service until it is told to stop: as one node, as the primary of several workers, or as one of these.
  *
  * @param tuning what a test has in place of constants
  * @throws ConfigError or StartError with a sentence for the operator, or whatever ended it
  */
 export async function run(environment: NodeJS.ProcessEnv, tuning: Partial<Tuning> = {}): Promise<void> {
+  const config = readConfig(environment, tuning);
+  const workers = config.WORKERS > 1 ? await import('./workers.ts') : undefined;
+  if (workers?.isWorker === true) return await workers.work();
   const stop = new AbortController();
   const onSignal = signalHandler(stop);
   for (const signal of SIGNALS) process.on(signal, onSignal);
   try {
-    const config = readConfig(environment, tuning);
     const removed = removedSettings(environment);
     if (removed !== undefined) report(removed);
-    await serve(config, stop.signal);
+    await serve(config, stop.signal, workers?.serveByWorkers ?? serveNode);
   } catch (error) {
     // Told to stop while it was still waiting for the database.
     if (stop.signal.aborted && error instanceof Error && error.name === 'AbortError') return;
@@ -46,23 +44,14 @@ export async function run(environment: NodeJS.ProcessEnv, tuning: Partial<Tuning
 }
 
 /** One life of the service; what was opened is closed in reverse, also when a later step fails. */
-async function serve(settings: Config, stop: AbortSignal): Promise<void> {
-  const stopped = once(stop, 'abort');
+async function serve(settings: Config, stop: AbortSignal, serveBy: typeof serveNode): Promise<void> {
   stop.addEventListener('abort', () => endAfter(settings.SHUTDOWN_DEADLINE_SECONDS));
   const database = await openDatabase(settings, report, stop);
   try {
+    await checkRoom(database.urls.crossTenant, settings);
     const config = await complete(settings, database.urls);
-    const app = await createApp(config, { stop });
-    try {
-      if (stop.aborted) return;
-      // What fails here is no matter of the port.
-      await app.init();
-      const origin = await listen(app, config);
-      void sleep(LOG_LAG_MS).then(() => announce(settings, origin));
-      await stopped;
-    } finally {
-      await app.close();
-    }
+    const listens = (origin: string) => void sleep(LOG_LAG_MS).then(() => announce(settings, origin));
+    await serveBy(config, { stop, listens });
   } finally {
     await database.close();
   }
@@ -84,20 +73,6 @@ function signalHandler(stop: AbortController): () => void {
     if (now - first > ECHO_MS) endNow('Stopped at once.');
   };
 }
-
-function endAfter(seconds: number): void {
-  setTimeout(
-    () => endNow(`The stop took longer than ${seconds} s (SHUTDOWN_DEADLINE_SECONDS).`),
-    seconds * 1_000,
-  ).unref();
-}
-
-function endNow(why: string): void {
-  report(why);
-  process.exit(1);
-}
-
-const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
 /** Nothing was configured: database and secret are our own, so nobody but this machine may come in. */
 function isSelfContained({ DATABASE_URL, JWT_SECRET, JWKS_URL }: Config): boolean {
@@ -123,51 +98,6 @@ async function complete(settings: Config, { service, crossTenant }: DatabaseUrls
 }
 
 const LOOPBACK = '127.0.0.1';
-
-/** Returns the origin to reach the service at. */
-async function listen(app: NestFastifyApplication, config: Config): Promise<string> {
-  const host = config.HOST ?? everyAddress();
-  try {
-    // For `localhost` Fastify would open a second server, with nothing of what guards the first (src/app/pipeline.ts).
-    const { address } = await lookup(host, { order: 'ipv4first' });
-    await app.listen({ port: config.PORT, host: address });
-  } catch (cause) {
-    if (cause instanceof StartError) throw cause;
-    throw new StartError(whyNotListening(cause, host, config.PORT), { cause });
-  }
-  const address: unknown = app.getHttpServer().address();
-  const port =
-    typeof address === 'object' && address !== null && 'port' in address ? Number(address.port) : config.PORT;
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
-}
-
-/** `::` takes IPv4 too, but exists only where IPv6 does. */
-function everyAddress(): string {
-  const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
-    addresses?.some(({ family }) => family === 'IPv6'),
-  );
-  return hasIpv6 ? '::' : '0.0.0.0';
-}
-
-function whyNotListening(cause: unknown, host: string, port: number): string {
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
-  switch (code) {
-    case 'EADDRINUSE':
-      return `Port ${port} is in use: stop the program that listens there, or choose another with PORT.`;
-    case 'EACCES':
-      return `Port ${port} may not be opened by this user: choose another with PORT.`;
-    case 'EADDRNOTAVAIL':
-    case 'ENOTFOUND':
-      return `This machine has no address ${host}: correct HOST.`;
-    default:
-      return `Port ${port} on ${host} cannot be opened: ${cause instanceof Error ? cause.message : String(cause)}`;
-  }
-}
-
-/** For the operator at the terminal; the structured log has standard output to itself. */
-function report(line: string): void {
-  process.stderr.write(`${line}\n`);
-}
 
 /** What a start with settings tells people: where it is, on what it works, and what is left out that they may miss. */
 export function announcement(settings: Config, origin: string): string {

@@ -46,6 +46,7 @@ export const DATABASE_SETTINGS = {
   DATABASE_OWNER_URL: true,
   DATA_DIR: true,
   DATABASE_CONNECTIONS_PER_POOL: true,
+  WORKERS: true,
 } as const satisfies Record<keyof DatabaseSettings, true>;
 
 /**

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Injectable, Inject, Logger, Module, type OnModuleInit } from '@nestjs/common';
+import { Injectable, Inject, Logger, Module, type OnModuleInit, Optional } from '@nestjs/common';
 import { CrossTenantPool } from '../postgres/pools.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { CONFIG, STOP, type Config } from '../core/config.ts';
+import { CONFIG, INSTANCE, STOP, type Config } from '../core/config.ts';
 import { messageOf, StartError } from '../core/errors.ts';
 
 /** A node that was not seen for so long is taken for dead. It reports with every poll of the log (LOG_POLL_MS). */
@@ -73,10 +73,11 @@ const OTHERS: Statement = {
 /** The nodes of this service. They belong to no tenant. */
 @Injectable()
 export class NodesStore {
-  /** This process, among all that ever had its name. */
-  readonly #instance = randomUUID();
-
-  constructor(private readonly pool: CrossTenantPool) {}
+  /** @param instance this process, among all that ever had its name; the same one again has the name at once */
+  constructor(
+    private readonly pool: CrossTenantPool,
+    @Optional() @Inject(INSTANCE) private readonly instance: string = randomUUID(),
+  ) {}
 
   /**
    * Once per process: takes the name, and says that what an earlier process of this name left open ended before this.
@@ -87,7 +88,7 @@ export class NodesStore {
   async started(node: string, silentSince?: SeenAt): Promise<SeenAt | undefined> {
     const [rival] = await this.pool.rows<{ seenAt: SeenAt }>(NODE_STARTED, [
       node,
-      this.#instance,
+      this.instance,
       silentSince ?? null,
     ]);
     return rival?.seenAt;
@@ -95,7 +96,7 @@ export class NodesStore {
 
   /** Repeatedly: should the node die without a word, its connections ended about now. */
   async seen(node: string): Promise<Held> {
-    const [row] = await this.pool.rows<{ anew: boolean }>(NODE_SEEN, [node, this.#instance]);
+    const [row] = await this.pool.rows<{ anew: boolean }>(NODE_SEEN, [node, this.instance]);
     if (row === undefined) return 'lost';
     return row.anew ? 'anew' : 'held';
   }
@@ -108,7 +109,7 @@ export class NodesStore {
 
   /** The last sign: the name is free at once. */
   async left(node: string): Promise<void> {
-    await this.pool.rows(NODE_LEFT, [node, this.#instance]);
+    await this.pool.rows(NODE_LEFT, [node, this.instance]);
   }
 }
 

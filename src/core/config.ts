@@ -1,5 +1,5 @@
 import { isIP } from 'node:net';
-import { hostname } from 'node:os';
+import { availableParallelism, hostname } from 'node:os';
 import { z } from 'zod';
 import { DatabaseUrlError, readDatabaseUrl } from './database-url.ts';
 import { LIMITS, type LimitName } from './limits.ts';
@@ -73,6 +73,9 @@ function isNatsUrl(text: string): boolean {
 
 const MIB = 1024 * 1024;
 
+/** More than any machine has use for: a worker keeps a processor busy. */
+const MOST_WORKERS = 256;
+
 /** Signatures by a key pair, whose public part an issuer shows. EdDSA is Ed25519. */
 export const ASYMMETRIC_ALGORITHMS = [
   'RS256',
@@ -135,7 +138,7 @@ const database = {
     .default('.data')
     .describe('Folder of the embedded database and the self-made secret.'),
   DATABASE_CONNECTIONS_PER_POOL: integer(4, 1, 100).describe(
-    'Connections in each of the five pools of a node: appending, what clients write, the backlog, history, and what concerns all tenants. A few more come on top.',
+    'Connections in each of the five pools: appending, what clients write, the backlog, history, and what concerns all tenants. Thirteen more come on top. Of several WORKERS each gets its part of them, and two at least.',
   ),
   DATABASE_CONNECT_TIMEOUT_MS: integer(5_000, 100, 120_000).describe(
     'Longest wait for a database connection, in ms; then 503.',
@@ -245,6 +248,11 @@ const retention = {
 };
 
 const startAndStop = {
+  WORKERS: integer(1, 0, MOST_WORKERS)
+    .transform((workers) => (workers === 0 ? Math.min(availableParallelism(), MOST_WORKERS) : workers))
+    .describe(
+      'How many nodes share the port, each a process of its own; 0 takes one for each processor. What a setting says of a node it says of each of them, except DATABASE_CONNECTIONS_PER_POOL.',
+    ),
   NODE_NAME: z
     .string()
     .regex(/^[A-Za-z0-9._-]{1,64}$/)
@@ -253,13 +261,15 @@ const startAndStop = {
         .replace(/[^A-Za-z0-9._-]/g, '-')
         .slice(0, 64) || 'node',
     )
-    .describe('Name of this node in history and logs. Default: the name of the host.'),
+    .describe(
+      'Name of this node in history and logs; of several WORKERS each has -1, -2 and so on behind it. Default: the name of the host.',
+    ),
   LOG_LEVEL: z
     .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
     .default('info')
     .describe('Least severe level that is logged.'),
   SHUTDOWN_DEADLINE_SECONDS: integer(10, 1, 300).describe(
-    'The process ends at most this long after SIGTERM.',
+    'The process ends at most this long after SIGTERM, with all its WORKERS.',
   ),
   SHUTDOWN_DELAY_SECONDS: integer(3, 0, 120).describe(
     'How long a node that stops goes on with its work while `/health/ready` already fails, if another node lives: as long as the load balancer takes to notice. Within SHUTDOWN_DEADLINE_SECONDS.',
@@ -330,6 +340,11 @@ export type Config = Readonly<Settings> & Tuning;
 export const CONFIG = Symbol('config');
 /** The AbortSignal by which the service is told to stop: for what waits before it has started. */
 export const STOP = Symbol('stop');
+/**
+ * What a process has its name by (a UUID, src/cluster/nodes.ts). It is given to a worker, so that the one that takes a dead
+ * one's place need not wait for its name; any other process makes it up.
+ */
+export const INSTANCE = Symbol('instance');
 
 /** Whether this node is on its way out. There is no way back. */
 export class Draining {

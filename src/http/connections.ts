@@ -116,7 +116,9 @@ export function limitConnections(
     waiting.delete(oldest);
   };
 
-  server.maxConnections = most;
+  // `dropMaxConnection` (in Node since 23.1, its types have not heard of it): else a worker (src/app/workers.ts) would hand on
+  // what is too much to the next one, and that one back to it, without end.
+  Object.assign(server, { maxConnections: most, dropMaxConnection: true });
   server.on('drop', () => {
     report('there are as many as may be: this one had just come');
     closeOne();

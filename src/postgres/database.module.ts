@@ -14,14 +14,7 @@ import {
   CrossTenantPool,
   HistoryPool,
 } from './pools.ts';
-/** For what administrators and operators do in a tenant. One tenant has half of them at most. */
-const TENANT_TRANSACTIONS = 4;
-
-/** For the registry of issuers, which is changed a few times a day. */
-const CROSS_TENANT_TRANSACTIONS = 2;
-
-/** Two, so that one slow read does not use up the time of the next. */
-const CHANGES_CONNECTIONS = 2;
+import { CONNECTIONS } from './sessions.ts';
 
 /** The connections to the database: one pool per kind of work; those for tables that are edited row by row are TypeORM's. */
 @Global()
@@ -31,7 +24,7 @@ const CHANGES_CONNECTIONS = 2;
       inject: [CONFIG],
       useFactory: (config: Config) => ({
         ...entityOptions(config, serviceUrl(config), 'tenant'),
-        poolSize: TENANT_TRANSACTIONS,
+        poolSize: CONNECTIONS.tenantTransactions,
       }),
     }),
     TypeOrmModule.forRootAsync({
@@ -39,7 +32,7 @@ const CHANGES_CONNECTIONS = 2;
       inject: [CONFIG],
       useFactory: (config: Config) => ({
         ...entityOptions(config, engineUrl(config), 'registry'),
-        poolSize: CROSS_TENANT_TRANSACTIONS,
+        poolSize: CONNECTIONS.crossTenantTransactions,
       }),
     }),
   ],
@@ -50,7 +43,7 @@ const CHANGES_CONNECTIONS = 2;
       inject: [getDataSourceToken(), CONFIG],
       useFactory: (source: DataSource, config: Config) =>
         new TenantTransactions(source, {
-          connections: TENANT_TRANSACTIONS,
+          connections: CONNECTIONS.tenantTransactions,
           connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
           statementTimeoutMs: config.DATABASE_STATEMENT_TIMEOUT_MS,
         }),
@@ -106,7 +99,7 @@ const CHANGES_CONNECTIONS = 2;
       provide: ChangeFeedPool,
       inject: [CONFIG],
       useFactory: (config: Config) => {
-        const options = poolOptions(config, engineUrl(config), 'changes', CHANGES_CONNECTIONS);
+        const options = poolOptions(config, engineUrl(config), 'changes', CONNECTIONS.changes);
         return new ChangeFeedPool({
           ...options,
           connectTimeoutMs: Math.min(options.connectTimeoutMs, config.CHANGES_TIMEOUT_MS),

@@ -9,23 +9,29 @@ import { migrate, missingMigrations } from './migrate.ts';
 import { warningOfPublicPrivileges } from './privileges.ts';
 import { checkTenantIsolation, type DatabaseUrls } from './roles.ts';
 import { keepSettings } from './session-settings.ts';
+import { connectionsOf } from './sessions.ts';
 import { StartError } from '../core/errors.ts';
 
 /** Major version of PostgreSQL. */
 const OLDEST_MAJOR = 15;
 /** How long to wait for a database that is still starting. */
 const PATIENCE_MS = 30_000;
+/** How often it is asked meanwhile. */
+const AGAIN_MS = 500;
 /** Longest time for its first answer. */
 const ANSWER_MS = 5_000;
-/** Pools of DATABASE_CONNECTIONS_PER_POOL connections each (database.module.ts). */
-const POOLS = 5;
-/** Sessions that an embedded server has beside those of the pools: for migrations, listeners, an operator. */
+/** Sessions that an embedded server has beside those of the nodes: for migrations, commands, an operator. */
 const OTHER_SESSIONS = 30;
 
 /** Where the database is, and how many sessions an embedded server needs. */
 export type DatabaseSettings = Pick<
   Config,
-  'DATABASE_URL' | 'DATABASE_ENGINE_URL' | 'DATABASE_OWNER_URL' | 'DATA_DIR' | 'DATABASE_CONNECTIONS_PER_POOL'
+  | 'DATABASE_URL'
+  | 'DATABASE_ENGINE_URL'
+  | 'DATABASE_OWNER_URL'
+  | 'DATA_DIR'
+  | 'DATABASE_CONNECTIONS_PER_POOL'
+  | 'WORKERS'
 >;
 
 /** A database that is durable, migrated, and isolates tenants. */
@@ -98,7 +104,7 @@ async function openServer(
   const { DATABASE_URL: service, DATABASE_ENGINE_URL: crossTenant, DATABASE_OWNER_URL: owner } = config;
   if (service !== undefined && crossTenant !== undefined)
     return { urls: { service, crossTenant, owner }, isEmbedded: false, close: async () => undefined };
-  const connections = Math.max(100, POOLS * config.DATABASE_CONNECTIONS_PER_POOL + OTHER_SESSIONS);
+  const connections = Math.max(100, connectionsOf(config) + OTHER_SESSIONS);
   const server = await EmbeddedServer.start({ dataDir: config.DATA_DIR, connections, report });
   return { urls: server.urls, isEmbedded: true, close: () => server.stop() };
 }
@@ -108,6 +114,27 @@ async function freeNodeNames(url: string): Promise<void> {
   await withConnection({ url, name: 'tidings node names' }, (client) =>
     client.query('update nodes set instance = null'),
   );
+}
+
+/**
+ * Waits for a database that was open before, for as long as it takes.
+ *
+ * @param report told, once, why it has to be waited for
+ * @throws AbortError when it is told to stop
+ */
+export async function untilAnswers(
+  url: string,
+  report: (reason: string) => void,
+  stop: AbortSignal,
+): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await withConnection({ url, name: 'tidings start', answerTimeoutMs: ANSWER_MS }, checkVersion);
+    } catch (error) {
+      if (attempt === 1) report(reasonOf(error));
+      await sleep(AGAIN_MS, undefined, { signal: stop });
+    }
+  }
 }
 
 /** Waits until a server answers by the URL of a setting. Its version is the first question, since older ones fail at others. */
@@ -127,7 +154,7 @@ async function waitFor(
       }
       if (attempt === 1)
         report(`The database at ${place} does not answer yet; trying for ${PATIENCE_MS / 1_000} seconds.`);
-      await sleep(500, undefined, { signal: stop });
+      await sleep(AGAIN_MS, undefined, { signal: stop });
     }
   }
 }

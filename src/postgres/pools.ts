@@ -1,7 +1,9 @@
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { type Config, CONFIG, engineUrl } from '../core/config.ts';
 import { Pool } from './pool.ts';
+import { CONNECTIONS } from './sessions.ts';
 import { TenantPool } from './tenant-pool.ts';
+
 /* Pools of the service role, which sees one tenant at a time. */
 
 /** What publishing needs: appends, quotas, idempotency records, and the rows of a tenant that is met for the first time. Publishes must not wait for requests of clients. */
@@ -31,8 +33,7 @@ export const LOCK_TIMEOUT_MS = 2_000;
 
 /**
  * Partitions, retention and sweeps: their statements may run for minutes, longer than those of any request, and never wait
- * long for a lock. There are two connections: one for the round of maintenance, and one for a partition that a publish
- * waits for meanwhile.
+ * long for a lock.
  */
 @Injectable()
 export class MaintenancePool extends Pool implements OnApplicationShutdown {
@@ -40,7 +41,7 @@ export class MaintenancePool extends Pool implements OnApplicationShutdown {
     super({
       url: engineUrl(config),
       name: 'maintenance',
-      connections: 2,
+      connections: CONNECTIONS.maintenance,
       connectTimeoutMs: config.DATABASE_CONNECT_TIMEOUT_MS,
       statementTimeoutMs: MAINTENANCE_STATEMENT_TIMEOUT_MS,
       lockTimeoutMs: LOCK_TIMEOUT_MS,

@@ -80,12 +80,15 @@ export function describeError(error: unknown, causes = MAX_CAUSES): LoggedError 
   };
 }
 
+/** So many bytes a process may write to a pipe at once without another one's coming between them (POSIX, on Linux). */
+const PIPE_BUF = 4_096;
+
 /**
  * One JSON object a line. Standard output is written asynchronously: while one write is under way the next lines
  * collect, so a slow reader of the log (a full pipe) does not stop the service. What is left is written at exit.
  */
 function createRootLogger(
-  config: Pick<Config, 'LOG_LEVEL' | 'NODE_NAME'>,
+  config: Pick<Config, 'LOG_LEVEL' | 'NODE_NAME' | 'WORKERS'>,
   destination?: DestinationStream,
 ): PinoLogger {
   return pino(
@@ -96,7 +99,8 @@ function createRootLogger(
       formatters: { level: (level) => ({ level }) },
       serializers: { err: describeError },
     },
-    destination ?? pino.destination({ dest: 1, sync: false }),
+    destination ??
+      pino.destination({ dest: 1, sync: false, ...(config.WORKERS > 1 ? { maxWrite: PIPE_BUF } : {}) }),
   );
 }
 

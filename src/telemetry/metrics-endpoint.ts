@@ -29,7 +29,7 @@ const metricsDescription: Description = {
   tag: 'Operation',
   summary: 'Metrics of this node',
   description:
-    'In the text format of Prometheus. No metric names a tenant. Not here, but at an address of their own, if `METRICS_PORT` is set.',
+    'In the text format of Prometheus. No metric names a tenant. Of several `WORKERS` any one answers for all, and each series has the name of its node as `worker`. Not here, but at an address of their own, if `METRICS_PORT` is set.',
   answers: [
     { status: 200, description: 'All metrics.', content: [{ mediaType: 'text/plain', text: METRICS }] },
   ],
@@ -99,7 +99,7 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
     if (url?.split('?', 1)[0] !== '/metrics') return void response.writeHead(404).end();
     if (method !== 'GET' && method !== 'HEAD')
       return void response.writeHead(405, { allow: 'GET, HEAD' }).end();
-    const text = await this.metrics.registry.metrics();
+    const text = await this.metrics.read();
     const headers = { 'content-type': this.metrics.registry.contentType, 'cache-control': 'no-store' };
     response.writeHead(200, headers).end(method === 'HEAD' ? undefined : text);
   }
@@ -120,7 +120,7 @@ class MetricsController {
   read(@Res({ passthrough: true }) reply: FastifyReply): Promise<string> {
     if (this.config.METRICS_PORT !== undefined) throw new Problem('not_found', 'No route has this path.');
     reply.header('content-type', this.metrics.registry.contentType).header('cache-control', 'no-store');
-    return this.metrics.registry.metrics();
+    return this.metrics.read();
   }
 }
 

@@ -39,7 +39,7 @@ interface KnownCounter<Label extends string, Value extends string> {
 }
 
 /**
- * What an operator can watch. Everything is of this node alone, and nothing names a tenant: a label per tenant
+ * What an operator can watch. Every number is of this node alone, and nothing names a tenant: a label per tenant
  * would tell one customer's size to whoever may read the metrics, and grow without bound.
  * Labels take their values from short lists. On a hot path count once per batch, not per item.
  */
@@ -47,6 +47,8 @@ interface KnownCounter<Label extends string, Value extends string> {
 export class Metrics {
   /** A registry of its own: two services in one process (tests) do not add up. */
   readonly registry = new Registry();
+  /** What /metrics answers. One of several workers has another way to say it (src/app/workers.ts): that of all of them. */
+  read = (): Promise<string> => this.registry.metrics();
 
   readonly published = this.#counter('tidings_published_total', 'Notifications stored in the log.');
   readonly publishRequests = this.#counter(
