@@ -2,8 +2,9 @@ import { readFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { connectionsOf } from '../../src/postgres/sessions.ts';
+import { BreakingProxy } from '../support/breaking-proxy.ts';
 import { post, publish, type StoredAnswer } from '../support/api.ts';
-import { createDatabase, type TestDatabase } from '../support/database.ts';
+import { createDatabase, type DatabasePlace, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { uniqueNodeName } from '../support/node-name.ts';
 import { ServiceProcess, startServiceProcess } from '../support/service-process.ts';
@@ -41,9 +42,12 @@ interface Pair {
   readonly tenant: string;
 }
 
-async function startPair(settings: Parameters<typeof startServiceProcess>[1] = {}): Promise<Pair> {
+async function startPair(
+  settings: Parameters<typeof startServiceProcess>[1] = {},
+  place: DatabasePlace = database,
+): Promise<Pair> {
   const tenant = uniqueNodeName();
-  const service = await startServiceProcess(database, { WORKERS: '2', NODE_NAME: tenant, ...settings });
+  const service = await startServiceProcess(place, { WORKERS: '2', NODE_NAME: tenant, ...settings });
   services.push(service);
   const pair: Pair = { service, names: [`${tenant}-1`, `${tenant}-2`], tenant };
   await bothAnswer(pair);
@@ -159,14 +163,30 @@ describe('two workers', () => {
     for (const line of series) expect(line).toMatch(/worker="[^"]+"/);
   });
 
+  test('close connections above their number each, and do not send them from one to the other', async () => {
+    const { service } = await startPair({ MAX_CONNECTIONS: '1' });
+    const { port } = new URL(service.url);
+    // Of each, with what it may have beside streams.
+    const most = 2 * 1_001;
+    const sockets = Array.from({ length: most + 20 }, () =>
+      connect(Number(port), '127.0.0.1').on('error', () => undefined),
+    );
+    await eventually(() =>
+      expect(service.stdout).toMatch(/there are as many as may be: this one had just come/),
+    );
+    for (const socket of sockets) socket.destroy();
+    await eventually(async () => expect((await fetch(`${service.url}/health/live`)).ok).toBe(true));
+  });
+
   test('do not know the login of the owner, which the primary migrates with', async () => {
     const { service } = pair;
     const { password } = new URL(database.urls.owner);
     const environment = async (pid: number) => await readFile(`/proc/${pid}/environ`, 'utf8');
-    expect(await environment(service.pid)).toContain(password);
+    // Compared here, since what is expected of a text is printed with it.
+    expect((await environment(service.pid)).includes(password)).toBe(true);
     const workers = await workersOf(service);
     expect(workers).toHaveLength(2);
-    for (const pid of workers) expect(await environment(pid)).not.toContain(password);
+    for (const pid of workers) expect((await environment(pid)).includes(password)).toBe(false);
   });
 });
 
@@ -244,6 +264,30 @@ describe('a worker that is killed', () => {
     await bothAnswer(pair);
     pair.service.kill('SIGTERM');
     expect(await pair.service.ended).toEqual({ code: 0, signal: null });
+  });
+
+  test('is waited for while the database is away, which counts as no other death', async () => {
+    const proxy = await BreakingProxy.start(database);
+    try {
+      const pair = await startPair({}, proxy);
+      const { service, names } = pair;
+      const [lost, kept] = await openOnBoth(pair);
+      const [victim = Number.NaN] = await workersOf(service);
+      proxy.away = true;
+      proxy.cut();
+      process.kill(victim, 'SIGKILL');
+      await lost.closed;
+      await eventually(() =>
+        expect(service.stderr).toContain(`The worker ${names[0]} starts when the database answers: `),
+      );
+      proxy.away = false;
+      await bothAnswer(pair);
+      await send(pair);
+      await kept.untilNotifications(1);
+      expect(service.stderr.match(/ died /g)).toHaveLength(1);
+    } finally {
+      await proxy.close();
+    }
   });
 
   test('the fifth time within a minute ends all, with a sentence that says why', async () => {
