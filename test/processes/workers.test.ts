@@ -123,7 +123,15 @@ const taken = async ({ names }: Pair) =>
 describe('two workers', () => {
   let pair: Pair;
   beforeAll(async () => {
-    pair = await startPair({ DATABASE_OWNER_URL: database.urls.owner });
+    pair = await startPair({ DATABASE_OWNER_URL: database.urls.owner, LOG_LEVEL: 'info' });
+  });
+
+  test('are announced once', async () => {
+    const { service } = pair;
+    await eventually(() => expect(service.stderr).toMatch(/Not set +CORS_ORIGINS/));
+    expect(service.stderr.match(/^Tidings \S+ listens on /gm)).toHaveLength(1);
+    // A line of the log is whole, whichever of them wrote it.
+    for (const line of service.stdout.trimEnd().split('\n')) JSON.parse(line);
   });
 
   test('are nodes with names of their own: what one stores, streams of both get', async () => {
