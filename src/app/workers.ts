@@ -70,7 +70,7 @@ class Primary {
   /** When workers died lately, in ms of a clock that never goes back. */
   #deaths: number[] = [];
   #hasStarted = false;
-  #failure: StartError | undefined;
+  #failure: Error | undefined;
 
   constructor(
     private readonly config: Config,
@@ -87,14 +87,21 @@ class Primary {
     // However this process ends, except by SIGKILL, it leaves nobody behind.
     process.once('exit', () => this.#kill());
     const numbers = Array.from({ length: this.config.WORKERS }, (_, index) => index + 1);
-    await Promise.all(numbers.map((number) => this.#keep(nameOf(this.config, number))));
+    await Promise.all(
+      numbers.map((number) =>
+        // What goes wrong here must not leave workers behind that nobody looks after.
+        this.#keep(nameOf(this.config, number)).catch((cause: unknown) =>
+          this.#end(new Error('A worker could not be kept.', { cause })),
+        ),
+      ),
+    );
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** Asks all to drain. A second time it changes nothing. */
-  #end(failure?: StartError): void {
+  /** Asks all to drain, once. The first failure is the one that counts. */
+  #end(failure?: Error): void {
+    this.#failure ??= failure;
     if (this.#ending.signal.aborted) return;
-    this.#failure = failure;
     this.#ending.abort();
     for (const worker of this.#workers) tell(worker, { stop: true });
     // Of a stop that was asked for, whoever asked says how long it may take.
