@@ -87,6 +87,15 @@ export function stormPicture(): string {
   chart.setOption(option);
   const svg = chart.renderToSVGString();
   chart.dispose();
-  // Charts are numbered in the order in which a process makes them.
-  return svg.replaceAll(/\bzr\d+-/g, 'zr-');
+  return renumbered(svg);
+}
+
+/** Charts and their styles are numbered in the order in which a process makes them. */
+function renumbered(svg: string): string {
+  const styles = new Map<string, string>();
+  return svg.replaceAll(/\bzr\d+-/g, 'zr-').replaceAll(/\bzr-cls-\d+/g, (name) => {
+    const known = styles.get(name) ?? `zr-cls-${styles.size}`;
+    styles.set(name, known);
+    return known;
+  });
 }
