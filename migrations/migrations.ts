@@ -10,6 +10,7 @@ import { NodeInstances1700000000009 } from './0009-node-instances.ts';
 import { RevocationsBySubject1700000000010 } from './0010-revocations-by-subject.ts';
 import { Beginnings1700000000011 } from './0011-beginnings.ts';
 import { OneWordPerThing1700000000012 } from './0012-one-word-per-thing.ts';
+import { DrainingNodes1700000000013 } from './0013-draining-nodes.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -25,4 +26,5 @@ export const migrations = [
   RevocationsBySubject1700000000010,
   Beginnings1700000000011,
   OneWordPerThing1700000000012,
+  DrainingNodes1700000000013,
 ];

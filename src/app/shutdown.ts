@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type OnModuleDestroy } from '@nestjs/common';
-import { Bus } from '../cluster/bus.ts';
 import { NodeName } from '../cluster/nodes.ts';
 import { CONFIG, type Config, Draining } from '../core/config.ts';
 import { ConnectionQuota } from '../delivery/connection-quota.ts';
@@ -19,7 +18,6 @@ import { Receipts } from '../receipts/receipts.ts';
 export class Shutdown implements OnModuleDestroy {
   constructor(
     private readonly draining: Draining,
-    private readonly bus: Bus,
     private readonly ingest: Ingest,
     private readonly feed: LogFeed,
     private readonly streams: Streams,
@@ -30,11 +28,13 @@ export class Shutdown implements OnModuleDestroy {
   ) {}
 
   async onModuleDestroy(): Promise<void> {
-    // 1. /health/ready says so, and requests are taken until those who send them have found another node, if there is one.
-    const hasOthers = this.bus.state !== 'alone';
+    // 1. /health/ready says so, and requests are taken until those who send them have found another node, if one stays.
     this.draining.announce();
-    const delay = hasOthers ? this.config.SHUTDOWN_DELAY_SECONDS : 0;
+    const finds = await this.#othersStay();
+    const delay = finds ? this.config.SHUTDOWN_DELAY_SECONDS : 0;
     await sleep(delay * 1_000);
+    // Where all stop at once, each has said so by now.
+    const hasOthers = finds && (await this.#othersStay());
     const patience = ((this.config.SHUTDOWN_DEADLINE_SECONDS - delay) * 1_000) / 4;
 
     // 2. Nothing new begins: publishes and streams are refused.
@@ -54,5 +54,15 @@ export class Shutdown implements OnModuleDestroy {
     // nothing: what stands under it is of another process.
     if (this.nodeName.taken) await Promise.all([this.receipts.close(), this.quota.close()]);
     await this.nodeName.leave();
+  }
+
+  /** Tells the other nodes, and asks whether one goes on. A database that does not answer soon knows of none. */
+  async #othersStay(): Promise<boolean> {
+    const ask = this.nodeName
+      .drains()
+      .then(() => this.nodeName.others())
+      .then(({ stay }) => stay);
+    const unknown = sleep(this.config.SHUTDOWN_DEADLINE_SECONDS * 125, false, { ref: false });
+    return await Promise.race([ask, unknown]).catch(() => false);
   }
 }

@@ -38,7 +38,7 @@ const NODE_STARTED: Statement = {
   text: `
 with taken as (
   insert into nodes (node, instance) values ($1, $2)
-  on conflict (node) do update set instance = excluded.instance, started_at = now(), seen_at = now()
+  on conflict (node) do update set instance = excluded.instance, started_at = now(), seen_at = now(), draining = false
     where nodes.instance is null or nodes.instance = excluded.instance or not (${lives('nodes')})
       or ${MICROSECONDS} = $3::bigint
   returning node
@@ -65,9 +65,22 @@ const NODE_LEFT: Statement = {
   text: `update nodes set instance = null where node = $1 and instance = $2`,
 };
 
+const NODE_DRAINS: Statement = {
+  name: 'node_drains',
+  text: `update nodes set draining = true where node = $1 and instance = $2`,
+};
+
+/** Of the other nodes: whether any lives, and whether any goes on to. */
+interface Others {
+  readonly live: boolean;
+  readonly stay: boolean;
+}
+
 const OTHERS: Statement = {
   name: 'node_others',
-  text: `select exists (select from nodes n where n.node <> $1 and n.instance is not null and ${lives('n')}) as others`,
+  text: `
+select count(*) > 0 as live, count(*) filter (where not draining) > 0 as stay
+from nodes n where n.node <> $1 and n.instance is not null and ${lives('n')}`,
 };
 
 /** The nodes of this service. They belong to no tenant. */
@@ -101,10 +114,14 @@ export class NodesStore {
     return row.anew ? 'anew' : 'held';
   }
 
-  /** Whether any other node lives. */
-  async others(node: string): Promise<boolean> {
-    const [row] = await this.pool.rows<{ others: boolean }>(OTHERS, [node]);
-    return row?.others === true;
+  async others(node: string): Promise<Others> {
+    const [row] = await this.pool.rows<Others>(OTHERS, [node]);
+    return row ?? { live: false, stay: false };
+  }
+
+  /** It is about to stop. */
+  async drains(node: string): Promise<void> {
+    await this.pool.rows(NODE_DRAINS, [node, this.instance]);
   }
 
   /** The last sign: the name is free at once. */
@@ -184,9 +201,14 @@ export class NodeName implements OnModuleInit {
     return held;
   }
 
-  /** Whether any other node lives. Throws the database's error. */
-  async others(): Promise<boolean> {
+  /** Throws the database's error. */
+  async others(): Promise<Others> {
     return await this.store.others(this.#name);
+  }
+
+  /** Tells the others that this node is about to stop. Throws the database's error. */
+  async drains(): Promise<void> {
+    await this.store.drains(this.#name);
   }
 
   /** Leaves the name to whoever starts next. When it cannot be told, they wait. */

@@ -8,6 +8,7 @@ import { eventually } from '../support/eventually.ts';
 import { startServiceProcess } from '../support/service-process.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
+import { NodeName } from '../../src/cluster/nodes.ts';
 import { Draining } from '../../src/core/config.ts';
 import { LogFeed } from '../../src/delivery/log-feed.ts';
 
@@ -169,6 +170,16 @@ describe('beside another node', () => {
     for (const first of told)
       expect(told.filter((time) => time >= first && time < first + 1_000).length).toBeLessThanOrEqual(13);
   });
+});
+
+test('clients are not sent to a node that is about to stop as well', async () => {
+  const other = await startService({}, { database });
+  await other.app.get(NodeName).drains();
+  const stream = await open('u');
+  await close();
+  await other.close();
+  // As without another node: half of STREAM_RETRY_MS at least.
+  expect(Number(stream.named('bye')[0]?.['retryAfterMs'])).toBeGreaterThanOrEqual(500);
 });
 
 describe('while it shuts down', () => {

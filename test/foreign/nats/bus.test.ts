@@ -52,7 +52,7 @@ describeWith(PROGRAM)('by NATS', () => {
       const listening = transport.listen(
         () => undefined,
         // The connection is closed for it, so that nobody answers.
-      () => void transport.send(['something']).catch(() => undefined),
+        () => void transport.send(['something']).catch(() => undefined),
         stop.signal,
       );
       await expect(listening).rejects.toThrow(/Permissions Violation/i);
