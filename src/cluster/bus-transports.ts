@@ -5,8 +5,8 @@ import { Pool, type Statement } from '../postgres/pool.ts';
 
 /** How the messages of the bus get from node to node. None has to arrive. */
 export interface BusTransport {
-  /** Shortest pause between two sendings, in ms. */
-  readonly pauseMs: number;
+  /** The pause behind a sending that took so long, both in ms. What is said meanwhile goes together. */
+  pauseAfter(tookMs: number): number;
   /** Resolves when whoever passes the messages on has them. Throws when that takes longer than SEND_TIMEOUT_MS, or cannot be. */
   send(messages: readonly string[]): Promise<void>;
   /**
@@ -32,7 +32,6 @@ const NOTIFY: Statement = {
 
 /** LISTEN and NOTIFY of the database that is there anyway. */
 export class PostgresTransport implements BusTransport {
-  readonly pauseMs = 10;
   readonly #notifier: Pool;
 
   constructor(
@@ -47,6 +46,11 @@ export class PostgresTransport implements BusTransport {
       statementTimeoutMs: SEND_TIMEOUT_MS,
       preparedStatements: config.DATABASE_PREPARED_STATEMENTS,
     });
+  }
+
+  /** A hundred a second at most, and fewer where the database is busy: it has appends to make. */
+  pauseAfter(tookMs: number): number {
+    return Math.min(250, Math.max(10, 4 * tookMs));
   }
 
   async send(messages: readonly string[]): Promise<void> {
@@ -65,7 +69,6 @@ export class PostgresTransport implements BusTransport {
 
 /** Publish and subscribe of NATS, without JetStream: what has to last is in the log. */
 export class NatsTransport implements BusTransport {
-  readonly pauseMs = 2;
   readonly #servers: string[];
   readonly #credentials: { user?: string; pass?: string };
   readonly #isSecured: boolean;
@@ -81,6 +84,10 @@ export class NatsTransport implements BusTransport {
     const [{ username, password } = { username: '', password: '' }] = parsed;
     this.#credentials =
       username === '' ? {} : { user: decodeURIComponent(username), pass: decodeURIComponent(password) };
+  }
+
+  pauseAfter(): number {
+    return 2;
   }
 
   async send(messages: readonly string[]): Promise<void> {

@@ -22,10 +22,6 @@ export type BusState = 'alone' | 'connected' | 'degraded';
 /** In bytes. PostgreSQL takes payloads of less than 8,000. */
 const MOST_BYTES = 7_900;
 
-/** The pause between two sendings grows with the time of the last one, times this, up to MOST_PAUSE_MS. */
-const PAUSES = 4;
-const MOST_PAUSE_MS = 250;
-
 /** Pause before it is connected anew, in ms. */
 const AGAIN_MS = 1_000;
 
@@ -184,8 +180,7 @@ export class Bus implements OnApplicationShutdown {
       this.#show(error);
     }
     const now = performance.now();
-    const least = this.#transport?.pauseMs ?? 0;
-    this.#pauseUntil = now + Math.min(MOST_PAUSE_MS, Math.max(least, PAUSES * (now - began)));
+    this.#pauseUntil = now + (this.#transport?.pauseAfter(now - began) ?? 0);
   }
 
   /** What waits, in as few messages as it fits into. */
