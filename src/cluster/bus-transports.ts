@@ -1,4 +1,4 @@
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import type { NatsConnection } from '@nats-io/transport-node';
 import { engineUrl, type Config } from '../core/config.ts';
 import { listen } from '../postgres/listener.ts';
 import { Pool, type Statement } from '../postgres/pool.ts';
@@ -98,6 +98,8 @@ export class NatsTransport implements BusTransport {
   }
 
   async listen(hear: (message: string) => void, connected: () => void, signal: AbortSignal): Promise<void> {
+    // Only where it is used: it takes 8 MiB.
+    const { connect } = await import('@nats-io/transport-node');
     const connection = await connect({
       servers: this.#servers,
       ...this.#credentials,
