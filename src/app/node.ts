@@ -5,6 +5,12 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { Config } from '../core/config.ts';
 import { StartError } from '../core/errors.ts';
 
+/**
+ * Connections that the kernel keeps for a node whose event loop is busy (`net.core.somaxconn` may allow less). What is above
+ * waits for seconds until the client asks again, and Node's own 511 are fewer than come back when another node is gone.
+ */
+const BACKLOG = 4_096;
+
 interface NodeLife {
   /** Ends it. */
   readonly stop: AbortSignal;
@@ -48,7 +54,7 @@ async function listen(app: NestFastifyApplication, config: Config): Promise<stri
   try {
     // For `localhost` Fastify would open a second server, with nothing of what guards the first (src/app/pipeline.ts).
     const { address } = await lookup(host, { order: 'ipv4first' });
-    await app.listen({ port: config.PORT, host: address });
+    await app.listen({ port: config.PORT, host: address, backlog: BACKLOG });
   } catch (cause) {
     if (cause instanceof StartError) throw cause;
     throw new StartError(whyNotListening(cause, host, config.PORT), { cause });

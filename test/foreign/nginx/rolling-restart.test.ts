@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { TUNING } from '../../../src/core/tuning.ts';
 import { atOnce } from '../../load/at-once.ts';
 import { post, type StoredAnswer } from '../../support/api.ts';
@@ -12,6 +12,8 @@ import { describeWith, type Program } from '../../support/programs.ts';
 import { ServiceProcess } from '../../support/service-process.ts';
 import { StreamClient } from '../../support/stream-client.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
+
+jest.setTimeout(900_000);
 
 const NODES = ['one', 'two', 'three'];
 const USERS = 2_000;
@@ -34,6 +36,12 @@ class Client {
 
   get got(): string[] {
     return this.streams.flatMap(({ notifications }) => notifications.map(({ id }) => id));
+  }
+
+  /** For whoever looks for what it misses. */
+  get state(): object {
+    const streams = this.streams.map(({ status, ended, lastEventId }) => ({ status, ended, lastEventId }));
+    return { user: this.user, got: this.got, streams };
   }
 
   /** Resolves when its first stream is open; the rest goes on by itself. */
@@ -150,10 +158,14 @@ describeWith(NGINX)('three nodes behind nginx, stopped and started one after the
     await publishing;
     await Promise.all(sending);
 
-    await eventually(() => {
-      const missing = clients.filter(({ user, got }) => got.length < (sent.get(user)?.length ?? 0));
-      expect(missing.map(({ user }) => user)).toEqual([]);
-    });
+    // A connection whose first packet was dropped on the way in is asked for again after a second, then 2, 4, and so on.
+    await eventually(
+      () => {
+        const missing = clients.filter(({ user, got }) => got.length < (sent.get(user)?.length ?? 0));
+        expect(missing.map((client) => client.state)).toEqual([]);
+      },
+      { within: 240_000, every: 500 },
+    );
     for (const client of clients) await client.stop();
     for (const { user, got } of clients) expect({ user, got }).toEqual({ user, got: sent.get(user) });
 
