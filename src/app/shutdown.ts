@@ -58,11 +58,7 @@ export class Shutdown implements OnModuleDestroy {
 
   /** Tells the other nodes, and asks whether one goes on. A database that does not answer soon knows of none. */
   async #othersStay(): Promise<boolean> {
-    const ask = this.nodeName
-      .drains()
-      .then(() => this.nodeName.others())
-      .then(({ stay }) => stay);
     const unknown = sleep(this.config.SHUTDOWN_DEADLINE_SECONDS * 125, false, { ref: false });
-    return await Promise.race([ask, unknown]).catch(() => false);
+    return await Promise.race([this.nodeName.drains(), unknown]).catch(() => false);
   }
 }

@@ -65,22 +65,18 @@ const NODE_LEFT: Statement = {
   text: `update nodes set instance = null where node = $1 and instance = $2`,
 };
 
-const NODE_DRAINS: Statement = {
-  name: 'node_drains',
-  text: `update nodes set draining = true where node = $1 and instance = $2`,
+const OTHERS = `nodes n where n.node <> $1 and n.instance is not null and ${lives('n')}`;
+
+const OTHERS_LIVE: Statement = {
+  name: 'node_others',
+  text: `select exists (select from ${OTHERS}) as live`,
 };
 
-/** Of the other nodes: whether any lives, and whether any goes on to. */
-interface Others {
-  readonly live: boolean;
-  readonly stay: boolean;
-}
-
-const OTHERS: Statement = {
-  name: 'node_others',
+const NODE_DRAINS: Statement = {
+  name: 'node_drains',
   text: `
-select count(*) > 0 as live, count(*) filter (where not draining) > 0 as stay
-from nodes n where n.node <> $1 and n.instance is not null and ${lives('n')}`,
+with said as (update nodes set draining = true where node = $1 and instance = $2)
+select exists (select from ${OTHERS} and not n.draining) as stay`,
 };
 
 /** The nodes of this service. They belong to no tenant. */
@@ -114,14 +110,16 @@ export class NodesStore {
     return row.anew ? 'anew' : 'held';
   }
 
-  async others(node: string): Promise<Others> {
-    const [row] = await this.pool.rows<Others>(OTHERS, [node]);
-    return row ?? { live: false, stay: false };
+  /** Whether any other node lives. */
+  async others(node: string): Promise<boolean> {
+    const [row] = await this.pool.rows<{ live: boolean }>(OTHERS_LIVE, [node]);
+    return row?.live === true;
   }
 
-  /** It is about to stop. */
-  async drains(node: string): Promise<void> {
-    await this.pool.rows(NODE_DRAINS, [node, this.instance]);
+  /** It is about to stop. Returns whether another node goes on. */
+  async drains(node: string): Promise<boolean> {
+    const [row] = await this.pool.rows<{ stay: boolean }>(NODE_DRAINS, [node, this.instance]);
+    return row?.stay === true;
   }
 
   /** The last sign: the name is free at once. */
@@ -201,14 +199,14 @@ export class NodeName implements OnModuleInit {
     return held;
   }
 
-  /** Throws the database's error. */
-  async others(): Promise<Others> {
+  /** Whether any other node lives. Throws the database's error. */
+  async others(): Promise<boolean> {
     return await this.store.others(this.#name);
   }
 
-  /** Tells the others that this node is about to stop. Throws the database's error. */
-  async drains(): Promise<void> {
-    await this.store.drains(this.#name);
+  /** Tells the others that this node is about to stop. Returns whether another one goes on. Throws the database's error. */
+  async drains(): Promise<boolean> {
+    return await this.store.drains(this.#name);
   }
 
   /** Leaves the name to whoever starts next. When it cannot be told, they wait. */

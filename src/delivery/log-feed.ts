@@ -101,7 +101,7 @@ export class LogFeed implements OnModuleInit {
         this.nodeName.seen(),
         this.nodeName.others(),
       ]);
-      this.bus.others(others.live);
+      this.bus.others(others);
       this.clock.observe(askedAt, now);
       this.eviction.seen();
       this.streams.databaseAnswers();

@@ -12,6 +12,7 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { Bus, BusModule } from '../cluster/bus.ts';
 import { AppendPool } from '../postgres/pools.ts';
+import { CONNECTIONS } from '../postgres/sessions.ts';
 import { Public, RouteSettings } from '../http/access.ts';
 import { Describe, json, type Description } from '../http/description.ts';
 import { VERSION, type Config, CONFIG, engineUrl, Draining } from '../core/config.ts';
@@ -77,7 +78,7 @@ export class HealthStore implements OnApplicationShutdown {
     this.#pool = new Pool({
       url: engineUrl(config),
       name: 'health',
-      connections: 1,
+      connections: CONNECTIONS.health,
       connectTimeoutMs: PROBE_TIMEOUT_MS,
       statementTimeoutMs: PROBE_TIMEOUT_MS,
       preparedStatements: config.DATABASE_PREPARED_STATEMENTS,
