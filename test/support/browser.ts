@@ -4,9 +4,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { describe } from '@jest/globals';
 import { chromium } from 'playwright-core';
 import { BidiSession } from './bidi.ts';
+import { describeUnless } from './programs.ts';
 
 /** A tab of a real browser. */
 export interface Page {
@@ -44,11 +44,9 @@ export function describeInBrowsers(tests: (browser: Installed) => void): void {
   for (const { name, paths, start } of BROWSERS) {
     const path = paths.find((candidate) => existsSync(candidate));
     const missing = `${name} is not installed (looked for ${paths.join(', ')})`;
-    if (path === undefined && process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(missing);
-    // Jest shows no console output of files whose tests were all skipped.
-    if (path === undefined) process.stderr.write(`Skipped: ${missing}.\n`);
-    const describeOrSkip = path === undefined ? describe.skip : describe;
-    describeOrSkip(name, () => tests({ name, start: () => start(path ?? '') }));
+    describeUnless(path === undefined ? missing : undefined)(name, () =>
+      tests({ name, start: () => start(path ?? '') }),
+    );
   }
 }
 

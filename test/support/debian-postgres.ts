@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe } from '@jest/globals';
+import { describeUnless } from './programs.ts';
 
 const VERSIONS = '/usr/lib/postgresql';
 const NEEDED = ['initdb', 'postgres', 'psql', 'pg_dump', 'pg_restore'];
@@ -23,7 +23,5 @@ function findPrograms(): string | undefined {
 export function describeWithDebianPostgres(name: string, tests: (programs: string) => void): void {
   const programs = findPrograms();
   const missing = `PostgreSQL with psql, pg_dump and pg_restore is not installed (looked in ${VERSIONS})`;
-  if (programs === undefined && process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(missing);
-  if (programs === undefined) process.stderr.write(`Skipped: ${missing}.\n`);
-  (programs === undefined ? describe.skip : describe)(name, () => tests(programs ?? ''));
+  describeUnless(programs === undefined ? missing : undefined)(name, () => tests(programs ?? ''));
 }

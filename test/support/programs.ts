@@ -5,14 +5,23 @@ import { connect } from 'node:net';
 import { describe } from '@jest/globals';
 import { eventually } from './eventually.ts';
 
-/** `describe` for tests that need a program. Without it they are skipped and say so, or fail where all programs are required. */
-export function describeWith(program: string): typeof describe | typeof describe.skip {
-  if (existsSync(program)) return describe;
-  const missing = `${program} is not installed`;
+/**
+ * `describe` for tests that need what not every machine has. Without it they are skipped and say so, or fail where all
+ * programs are required.
+ *
+ * @param missing what is not there, as the beginning of a sentence; undefined: all is there
+ */
+export function describeUnless(missing: string | undefined): typeof describe | typeof describe.skip {
+  if (missing === undefined) return describe;
   if (process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(missing);
+  // Jest shows no console output of files whose tests were all skipped.
   process.stderr.write(`Skipped: ${missing}.\n`);
   return describe.skip;
 }
+
+/** The same for a program, by its path. */
+export const describeWith = (program: string) =>
+  describeUnless(existsSync(program) ? undefined : `${program} is not installed`);
 
 export interface Program {
   end(): Promise<void>;

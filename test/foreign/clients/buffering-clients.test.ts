@@ -2,9 +2,10 @@ import { spawn, spawnSync, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { publish } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
+import { describeUnless } from '../../support/programs.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
 
 /*
@@ -100,11 +101,8 @@ class Printed {
 for (const { name, check, read } of CLIENTS) {
   const [program, ...parameters] = check;
   const missing = spawnSync(program, parameters).status !== 0;
-  if (missing && process.env['TIDINGS_REQUIRE_BROWSERS'] === '1') throw new Error(`${name} is not installed`);
-  if (missing) process.stderr.write(`Skipped: ${name} is not installed.\n`);
-  const describeOrSkip = missing ? describe.skip : describe;
 
-  describeOrSkip(name, () => {
+  describeUnless(missing ? `${name} is not installed` : undefined)(name, () => {
     test('gives out each notification before the next is sent, and the end', async () => {
       const user = name.replaceAll(/[^A-Za-z0-9]/g, '-');
       const [command, ...rest] = read(`${service.url}/v1/stream`, userToken({ user }));
