@@ -23,16 +23,21 @@ async function answerOf<Body>(response: Response): Promise<Answer<Body>> {
   };
 }
 
-/** POSTs JSON: a value, or text that goes out as it is. */
+/**
+ * POSTs JSON: a value, or text that goes out as it is.
+ *
+ * @param within after it, in ms, the answer is not waited for any more
+ */
 export async function post<Body = Record<string, unknown>>(
   url: string,
   token: string,
   body: unknown,
   headers: Record<string, string> = {},
+  within = NEVER_MS,
 ): Promise<Answer<Body>> {
   const response = await fetch(url, {
     method: 'POST',
-    signal: AbortSignal.timeout(NEVER_MS),
+    signal: AbortSignal.timeout(within),
     headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
     body: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body),
   });
