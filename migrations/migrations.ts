@@ -11,6 +11,7 @@ import { RevocationsBySubject1700000000010 } from './0010-revocations-by-subject
 import { Beginnings1700000000011 } from './0011-beginnings.ts';
 import { OneWordPerThing1700000000012 } from './0012-one-word-per-thing.ts';
 import { DrainingNodes1700000000013 } from './0013-draining-nodes.ts';
+import { Inbox1700000000014 } from './0014-inbox.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -27,4 +28,5 @@ export const migrations = [
   Beginnings1700000000011,
   OneWordPerThing1700000000012,
   DrainingNodes1700000000013,
+  Inbox1700000000014,
 ];

@@ -111,7 +111,7 @@ class PartitionWidthError extends Error {
 }
 
 /** The tables that are partitioned by position. */
-export const PARTITIONED = ['notifications', 'sends', 'acks'] as const;
+export const PARTITIONED = ['notifications', 'sends', 'acks', 'inbox_marks', 'engagements'] as const;
 export type Partitioned = (typeof PARTITIONED)[number];
 
 /** The positions [from, end) of one partition. */
@@ -231,7 +231,7 @@ export class Partitions {
     await this.ensureAhead();
     const there = await this.store.attached();
     const of = (table: Partitioned) => new Coverage(there.filter((partition) => partition.table === table));
-    const coverages = { notifications: of('notifications'), sends: of('sends'), acks: of('acks') };
+    const coverages = Object.fromEntries(PARTITIONED.map((table) => [table, of(table)])) as Coverages;
     this.#seen = { at: performance.now(), coverages };
     return coverages;
   }

@@ -7,6 +7,7 @@ const LOWEST = {
   text: '',
   bytea: '\\x',
   smallint: '-1',
+  boolean: 'false',
   bigint: '-1',
   uuid: '00000000-0000-0000-0000-000000000000',
   timestamptz: '-infinity',
@@ -24,8 +25,8 @@ export interface PersonalData {
 }
 
 /**
- * Where the data of a user is, beside the answers to idempotency keys. Devices come first, because nothing can be confirmed
- * without a device. Revocations stay, since without them revoked tokens would be valid again, and so does the audit log.
+ * Where the data of a user is, beside the answers to idempotency keys. Inbox and devices come first,
+ * because without them nothing can be marked or confirmed. Revocations stay, since without them revoked tokens would be valid again, and so does the audit log.
  *
  * @param user SQL of the user
  * @param upTo SQL of the last position that is erased
@@ -33,6 +34,7 @@ export interface PersonalData {
 export function personalDataOfUser({ user, upTo }: { readonly user: string; readonly upTo: string }) {
   const which = `t.user_id = ${user}`;
   return {
+    inbox: { table: 'inbox_users', key: [['user_id', 'text']], which },
     devices: { table: 'devices', key: [['device_id', 'text']], which },
     tickets: {
       table: 'stream_tickets',
@@ -54,6 +56,16 @@ export function personalDataOfUser({ user, upTo }: { readonly user: string; read
       table: 'acks',
       key: [
         ['device_id', 'text'],
+        ['to_position', 'bigint'],
+      ],
+      which,
+    },
+    marks: { table: 'inbox_marks', key: [['position', 'bigint']], which },
+    engagements: {
+      table: 'engagements',
+      key: [
+        ['kind', 'text'],
+        ['single', 'boolean'],
         ['to_position', 'bigint'],
       ],
       which,
@@ -112,6 +124,23 @@ export const DATA_OF_TENANT = {
     key: [
       ['user_id', 'text'],
       ['device_id', 'text'],
+      ['to_position', 'bigint'],
+    ],
+  },
+  inbox: { table: 'inbox_users', key: [['user_id', 'text']] },
+  marks: {
+    table: 'inbox_marks',
+    key: [
+      ['user_id', 'text'],
+      ['position', 'bigint'],
+    ],
+  },
+  engagements: {
+    table: 'engagements',
+    key: [
+      ['user_id', 'text'],
+      ['kind', 'text'],
+      ['single', 'boolean'],
       ['to_position', 'bigint'],
     ],
   },

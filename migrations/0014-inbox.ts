@@ -1,0 +1,107 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { enclose } from './0003-row-level-security.ts';
+import { withBriefLocks } from './brief-locks.ts';
+
+/** What is partitioned by position, before and from now on. */
+const PARTITIONED = {
+  before: 'notifications|sends|acks',
+  now: 'notifications|sends|acks|inbox_marks|engagements',
+};
+
+/** Checks the name of a partition, as in 0003: the name is the table's with digits behind it. */
+const partitionedTable = (tables: string): string => `
+  create or replace function partitioned_table(name text) returns text
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+  declare
+    parent text := (regexp_match(name, '^(${tables})(?:_[0-9]+)+$'))[1];
+  begin
+    if parent is null then
+      raise exception '% is not the name of a partition', name using errcode = 'invalid_parameter_value';
+    end if;
+    return parent;
+  end $$`;
+
+/** What users have seen, read and archived. docs/explanation/inbox.md tells how. */
+export class Inbox1700000000014 implements MigrationInterface {
+  name = 'Inbox1700000000014';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await withBriefLocks(runner);
+    // What was there before inboxes were counts as seen and read: nobody is shown it as new.
+    await runner.query(`alter table tenant_logs add column inbox_beginning bigint not null default 0`);
+    await runner.query(`update tenant_logs set inbox_beginning = head`);
+    // False: a signal for the app, which no inbox shows.
+    await runner.query(`alter table notifications add column inbox boolean not null default true`);
+
+    // One row per user: how far the user has seen, read and archived, whatever the number of notifications. 'since': what is
+    // for topics and for everyone begins behind it. 'changes': what the last calls changed of single notifications, and
+    // since which revision that is all of it. A hot row, so half of each page stays free (HOT).
+    await runner.query(`
+      create table inbox_users (
+        tenant_id text collate "C" not null,
+        user_id text collate "C" not null,
+        since bigint not null,
+        seen_up_to bigint not null,
+        read_up_to bigint not null,
+        archived_up_to bigint not null default 0,
+        revision bigint not null,
+        changes jsonb not null default '[]',
+        changes_since bigint not null,
+        constraint inbox_users_pkey primary key (tenant_id, user_id),
+        constraint inbox_users_read_is_seen check (read_up_to <= seen_up_to)
+      ) with (fillfactor = 50)`);
+
+    // Where a user's notification differs from what 'inbox_users' says, or was told apart by itself. Null: the row of the
+    // user says it. 'read_at' and 'archived_at': when the present value of the other column was set.
+    await runner.query(`
+      create table inbox_marks (
+        tenant_id text collate "C" not null,
+        user_id text collate "C" not null,
+        position bigint not null,
+        read boolean,
+        read_at timestamptz,
+        archived boolean,
+        archived_at timestamptz,
+        revision bigint not null,
+        constraint inbox_marks_pkey primary key (tenant_id, user_id, position),
+        constraint inbox_marks_not_empty check (read is not null or archived is not null)
+      ) partition by range (position)`);
+    await runner.query(
+      `create index inbox_marks_back on inbox_marks (tenant_id, user_id, position) where not read or not archived`,
+    );
+    await runner.query(
+      `create index inbox_marks_archived on inbox_marks (tenant_id, user_id, position) where archived`,
+    );
+
+    // What a user saw, read or archived, and when: all that was for the user, for everyone or for these topics in
+    // (from_position, to_position]. 'single': one notification; else all up to there. Inserted and never changed, so that
+    // what was read stays so in history when it is marked as unread.
+    await runner.query(`
+      create table engagements (
+        tenant_id text collate "C" not null,
+        user_id text collate "C" not null,
+        kind text collate "C" not null,
+        single boolean not null,
+        from_position bigint not null,
+        to_position bigint not null,
+        width_class smallint not null,
+        at timestamptz not null default clock_timestamp(),
+        topics text[] collate "C" not null default '{}',
+        constraint engagements_pkey primary key (tenant_id, user_id, kind, single, to_position),
+        constraint engagements_kind_known check (kind in ('seen', 'read', 'archived')),
+        constraint engagements_not_empty check (from_position < to_position)
+      ) partition by range (to_position)`);
+    await runner.query(
+      `create index engagements_by_class on engagements (tenant_id, kind, width_class, to_position)`,
+    );
+    for (const table of ['inbox_users', 'inbox_marks', 'engagements']) await enclose(runner, table);
+    await runner.query(partitionedTable(PARTITIONED.now));
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`drop table engagements, inbox_marks, inbox_users`);
+    await runner.query(partitionedTable(PARTITIONED.before));
+    await runner.query(`alter table notifications drop column inbox`);
+    await runner.query(`alter table tenant_logs drop column inbox_beginning`);
+  }
+}
