@@ -1,6 +1,6 @@
 /**
  * A notification, as the stream brings it.
- * @typedef {{ id: string, type: string, to: object, data: unknown, createdAt: string, expiresAt: string | null }} TidingsNotification
+ * @typedef {{ id: string, type: string, to: object, data: unknown, createdAt: string, expiresAt: string | null, inbox?: false }} TidingsNotification
  */
 
 /**

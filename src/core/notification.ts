@@ -16,6 +16,8 @@ export interface Draft {
   readonly size: number;
   /** ms since 1970, or null: never. */
   readonly expiresAt: number | null;
+  /** False: a signal for the app, which no inbox shows. */
+  readonly inbox: boolean;
   /** W3C traceparent of the publish, if it had one. */
   readonly trace: string | null;
 }

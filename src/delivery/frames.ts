@@ -27,12 +27,13 @@ export function contentOf(frame: Frame): Frame {
 
 /** A notification has no `event:` field, so a plain `EventSource.onmessage` gets notifications and nothing else. */
 export function notificationFrame(notification: Notification): Buffer {
-  const { position, id, type, to, data, expiresAt } = notification;
+  const { position, id, type, to, data, expiresAt, inbox } = notification;
   const expiry = expiresAt === null ? 'null' : `"${new Date(expiresAt).toISOString()}"`;
+  const signal = inbox ? '' : ',"inbox":false';
   // `data` goes in as text: stringified again it would lose the publisher's digits and escapes.
   return Buffer.from(
     chunk(
-      `id: ${position}\ndata: {"id":"${id}","type":"${type}","to":${JSON.stringify(to)},"data":${data},"createdAt":"${createdAt(position)}","expiresAt":${expiry}}\n\n`,
+      `id: ${position}\ndata: {"id":"${id}","type":"${type}","to":${JSON.stringify(to)},"data":${data},"createdAt":"${createdAt(position)}","expiresAt":${expiry}${signal}}\n\n`,
     ),
   );
 }

@@ -24,6 +24,10 @@ const notification = z
     data: z.json().meta({ description: 'As it was published.' }),
     createdAt: time,
     expiresAt: time.nullable(),
+    inbox: z
+      .literal(false)
+      .optional()
+      .meta({ description: 'Only if it is a signal for the app, which no inbox shows.' }),
   })
   .meta({
     id: 'StreamNotification',
@@ -117,6 +121,9 @@ data: {"id":"019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70","type":"order.shipped","to":{
 event: caught-up
 id: 890123456789504
 data: {"position":"890123456789504"}
+
+id: 890123456789505
+data: {"id":"019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b71","type":"cart.changed","to":{"user":"u-42"},"data":{"items":3},"createdAt":"2026-11-22T16:00:00.123Z","expiresAt":null,"inbox":false}
 
 `;
 

@@ -66,6 +66,10 @@ export const historyItemSchema = z
     publisher: userIdSchema.meta({ description: '`sub` of the token that published it.' }),
     createdAt: time,
     expiresAt: time.nullable(),
+    inbox: z
+      .literal(false)
+      .optional()
+      .meta({ description: 'Only if it is a signal for the app, which no inbox shows.' }),
     status: z.enum(STATUSES).meta({
       description:
         'The first that holds: `delivered` (a device confirmed it), `expired`, `sent` (written to a socket), `queued`.',
@@ -162,6 +166,8 @@ const broadcast = {
   counts: { sent: 812, delivered: 0, more: false },
 };
 
+const signal = { ...item, type: 'cart.changed', data: { items: 3 }, inbox: false };
+
 const connection = {
   connectionId: '019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911',
   user: 'u-42',
@@ -242,6 +248,7 @@ export const getNotificationDescription: Description = {
     json(200, 'The notification.', historyItemSchema, {
       user: { summary: 'To a user', value: item },
       everyone: { summary: 'To everyone', value: broadcast },
+      signal: { summary: 'A signal for the app', value: signal },
     }),
   ],
   problems: ['not_found', ...UNAVAILABLE],

@@ -48,7 +48,7 @@ interface ScanLimits {
   readonly bytes: number;
 }
 
-const COLUMNS = `n.position, n.id, n.user_id, n.topic, n.type, n.data, n.publisher, n.expires_at,
+const COLUMNS = `n.position, n.id, n.user_id, n.topic, n.type, n.data, n.publisher, n.expires_at, n.inbox,
   coalesce(n.expires_at <= clock_timestamp(), false) as expired`;
 
 /*
@@ -106,6 +106,7 @@ interface Row {
   data: string;
   publisher: string;
   expires_at: Date | null;
+  inbox: boolean;
   expired: boolean;
 }
 
@@ -143,8 +144,8 @@ export class HistoryStore {
 }
 
 function entryOf(row: Row): LogEntry {
-  const { position, id, type, data, publisher, expires_at: expiresAt, expired } = row;
-  return { position, id, to: recipientOf(row), type, data, publisher, expiresAt, expired };
+  const { position, id, type, data, publisher, expires_at: expiresAt, inbox, expired } = row;
+  return { position, id, to: recipientOf(row), type, data, publisher, expiresAt, inbox, expired };
 }
 
 function recipientOf({ user_id: user, topic }: Row): Recipient {
@@ -362,12 +363,13 @@ const boundOf = (ms: number): Position => positionOfTime(Math.min(ms, timeOfPosi
  * JSON.parse and JSON.stringify its numbers would lose digits, and its objects keys that are there twice.
  */
 export function itemJson({ entry, status, outcome }: HistoryItem): string {
-  const { id, position, type, to, data, publisher, expiresAt } = entry;
+  const { id, position, type, to, data, publisher, expiresAt, inbox } = entry;
   const before = JSON.stringify({ id, position: String(position), type, to });
   const after = JSON.stringify({
     publisher,
     createdAt: createdAt(position),
     expiresAt: expiresAt?.toISOString() ?? null,
+    ...(inbox ? {} : { inbox }),
     status,
     ...outcome,
   });

@@ -70,17 +70,17 @@ const APPEND: Statement = {
   text: `
 with log as materialized (
   select head, beginning, spent, spent_at, appended_bytes, removed_bytes
-  from tenant_logs where tenant_id = $1 and not $17::uuid = any(abandoned) for update
+  from tenant_logs where tenant_id = $1 and not $18::uuid = any(abandoned) for update
 ), place as materialized (
   select head as previous, now, appended_bytes, removed_bytes,
     greatest(head, beginning, floor(extract(epoch from now) * 1000 - ${EPOCH_MS})::bigint * ${POSITIONS_PER_MS}) as base,
-    greatest(0, spent - $18::float8 * greatest(0, extract(epoch from now - spent_at)::float8)) as spent
+    greatest(0, spent - $19::float8 * greatest(0, extract(epoch from now - spent_at)::float8)) as spent
   from (select *, clock_timestamp() as now from log) locked
 ), draft as materialized (
-  select * from unnest($2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[], $11::text[])
-    with ordinality as d (publication, id, user_id, topic, type, data, size, publisher, expires_at, trace, n)
+  select * from unnest($2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[], $11::boolean[], $12::text[])
+    with ordinality as d (publication, id, user_id, topic, type, data, size, publisher, expires_at, inbox, trace, n)
 ), keyed as materialized (
-  select * from unnest($12::int[], $13::text[], $14::text[], $15::bytea[]) as k (publication, publisher, key, fingerprint)
+  select * from unnest($13::int[], $14::text[], $15::text[], $16::bytea[]) as k (publication, publisher, key, fingerprint)
 ), taken as (
   insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids)
   select $1, k.publisher, k.key, k.fingerprint, place.base + span.first, span.ids
@@ -93,20 +93,20 @@ with log as materialized (
   select k.publication from keyed k
   where not exists (select from taken t where t.publisher = k.publisher and t.key = k.key)
 ), inserted as (
-  insert into notifications (tenant_id, position, id, user_id, topic, type, data, size, publisher, expires_at, trace)
-  select $1, place.base + d.n, d.id, d.user_id, d.topic, d.type, d.data, d.size, d.publisher, d.expires_at, d.trace
+  insert into notifications (tenant_id, position, id, user_id, topic, type, data, size, publisher, expires_at, inbox, trace)
+  select $1, place.base + d.n, d.id, d.user_id, d.topic, d.type, d.data, d.size, d.publisher, d.expires_at, d.inbox, d.trace
   from place, draft d
   where d.publication not in (select publication from duplicate)
 ), cost as materialized (
-  select $16 - count(*) as notifications, $19::bigint - coalesce(sum(size), 0) as bytes
+  select $17 - count(*) as notifications, $20::bigint - coalesce(sum(size), 0) as bytes
   from duplicate join draft using (publication)
 ), moved as (
-  update tenant_logs set head = place.base + $16,
+  update tenant_logs set head = place.base + $17,
     spent = place.spent + cost.notifications, spent_at = place.now,
     appended_bytes = place.appended_bytes + cost.bytes
   from place, cost where tenant_logs.tenant_id = $1
 )
-select place.previous, place.base, place.base + $16 as head, array(select publication from duplicate) as duplicates,
+select place.previous, place.base, place.base + $17 as head, array(select publication from duplicate) as duplicates,
   place.spent + cost.notifications as spent,
   place.appended_bytes + cost.bytes - place.removed_bytes as "storedBytes"
 from place, cost`,
@@ -208,6 +208,7 @@ export class AppendStore {
       drafts.map(({ draft }) => draft.size),
       drafts.map(({ publisher }) => publisher),
       drafts.map(({ draft }) => (draft.expiresAt === null ? null : new Date(draft.expiresAt).toISOString())),
+      drafts.map(({ draft }) => draft.inbox),
       drafts.map(({ draft }) => draft.trace),
       keys.map(({ index }) => index),
       keys.map(({ publisher }) => publisher),

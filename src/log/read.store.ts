@@ -47,10 +47,11 @@ interface Row {
   data: string;
   size: number;
   expires_at: number | null;
+  inbox: boolean;
   trace: string | null;
 }
 
-const COLUMNS = `position, id, user_id, topic, type, data, size, (extract(epoch from expires_at) * 1000)::float8 as expires_at, trace`;
+const COLUMNS = `position, id, user_id, topic, type, data, size, (extract(epoch from expires_at) * 1000)::float8 as expires_at, inbox, trace`;
 
 /*
  * One statement for many readers of a tenant.
@@ -198,7 +199,7 @@ function toRun(rows: readonly PageRow[], limit: number, head: Position): Run {
 }
 
 function toNotification(row: Row): Notification {
-  const { position, id, user_id: user, topic, type, data, size, expires_at: expiresAt, trace } = row;
+  const { position, id, user_id: user, topic, type, data, size, expires_at: expiresAt, inbox, trace } = row;
   const to: Recipient = user !== null ? { user } : topic !== null ? { topic } : { everyone: true };
-  return { position, id, to, type, data, size, expiresAt, trace };
+  return { position, id, to, type, data, size, expiresAt, inbox, trace };
 }

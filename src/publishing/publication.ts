@@ -77,6 +77,9 @@ export const publishSchema = z
       .refine((time) => Date.parse(time) <= LAST_MOMENT, 'is before the year 10000 in UTC')
       .optional(),
     ttlSeconds: z.number().int().min(1).max(TEN_YEARS_IN_SECONDS).optional(),
+    inbox: z.boolean().default(true).meta({
+      description: '`false`: a signal for the app, which no inbox shows. It is delivered like any other.',
+    }),
   })
   .superRefine((item, context) => {
     if (item.expiresAt !== undefined && item.ttlSeconds !== undefined) {
@@ -270,6 +273,7 @@ export async function readPublication(
     if (count > most) continue;
     const data = await inTurns(walkCompact(text, slice, limits.dataBytes), slicer);
     const { size } = data;
+    const { type, inbox } = request;
     const expiresAt = expiryOf(request, now);
     if (size > limits.dataBytes)
       faults.push(
@@ -288,7 +292,7 @@ export async function readPublication(
     if (expiresAt !== null && expiresAt <= now) faults.push(fault(path, 'expiresAt', 'is in the past'));
     // Nothing is built of what is refused.
     for (const to of faults.length === 0 ? recipients : []) {
-      drafts.push({ id: randomUUIDv7(), to, type: request.type, data: data.text, size, expiresAt, trace });
+      drafts.push({ id: randomUUIDv7(), to, type, data: data.text, size, expiresAt, inbox, trace });
     }
     if (slicer.isOver) await slicer.next();
   }

@@ -17,6 +17,8 @@ const toUser = {
 
 const toTopic = { to: { topic: 'team:blue' }, type: 'build.failed', data: { build: 812 }, ttlSeconds: 3_600 };
 
+const signal = { to: { user: 'u-42' }, type: 'cart.changed', data: { items: 3 }, inbox: false };
+
 const stored = {
   id: '019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70',
   position: '890123456789504',
@@ -57,6 +59,7 @@ ${RIGHTS}
 \`data\` is passed on as it was written, but for white space between tokens: at most 64,000 bytes (unless the tenant has its own
 \`dataBytes\`) and 100 levels.
 \`expiresAt\` or \`ttlSeconds\`, not both: an expired notification is never sent.
+\`inbox: false\` makes it a signal for the app, which no inbox shows.
 
 ${LIMITS}
 
@@ -72,6 +75,7 @@ ${IDEMPOTENCY}`,
         summary: 'To everyone of the tenant',
         value: { to: { everyone: true }, type: 'maintenance.planned', data: { from: '22:00' } },
       },
+      signal: { summary: 'A signal for the app', value: signal },
     },
   },
   answers: [

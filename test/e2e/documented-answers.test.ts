@@ -76,6 +76,7 @@ describe('an answer that went well is as documented', () => {
     ['several users', { ...item, to: { users: ['a', 'b'] } }],
     ['a topic', { ...item, to: { topic: 'team:blue' }, ttlSeconds: 60 }],
     ['everyone', { ...item, to: { everyone: true } }],
+    ['a user, as a signal', { ...item, inbox: false }],
   ])('to a publish for %s', async (_, body) => {
     const { status, headers } = await call(PUBLISH, { method: 'post', token: publisher, body });
     expect(status).toBe(201);
@@ -119,6 +120,7 @@ describe('an answer that went well is as documented', () => {
       ...item,
       to: { topic: 'team:red' },
       ttlSeconds: 600,
+      inbox: false,
     });
     await stream.untilNotifications(2);
     await call('/v1/acks', { method: 'post', token: reader, body: { upTo: broadcast.position } });
@@ -311,7 +313,8 @@ test('the events of a stream are as documented, each of them known', async () =>
   const stream = await StreamClient.open(service.url, reader);
   await publish(service.url, publisher, { ...item, to: { topic: 'team:blue' }, data: null });
   await publish(service.url, publisher, { ...item, to: { everyone: true }, data: [1, 'a', { b: null }] });
-  await stream.untilNotifications(3);
+  await publish(service.url, publisher, { ...item, to: { user: 'reader' }, inbox: false });
+  await stream.untilNotifications(4);
   // Less than TOKEN_EXPIRY_NOTICE_SECONDS.
   const closing = await StreamClient.open(service.url, userToken({ user: 'short', expiresInSeconds: 600 }));
   await closing.untilEvent('expiring');

@@ -32,6 +32,7 @@ const SAMPLES: Readonly<Record<string, Sample>> = {
     insteadOf: 'expiresAt',
     seen: { expiresAt: expect.stringMatching(/^20.*Z$/) },
   },
+  inbox: { sent: false },
 };
 
 type Item = Readonly<Record<string, unknown>>;

@@ -177,6 +177,10 @@ describe('a single publish', () => {
     ['with an expiry of part of a second', wrong({ ttlSeconds: 1.5 }), ['/ttlSeconds']],
     ['with an expiry beyond all calendars', wrong({ ttlSeconds: 1e12 }), ['/ttlSeconds']],
     ['with an expiry in words', wrong({ ttlSeconds: '60' }), ['/ttlSeconds']],
+    ['with an inbox in words', wrong({ inbox: 'false' }), ['/inbox']],
+    ['with an inbox that is a number', wrong({ inbox: 0 }), ['/inbox']],
+    ['with an inbox that is null', wrong({ inbox: null }), ['/inbox']],
+    ['with an inbox twice', '{"to":{"user":"a"},"type":"t","data":1,"inbox":true,"inbox":false}', ['/inbox']],
   ])('%s', async (_, body, pointers) => {
     expectProblem(await send(body), { status: 400, code: 'validation_failed', pointers });
   });

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { DatabaseClock } from '../../src/postgres/clock.ts';
-import { post, publish, type StoredAnswer } from '../support/api.ts';
+import { get, post, publish, type StoredAnswer } from '../support/api.ts';
 import { startService, type Service } from '../support/app.ts';
 import { StreamClient } from '../support/stream-client.ts';
 import { serviceToken, userToken } from '../support/tokens.ts';
@@ -159,6 +159,59 @@ describe('what is stored', () => {
       expect(status).toBe(201);
     }
     expect((await log(tenant)).map(({ trace }) => trace as unknown)).toEqual([traceparent, null, null]);
+  });
+});
+
+describe('a signal', () => {
+  test('is what was published with `inbox: false`; its frames and its history say so, and those of others do not', async () => {
+    const tenant = 'signals';
+    const open = async () => {
+      const stream = await StreamClient.open(service.url, userToken({ tenant, user: 'alice' }), {
+        query: { from: 'earliest' },
+      });
+      await stream.untilEvent('caught-up');
+      return stream;
+    };
+    const live = await open();
+    const note = (changes: object) => ({ to: { user: 'alice' }, type: 't', data: 1, ...changes });
+    const forBoth = { to: { users: ['alice', 'bob'] } };
+    const signal = { inbox: false };
+    const batch = [signal, {}, { ...forBoth, ...signal }, forBoth].map(note);
+    for (const [path, body] of [
+      ['', note({})],
+      ['', note({ inbox: true })],
+      ['', note(signal)],
+      ['', note({ ...forBoth, ...signal })],
+      ['/batch', { notifications: batch }],
+    ] as const)
+      expect((await post(`${url}${path}`, serviceToken({ tenant }), body)).status).toBe(201);
+
+    const rows = await service.database.query<{ user: string; inbox: boolean }>(
+      'select user_id as user, inbox from notifications where tenant_id = $1 order by position',
+      [tenant],
+    );
+    const storedFor = (name: string) => rows.flatMap(({ user, inbox }) => (user === name ? [inbox] : []));
+    expect(storedFor('alice')).toEqual([true, true, false, false, false, true, false, true]);
+    expect(storedFor('bob')).toEqual([false, false, true]);
+
+    const expected = storedFor('alice').map((inbox) => inbox && 'nothing');
+    await live.untilNotifications(expected.length);
+    // The tenant's last stream takes the memory of its log along: the next one reads the database.
+    await live.cut();
+    const replayed = await open();
+    await replayed.cut();
+    const operator = serviceToken({ tenant, scope: 'history:read' });
+    const { body: history } = await get<{ items: object[] }>(`${url}?user=alice`, operator);
+    for (const items of [live.notifications, replayed.notifications, history.items.toReversed()])
+      expect(items.map((item) => ('inbox' in item ? item.inbox : 'nothing'))).toEqual(expected);
+  });
+
+  test('is another request than the same without it, under one key', async () => {
+    const key = { 'idempotency-key': 'signal-or-not' };
+    const note = { to: { user: 'a' }, type: 't', data: 1 };
+    expect((await post(url, publisher, { ...note, inbox: false }, key)).status).toBe(201);
+    const { status, body } = await post(url, publisher, note, key);
+    expect([status, body['code']]).toEqual([422, 'idempotency_mismatch']);
   });
 });
 

@@ -13,6 +13,7 @@ export function draft(changes: Partial<Draft> = {}): Draft {
     data,
     size: Buffer.byteLength(data),
     expiresAt: null,
+    inbox: true,
     trace: null,
     ...changes,
   };

@@ -98,11 +98,20 @@ describe('a notification', () => {
           type: typeSchema.parse('x'.repeat(128)),
           data: `"${'x'.repeat(size - 2)}"`,
           expiresAt: 8.64e15,
+          inbox: false,
         }),
       );
       expect(longest.length).toBeLessThanOrEqual(65_536);
       expect(longest.length).toBeGreaterThan(size);
     }
+  });
+
+  test('says that it is a signal, and says nothing if it is none', () => {
+    const frameOf = (inbox: boolean) =>
+      Buffer.from(contentOf(notificationFrame(notification(P, { id: 'an-id', inbox })))).toString();
+    const before = `id: ${P}\ndata: {"id":"an-id","type":"t","to":{"user":"alice"},"data":1,"createdAt":"${createdAt(P)}","expiresAt":null`;
+    expect(frameOf(true)).toBe(`${before}}\n\n`);
+    expect(frameOf(false)).toBe(`${before},"inbox":false}\n\n`);
   });
 
   test('carries data as it was written', () => {

@@ -54,6 +54,7 @@ const notification = (at: '' | '/notifications/*') =>
     [`body ${at}/data`]: LABEL,
     [`body ${at}/expiresAt`]: TIME,
     [`body ${at}/ttlSeconds`]: NUMBER,
+    [`body ${at}/inbox`]: 'is `true` or `false`, and names nothing',
   }) as const;
 
 const TRACE = 'is kept and logged; nothing is looked up by it';
