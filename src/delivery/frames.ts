@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import type { DeviceId } from '../core/identifiers.ts';
+import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import type { Notification } from '../core/notification.ts';
 import { createdAt, type Position } from '../core/position.ts';
 
@@ -45,8 +45,13 @@ const event = (name: string, data: Record<string, unknown>, id?: Position, retry
 
 export type Resume = 'exact' | 'undelivered' | 'latest' | 'earliest' | 'gap' | 'reset';
 
+/** Names of what this service offers on a stream beyond the first version of the protocol. */
+const FEATURES: readonly string[] = [];
+
 export interface Sync {
   readonly connectionId: string;
+  readonly user: UserId;
+  readonly tenantId: TenantId;
   readonly device: DeviceId;
   readonly resume: Resume;
   /** Where it reads on; at a gap, where the device was. */
@@ -56,25 +61,33 @@ export interface Sync {
   readonly oldest: Position | undefined;
   /** ms since 1970. */
   readonly tokenExpiresAt: number;
+  readonly heartbeatSeconds: number;
 }
 
 export function syncFrame({
   connectionId,
+  user,
+  tenantId: tenant,
   device,
   resume,
   from,
   head,
   oldest,
   tokenExpiresAt,
+  heartbeatSeconds,
 }: Sync): string {
   return event('sync', {
     connectionId,
+    user,
+    tenant,
     device,
     resume,
     from: String(from),
     head: String(head),
     ...(oldest === undefined ? {} : { oldest: String(oldest) }),
     tokenExpiresAt: new Date(tokenExpiresAt).toISOString(),
+    heartbeatSeconds,
+    features: FEATURES,
   });
 }
 

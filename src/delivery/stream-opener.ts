@@ -156,10 +156,13 @@ export class StreamOpener {
     stream.write(
       syncFrame({
         connectionId: subscriber.connectionId,
+        user,
+        tenantId,
         device,
         resume: outcome,
         head,
         tokenExpiresAt,
+        heartbeatSeconds: this.config.HEARTBEAT_SECONDS,
         ...gap,
       }),
     );

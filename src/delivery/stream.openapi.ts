@@ -1,5 +1,11 @@
 import { z } from 'zod';
-import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
+import {
+  deviceIdSchema,
+  tenantIdSchema,
+  topicSchema,
+  typeSchema,
+  userIdSchema,
+} from '../core/identifiers.ts';
 import { DATABASE_PROBLEMS, type Description, json } from '../http/description.ts';
 
 /* What stands in the `data:` of each event (frames.ts writes them by hand, for speed; a test holds the two together). */
@@ -37,6 +43,8 @@ const notification = z
 const sync = z
   .strictObject({
     connectionId: z.uuid(),
+    user: userIdSchema.meta({ description: 'Whose stream it is, by the token.' }),
+    tenant: tenantIdSchema,
     device: deviceIdSchema,
     resume: z.enum(['exact', 'undelivered', 'latest', 'earliest', 'gap', 'reset']).meta({
       description:
@@ -46,6 +54,14 @@ const sync = z
     head: position,
     oldest: position.optional(),
     tokenExpiresAt: time,
+    heartbeatSeconds: z.number().int().positive().meta({
+      description:
+        'A heartbeat comes after so long without a notification. After three times as long without a byte the connection counts as dead.',
+    }),
+    features: z.array(z.string()).meta({
+      description:
+        'Names of what this service offers on the stream beyond the first version of the protocol. None so far. Ignore names that you do not know.',
+    }),
   })
   .meta({ id: 'SyncEvent', description: 'The first event: where this stream reads on.' });
 
@@ -113,7 +129,7 @@ const EXAMPLE = `retry: 3172
 :
 
 event: sync
-data: {"connectionId":"019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911","device":"default","resume":"exact","from":"890123456789503","head":"890123456789504","tokenExpiresAt":"2026-11-22T17:00:00.000Z"}
+data: {"connectionId":"019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911","user":"u-42","tenant":"acme","device":"default","resume":"exact","from":"890123456789503","head":"890123456789504","tokenExpiresAt":"2026-11-22T17:00:00.000Z","heartbeatSeconds":15,"features":[]}
 
 id: 890123456789504
 data: {"id":"019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70","type":"order.shipped","to":{"user":"u-42"},"data":{"title":"Your order is on its way"},"createdAt":"2026-11-22T16:00:00.123Z","expiresAt":null}

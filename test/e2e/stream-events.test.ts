@@ -117,21 +117,25 @@ describe('the body', () => {
 });
 
 describe('sync', () => {
-  test('says which connection and device it is, where it starts, where the log is, and when the token ends', async () => {
+  test('says whose stream it is, which connection and device, where it starts, where the log is, when the token ends, and what to expect', async () => {
     const exp = Math.floor(Date.now() / 1000) + 1_000;
     const stream = await StreamClient.open(
       service.url,
-      userToken({ user: 'sync', tenant: 'sync', claims: { exp } }),
+      userToken({ user: 'sync', tenant: 'syncs', claims: { exp } }),
       { query: { device: 'phone-1' } },
     );
     const sync = await stream.untilEvent('sync');
     expect(sync).toEqual({
       connectionId: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      user: 'sync',
+      tenant: 'syncs',
       device: 'phone-1',
       resume: 'undelivered',
       from: '0',
       head: '0',
       tokenExpiresAt: new Date(exp * 1000).toISOString(),
+      heartbeatSeconds: 1,
+      features: [],
     });
     await stream.cut();
   });

@@ -2,7 +2,13 @@ import { describe, expect, test } from '@jest/globals';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import fc from 'fast-check';
 import { readConfig } from '../../src/core/config.ts';
-import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../../src/core/identifiers.ts';
+import {
+  deviceIdSchema,
+  tenantIdSchema,
+  topicSchema,
+  typeSchema,
+  userIdSchema,
+} from '../../src/core/identifiers.ts';
 import type { Recipient } from '../../src/core/notification.ts';
 import { asPosition, createdAt } from '../../src/core/position.ts';
 import { compact } from '../../src/http/raw-json.ts';
@@ -124,22 +130,29 @@ describe('the other events', () => {
   test('sync says where the stream starts and moves no id; `oldest` is there only at a gap', () => {
     const sync = {
       connectionId: 'c',
+      user: userIdSchema.parse('alice'),
+      tenantId: tenantIdSchema.parse('acme'),
       device: deviceIdSchema.parse('phone'),
       resume: 'exact',
       from: P,
       head: P,
       oldest: undefined,
       tokenExpiresAt: 0,
+      heartbeatSeconds: 15,
     } as const;
     const [event] = parse(syncFrame(sync)).events;
     expect(event).toMatchObject({ event: 'sync', id: undefined });
     expect(JSON.parse(event?.data ?? '')).toEqual({
       connectionId: 'c',
+      user: 'alice',
+      tenant: 'acme',
       device: 'phone',
       resume: 'exact',
       from: String(P),
       head: String(P),
       tokenExpiresAt: '1970-01-01T00:00:00.000Z',
+      heartbeatSeconds: 15,
+      features: [],
     });
     const [gap] = parse(syncFrame({ ...sync, resume: 'gap', oldest: P })).events;
     expect(JSON.parse(gap?.data ?? '')).toMatchObject({ resume: 'gap', oldest: String(P) });
