@@ -12,6 +12,7 @@ const FLOORS = [
   ['auth'],
   ['log'],
   ['publishing', 'receipts'],
+  ['inbox'],
   ['delivery', 'history', 'audit'],
   ['admin'],
   ['privacy', 'maintenance'],

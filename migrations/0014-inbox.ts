@@ -51,18 +51,17 @@ export class Inbox1700000000014 implements MigrationInterface {
         constraint inbox_users_read_is_seen check (read_up_to <= seen_up_to)
       ) with (fillfactor = 50)`);
 
-    // Where a user's notification differs from what 'inbox_users' says, or was told apart by itself. Null: the row of the
-    // user says it. 'read_at' and 'archived_at': when the present value of the other column was set.
+    // What was said of a single notification of a user. Null: the row of the user says it. 'read_revision' and
+    // 'archived_revision': the user's revision when the column beside it was set, which holds the time, too.
     await runner.query(`
       create table inbox_marks (
         tenant_id text collate "C" not null,
         user_id text collate "C" not null,
         position bigint not null,
         read boolean,
-        read_at timestamptz,
+        read_revision bigint,
         archived boolean,
-        archived_at timestamptz,
-        revision bigint not null,
+        archived_revision bigint,
         constraint inbox_marks_pkey primary key (tenant_id, user_id, position),
         constraint inbox_marks_not_empty check (read is not null or archived is not null)
       ) partition by range (position)`);
@@ -96,6 +95,16 @@ export class Inbox1700000000014 implements MigrationInterface {
     );
     for (const table of ['inbox_users', 'inbox_marks', 'engagements']) await enclose(runner, table);
     await runner.query(partitionedTable(PARTITIONED.now));
+    // What is in the log already can be marked, too.
+    await runner.query(`
+      select create_partition(made.parent, replace(c.relname, 'notifications', made.parent), b.bounds[1]::bigint, b.bounds[2]::bigint)
+      from unnest(array['inbox_marks', 'engagements']) as made (parent)
+      cross join pg_inherits i
+      join pg_class c on c.oid = i.inhrelid
+      cross join lateral (
+        select regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(\\d+)''?\\) TO \\(''?(\\d+)''?\\)') as bounds
+      ) b
+      where i.inhparent = 'notifications'::regclass and b.bounds is not null`);
   }
 
   async down(runner: QueryRunner): Promise<void> {

@@ -17,6 +17,7 @@ import { ChangeFeedModule } from '../cluster/change-feed.ts';
 import { DatabaseModule } from '../postgres/database.module.ts';
 import { DocsModule } from '../openapi/docs.controller.ts';
 import { HealthModule } from '../health/health.controller.ts';
+import { InboxModule } from '../inbox/inbox.controller.ts';
 import { ReceiptsModule } from '../receipts/receipts.ts';
 import { LogModule } from '../log/ingest.ts';
 import { MaintenanceModule } from '../maintenance/maintenance.ts';
@@ -109,6 +110,7 @@ class AppModule {
         AuthModule,
         LogModule,
         ReceiptsModule,
+        InboxModule,
         PublishingModule,
         HistoryModule,
         StreamModule,

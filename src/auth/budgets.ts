@@ -14,6 +14,8 @@ const BUDGETS = {
   tickets: { whose: 'user', atOnce: 2, perSecond: 0.5 },
   renewals: { whose: 'user', atOnce: 2, perSecond: 0.5 },
   acknowledgements: { whose: 'user', atOnce: 20, perSecond: 2 },
+  // Of the inbox: marks, lists and counts.
+  'inbox calls': { whose: 'user', atOnce: 20, perSecond: 2 },
   // Revocations, disconnects, erasures: each is a transaction with its record, of which every node hears.
   'admin actions': { whose: 'tenant', atOnce: 500, perSecond: 20 },
 } as const;

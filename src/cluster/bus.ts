@@ -26,18 +26,22 @@ const MOST_BYTES = 7_900;
 const AGAIN_MS = 1_000;
 
 /**
- * As it travels: who says it, up to where the logs reach, and whether something changed that the change feed reads. Whoever has a
+ * As it travels: who says it, up to where the logs reach, whether something changed that the change feed reads, and whose inbox
+ * changed: a hash says that. Whoever has a
  * login to what passes it on may say anything, so what comes is checked.
  */
 const messageSchema = z.strictObject({
   from: z.uuid(),
   heads: z.array(z.tuple([tenantIdSchema, z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)])),
   changes: z.literal(true).optional(),
+  inboxes: z.array(z.string().regex(/^[\w-]{22}$/)).optional(),
 });
 type Message = z.infer<typeof messageSchema>;
 
 /** What a message has beside its heads takes less, in bytes. */
 const ENVELOPE_BYTES = 100;
+/** As many keys of inboxes, each with quotes and a comma, as fit into one message. */
+const MOST_INBOXES = Math.floor((MOST_BYTES - ENVELOPE_BYTES) / 25);
 
 /**
  * By which nodes tell one another at once what they would find out by the poll of the log and by the change feed: that a log
@@ -50,11 +54,13 @@ export class Bus implements OnApplicationShutdown {
   readonly #logger = new Logger(Bus.name);
   readonly #heads = new Subject<Hint>();
   readonly #changes = new Subject<void>();
+  readonly #inboxes = new Subject<string>();
   readonly #resumed = new Subject<void>();
   /** This process. What it says comes back to it. */
   readonly #self = randomUUID();
   readonly #waiting = new Map<TenantId, Position>();
   #changed = false;
+  readonly #changedInboxes = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
   #sending: Promise<void> | undefined;
   #pauseUntil = 0;
@@ -71,6 +77,8 @@ export class Bus implements OnApplicationShutdown {
   readonly heads: Observable<Hint> = this.#heads.asObservable();
   /** Another node committed something that the change feed reads. */
   readonly changes: Observable<void> = this.#changes.asObservable();
+  /** Another node committed something that a user said of an inbox; see `announceInboxes`. */
+  readonly inboxes: Observable<string> = this.#inboxes.asObservable();
   /** It hears from now on: what was said before has to be asked for. */
   readonly resumed: Observable<void> = this.#resumed.asObservable();
 
@@ -109,6 +117,13 @@ export class Bus implements OnApplicationShutdown {
     this.#schedule();
   }
 
+  /** This node committed what users said of their inboxes. `keys`: a hash of each user, of 22 letters of base64url. */
+  announceInboxes(keys: readonly string[]): void {
+    if (this.#alone) return;
+    for (const key of keys) this.#changedInboxes.add(key);
+    this.#schedule();
+  }
+
   async onApplicationShutdown(): Promise<void> {
     this.#stop.abort();
     clearTimeout(this.#timer);
@@ -143,11 +158,12 @@ export class Bus implements OnApplicationShutdown {
   #hear(payload: string): void {
     const message = read(payload);
     if (message === undefined) return this.metrics.busMessages.inc({ direction: 'refused' });
-    const { from, heads, changes } = message;
+    const { from, heads, changes, inboxes = [] } = message;
     if (from === this.#self) return;
     this.metrics.busMessages.inc({ direction: 'received' });
     for (const [tenantId, head] of heads) this.#heads.next({ tenantId, head: asPosition(head) });
     if (changes === true) this.#changes.next();
+    for (const key of inboxes) this.#inboxes.next(key);
   }
 
   /** The first is said at once; what comes while that is under way, and in the pause behind it, goes together. */
@@ -164,7 +180,7 @@ export class Bus implements OnApplicationShutdown {
   #send(): void {
     this.#sending = this.#tell(this.#take()).finally(() => {
       this.#sending = undefined;
-      if (this.#waiting.size > 0 || this.#changed) this.#schedule();
+      if (this.#waiting.size > 0 || this.#changed || this.#changedInboxes.size > 0) this.#schedule();
     });
   }
 
@@ -186,7 +202,8 @@ export class Bus implements OnApplicationShutdown {
   /** What waits, in as few messages as it fits into. */
   #take(): string[] {
     const changes = this.#changed ? ({ changes: true } as const) : {};
-    const messages: Message[] = [{ from: this.#self, heads: [], ...changes }];
+    const messages: Message[] = [];
+    if (this.#waiting.size > 0 || this.#changed) messages.push({ from: this.#self, heads: [], ...changes });
     let bytes = ENVELOPE_BYTES;
     for (const head of this.#waiting) {
       const size = Buffer.byteLength(JSON.stringify(head)) + 1;
@@ -197,8 +214,13 @@ export class Bus implements OnApplicationShutdown {
       messages.at(-1)?.heads.push(head);
       bytes += size;
     }
+    // By themselves: a node of the version before knows nothing of them, and refuses the message that they are in.
+    const keys = [...this.#changedInboxes];
+    for (let from = 0; from < keys.length; from += MOST_INBOXES)
+      messages.push({ from: this.#self, heads: [], inboxes: keys.slice(from, from + MOST_INBOXES) });
     this.#waiting.clear();
     this.#changed = false;
+    this.#changedInboxes.clear();
     return messages.map((message) => JSON.stringify(message));
   }
 

@@ -6,11 +6,13 @@ import {
   caughtUpFrame,
   expiringFrame,
   gapFrame,
+  inboxFrame,
   HEARTBEAT,
   jittered,
   positionFrame,
   type ByeReason,
 } from './frames.ts';
+import { InboxWatch } from './inbox-watch.ts';
 import type { StreamSocket } from './socket.ts';
 import type { EndReason, StreamNode, Subscriber } from './stream-node.ts';
 import { addressOfTopic, addressOfUser, EVERYONE, type Address, type Entry } from './tail.ts';
@@ -42,6 +44,7 @@ export class Connection implements HubMember, SentSource {
   readonly #heartbeat: Heartbeat;
   #taken = 0;
   #takenAt: number;
+  readonly #inbox: InboxWatch | undefined;
 
   /** `target`: the database's head when the stream was opened; it is not caught up before that. */
   constructor(
@@ -60,7 +63,11 @@ export class Connection implements HubMember, SentSource {
     this.#lastId = start;
     this.#takenAt = Date.now();
     this.#heartbeat = new Heartbeat(node.config.HEARTBEAT_SECONDS);
-    stream.socket.on('drain', () => void this.readOn());
+    this.#inbox = subscriber.inbox ? this.#watchInbox() : undefined;
+    stream.socket.on('drain', () => {
+      void this.readOn();
+      this.#inbox?.look();
+    });
     stream.socket.on('close', () => this.#closed());
   }
 
@@ -133,6 +140,7 @@ export class Connection implements HubMember, SentSource {
     }
     if (this.#heartbeat.isDue()) this.#beat();
     if (!this.live) void this.readOn();
+    this.#inbox?.look(this.node.clock.now());
   }
 
   /**
@@ -157,6 +165,7 @@ export class Connection implements HubMember, SentSource {
     // What was read ahead was read for the old topics.
     this.#page = undefined;
     this.node.changed(before, this.subscriber, this.since, this.position);
+    this.#inbox?.due();
   }
 
   /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */
@@ -242,6 +251,7 @@ export class Connection implements HubMember, SentSource {
     this.#caughtUp = true;
     this.#lastId = this.position;
     this.stream.write(caughtUpFrame(this.position));
+    this.#inbox?.begin();
   }
 
   #announceGap(oldest: Position): void {
@@ -249,6 +259,22 @@ export class Connection implements HubMember, SentSource {
     this.node.metrics.gapsAnnounced.inc();
     this.stream.write(gapFrame(this.position, oldest));
     this.position = oldest;
+    this.#inbox?.due();
+  }
+
+  #watchInbox(): InboxWatch {
+    const { tenantId, user } = this.subscriber;
+    const watch = new InboxWatch({
+      read: () => this.node.readInbox(this.subscriber, this.target),
+      hasRoom: () => this.#hasRoom(),
+      write: (told) => {
+        this.stream.write(inboxFrame(told));
+        this.#heartbeat.written();
+      },
+      trouble: (error) => this.node.databaseTrouble(error),
+    });
+    this.node.inboxes.join(tenantId, user, watch);
+    return watch;
   }
 
   #write(entry: Entry, replayed: boolean): void {
@@ -314,6 +340,10 @@ export class Connection implements HubMember, SentSource {
     if (!this.live) this.node.metrics.behind.dec();
     this.live = false;
     this.#page = undefined;
+    if (this.#inbox !== undefined) {
+      this.#inbox.close();
+      this.node.inboxes.leave(this.subscriber.tenantId, this.subscriber.user, this.#inbox);
+    }
     this.hub.leave(this);
     this.node.closed(this.subscriber, this.position, this.#ended, this.#recorded);
   }

@@ -2,6 +2,8 @@ import { randomInt } from 'node:crypto';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import type { Notification } from '../core/notification.ts';
 import { createdAt, type Position } from '../core/position.ts';
+import { snapshotJson } from '../inbox/snapshot.ts';
+import type { Told } from './inbox-watch.ts';
 
 /*
  * What goes over the wire: Server-Sent Events as WHATWG HTML § 9.2 defines them. Positions are decimal strings, ids
@@ -46,7 +48,7 @@ const event = (name: string, data: Record<string, unknown>, id?: Position, retry
 export type Resume = 'exact' | 'undelivered' | 'latest' | 'earliest' | 'gap' | 'reset';
 
 /** Names of what this service offers on a stream beyond the first version of the protocol. */
-const FEATURES: readonly string[] = [];
+const FEATURES: readonly string[] = ['inbox'];
 
 export interface Sync {
   readonly connectionId: string;
@@ -102,6 +104,18 @@ export const positionFrame = (position: Position): string =>
 /** Retention overtook this reader: what was in (from, oldest] is gone. */
 export const gapFrame = (from: Position, oldest: Position): string =>
   event('gap', { from: String(from), oldest: String(oldest) });
+
+/** No id: it is no entry of the log, and only the last counts. */
+export const inboxFrame = ({ snapshot, changes }: Told): string =>
+  event('inbox', {
+    ...snapshotJson(snapshot),
+    ...(changes === undefined
+      ? { reload: true }
+      : {
+          since: String(changes.since),
+          changes: changes.list.map(({ id, read, archived }) => ({ id, read, archived })),
+        }),
+  });
 
 export const expiringFrame = (at: number): string => event('expiring', { at: new Date(at).toISOString() });
 

@@ -6,8 +6,10 @@ import type { Receipts } from '../receipts/receipts.ts';
 import type { Position } from '../core/position.ts';
 import type { Run } from '../log/read.store.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
+import type { Snapshot } from '../inbox/snapshot.ts';
 import type { Backlog } from './backlog.ts';
 import type { ByeReason } from './frames.ts';
+import type { InboxFeed } from './inbox-feed.ts';
 import type { Tail } from './tail.ts';
 
 /** Who reads a stream, and how. */
@@ -23,6 +25,8 @@ export interface Subscriber {
   readonly caller: Caller;
   /** `ack=auto`: the cursor follows what was written. */
   readonly autoAck: boolean;
+  /** It is told how the inbox of its user is. */
+  readonly inbox: boolean;
   /** In ms since 1970, told by the database and not estimated: commands are as exact, and may follow within a millisecond. */
   readonly openedAt: number;
 }
@@ -38,6 +42,9 @@ export interface StreamNode {
   readonly receipts: Receipts;
   readonly backlog: Backlog;
   readonly counts: DeliveryCounts;
+  readonly inboxes: Pick<InboxFeed, 'join' | 'leave'>;
+  /** The inbox in numbers, as it is after the call; one that there is not yet begins at `head` of the log. Throws what is to be tried again. */
+  readInbox(subscriber: Subscriber, head: Position): Promise<Snapshot>;
   /** The log behind a position, as much as a tail may hold. Throws the database's error. */
   readAfter(tenantId: TenantId, position: Position): Promise<Run & { head: Position }>;
   /** Keeps the tails within their limits after this one has grown. */

@@ -125,7 +125,7 @@ export class StreamOpener {
   }
 
   #begin(request: StreamRequest, registered: Registered, stream: StreamSocket): void {
-    const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck } = request;
+    const { tenantId, user, device, topics, tokenExpiresAt, caller, autoAck, inbox } = request;
     const { start, head, outcome, requested, at: openedAt } = registered;
     const subscriber: Subscriber = {
       connectionId: randomUUID(),
@@ -136,6 +136,7 @@ export class StreamOpener {
       tokenExpiresAt,
       caller,
       autoAck,
+      inbox,
       openedAt,
     };
     let hub = this.hubs.get(tenantId);

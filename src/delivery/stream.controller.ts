@@ -37,6 +37,8 @@ import { Tickets } from '../auth/tickets.ts';
 import { sendProblem, toProblem } from '../http/problems.ts';
 import { AuthModule } from '../auth/token.guard.ts';
 import { ReceiptsModule } from '../receipts/receipts.ts';
+import { InboxModule } from '../inbox/inbox.controller.ts';
+import { InboxFeed } from './inbox-feed.ts';
 import { LogFeed } from './log-feed.ts';
 import { Backlog } from './backlog.ts';
 import { ConnectionQuota } from './connection-quota.ts';
@@ -117,6 +119,7 @@ class StreamController {
         tokenExpiresAt,
         caller: principal,
         autoAck: query.ack === 'auto',
+        inbox: query.inbox === '1',
         from: query.from,
         resume,
         malformed: sent !== undefined && resume === undefined,
@@ -206,13 +209,14 @@ class TicketsController {
 }
 
 @Module({
-  imports: [AuthModule, ChangeFeedModule, ReceiptsModule, TenantsModule],
+  imports: [AuthModule, ChangeFeedModule, InboxModule, ReceiptsModule, TenantsModule],
   controllers: [StreamController, RenewalsController, TicketsController],
   providers: [
     StreamOpener,
     Streams,
     Hubs,
     LogFeed,
+    InboxFeed,
     Backlog,
     ConnectionQuota,
     Eviction,
@@ -222,6 +226,14 @@ class TicketsController {
     StreamCommandsStore,
     NodePurge,
   ],
-  exports: [ConnectionQuota, LogFeed, NodePurge, OpenConnectionsStore, StreamCommandsStore, Streams],
+  exports: [
+    ConnectionQuota,
+    InboxFeed,
+    LogFeed,
+    NodePurge,
+    OpenConnectionsStore,
+    StreamCommandsStore,
+    Streams,
+  ],
 })
 export class StreamModule {}

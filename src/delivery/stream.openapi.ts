@@ -114,6 +114,10 @@ export const streamQuerySchema = z
       .enum(['explicit', 'auto'])
       .default('explicit')
       .meta({ description: '`auto`: the cursor follows what was written, and nothing becomes `delivered`.' }),
+    inbox: z
+      .enum(['1'])
+      .optional()
+      .meta({ description: '`1`: an event `inbox` tells the numbers of the inbox, whenever they change.' }),
     // Any text: a bad position is never a 4xx, which would make an EventSource give up for ever. A client that
     // adds it to a URL that has one means the last.
     lastEventId: z
@@ -129,7 +133,7 @@ const EXAMPLE = `retry: 3172
 :
 
 event: sync
-data: {"connectionId":"019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911","user":"u-42","tenant":"acme","device":"default","resume":"exact","from":"890123456789503","head":"890123456789504","tokenExpiresAt":"2026-11-22T17:00:00.000Z","heartbeatSeconds":15,"features":[]}
+data: {"connectionId":"019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911","user":"u-42","tenant":"acme","device":"default","resume":"exact","from":"890123456789503","head":"890123456789504","tokenExpiresAt":"2026-11-22T17:00:00.000Z","heartbeatSeconds":15,"features":["inbox"]}
 
 id: 890123456789504
 data: {"id":"019aab3c-7d52-7c1e-9a4b-3f6d2c8e1b70","type":"order.shipped","to":{"user":"u-42"},"data":{"title":"Your order is on its way"},"createdAt":"2026-11-22T16:00:00.123Z","expiresAt":null}

@@ -9,6 +9,9 @@ import { DatabaseClock } from '../postgres/clock.ts';
 import { Receipts } from '../receipts/receipts.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { Backlog } from './backlog.ts';
+import { Inbox } from '../inbox/inbox.ts';
+import type { Snapshot } from '../inbox/snapshot.ts';
+import { InboxFeed } from './inbox-feed.ts';
 import { Hubs } from './hubs.ts';
 import { ConnectionQuota } from './connection-quota.ts';
 import { jittered } from './frames.ts';
@@ -42,6 +45,8 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
     readonly backlog: Backlog,
     readonly metrics: Metrics,
     readonly clock: DatabaseClock,
+    readonly inboxes: InboxFeed,
+    private readonly inbox: Inbox,
     private readonly reads: ReadStore,
     private readonly hubs: Hubs,
     private readonly quota: ConnectionQuota,
@@ -71,6 +76,10 @@ export class Streams implements StreamNode, OnModuleInit, OnModuleDestroy {
       connection.end('shutdown', jittered(retryMs) + Math.round((spreadMs * index) / all.length), withinMs),
     );
     await this.quota.empty();
+  }
+
+  readInbox({ tenantId, user, topics }: Subscriber, head: Position): Promise<Snapshot> {
+    return this.inbox.snapshot(tenantId, { user, topics, head });
   }
 
   readAfter(tenantId: TenantId, position: Position) {

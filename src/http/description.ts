@@ -11,6 +11,7 @@ import type { ErrorCode } from '../core/errors.ts';
 export const TAGS = {
   Publish: 'Services put notifications into their tenant.',
   Stream: 'Logged-in users receive what is addressed to them, and confirm it.',
+  Inbox: 'Logged-in users see what was for them, what of it is new, and say what they have read.',
   History: 'Operators see what was published, what reached whom, and when.',
   Administration: 'Administrators register tenants and issuers; operators revoke tokens and end streams.',
   Privacy: 'What is stored of one user: shown to whoever has to answer for it, and erased.',

@@ -231,7 +231,13 @@ export class Partitions {
     await this.ensureAhead();
     const there = await this.store.attached();
     const of = (table: Partitioned) => new Coverage(there.filter((partition) => partition.table === table));
-    const coverages = Object.fromEntries(PARTITIONED.map((table) => [table, of(table)])) as Coverages;
+    const coverages = {
+      notifications: of('notifications'),
+      sends: of('sends'),
+      acks: of('acks'),
+      inbox_marks: of('inbox_marks'),
+      engagements: of('engagements'),
+    };
     this.#seen = { at: performance.now(), coverages };
     return coverages;
   }

@@ -153,6 +153,10 @@ export class Metrics {
     'tidings_acknowledgements_total',
     'Acknowledgements that were stored.',
   );
+  readonly inboxMarkings = this.#counter(
+    'tidings_inbox_markings_total',
+    'Calls that say what a user has seen, read or archived, and that were stored.',
+  );
 
   readonly busMessages = this.#counter(
     'tidings_bus_messages_total',

@@ -135,7 +135,7 @@ describe('sync', () => {
       head: '0',
       tokenExpiresAt: new Date(exp * 1000).toISOString(),
       heartbeatSeconds: 1,
-      features: [],
+      features: ['inbox'],
     });
     await stream.cut();
   });

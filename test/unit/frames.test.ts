@@ -152,7 +152,7 @@ describe('the other events', () => {
       head: String(P),
       tokenExpiresAt: '1970-01-01T00:00:00.000Z',
       heartbeatSeconds: 15,
-      features: [],
+      features: ['inbox'],
     });
     const [gap] = parse(syncFrame({ ...sync, resume: 'gap', oldest: P })).events;
     expect(JSON.parse(gap?.data ?? '')).toMatchObject({ resume: 'gap', oldest: String(P) });
