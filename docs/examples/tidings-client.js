@@ -4,12 +4,29 @@
  */
 
 /**
+ * What is new in the inbox. Not `exact`: there may be more.
+ * @typedef {{ unread: number, unseen: number, exact: boolean }} TidingsNumbers
+ */
+
+/**
+ * One connection: what it was told of the inbox, and what it has brought since.
+ * @typedef {object} TidingsStream
+ * @property {AbortController} open
+ * @property {string} id
+ * @property {number} wait
+ * @property {(TidingsNumbers & { position: string }) | undefined} inbox
+ * @property {{ position: string, expiresAt: number }[]} brought
+ * @property {string} told
+ */
+
+/**
  * @typedef {object} TidingsOptions
  * @property {string} key
  * @property {string} device
  * @property {(notification: TidingsNotification) => unknown} onNotification
  * @property {string} [token]
  * @property {() => unknown} [renew]
+ * @property {(numbers: TidingsNumbers) => void} [onInbox]
  * @property {(gap: object) => void} [onGap]
  * @property {(reason: string) => void} [onEnd]
  * @property {Pick<Storage, 'getItem' | 'setItem'>} [storage]
@@ -25,7 +42,17 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * @param {TidingsOptions} options
  * @returns {() => void}
  */
-export function openTidings({ key, device, onNotification, token, renew, onGap, onEnd, ...options }) {
+export function openTidings({
+  key,
+  device,
+  onNotification,
+  token,
+  renew,
+  onInbox,
+  onGap,
+  onEnd,
+  ...options
+}) {
   const { url = '', storage = globalThis.sessionStorage, silenceMs = 45_000 } = options;
   let received = storage?.getItem(key) ?? ''; // Where the stream is. The storage has where the page is.
   let stopped = false;
@@ -49,11 +76,12 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
   async function read() {
     const again = renewed;
     renewed = false;
-    const stream = { open: new AbortController(), id: '', wait: -1 };
+    /** @type {TidingsStream} */
+    const stream = { open: new AbortController(), id: '', wait: -1, inbox: undefined, brought: [], told: '' };
     wake = () => stream.open.abort();
     let watchdog = setTimeout(wake, silenceMs);
     try {
-      const query = new URLSearchParams({ device, lastEventId: received });
+      const query = new URLSearchParams({ device, lastEventId: received, ...(onInbox && { inbox: '1' }) });
       const answer = await call(`/v1/stream?${query}`, { signal: stream.open.signal, cache: 'no-store' });
       const reader = answer.status === 200 ? answer.body?.getReader() : undefined;
       if (reader === undefined) return await refused(answer, again);
@@ -66,6 +94,7 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
         const events = (text + decoder.decode(value, { stream: true })).split('\n\n');
         text = events.pop() ?? '';
         for (const event of events) if (!stopped) take(event, stream);
+        if (!stopped) count(stream);
       }
     } finally {
       clearTimeout(watchdog);
@@ -76,7 +105,7 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
   /**
    * The service writes each field on one line. An event without data is a comment: the heartbeat.
    * @param {string} event
-   * @param {{ open: AbortController, id: string, wait: number }} stream
+   * @param {TidingsStream} stream
    */
   function take(event, stream) {
     /** @type {Record<string, string>} */
@@ -89,6 +118,9 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
     if (json === undefined) return;
     const data = JSON.parse(json);
     if (id !== undefined) move(id, name === undefined ? data : undefined);
+    if (name === undefined && data.inbox !== false)
+      stream.brought.push({ position: id ?? '', expiresAt: Date.parse(data.expiresAt ?? '9999-01-01') });
+    if (name === 'inbox') stream.inbox = data;
     if (name === 'sync') {
       failures = 0;
       stream.id = data.connectionId;
@@ -99,6 +131,23 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
       stream.wait = data.retryAfterMs;
       if (!data.reconnect) end(data.reason);
     }
+  }
+
+  /**
+   * The numbers are those that this connection was told last, and what it has brought above their position.
+   * @param {TidingsStream} stream
+   */
+  function count(stream) {
+    const { inbox } = stream;
+    if (inbox === undefined) return;
+    const isNew = ({ position = '', expiresAt = 0 }) =>
+      Number(position) > Number(inbox.position) && expiresAt > Date.now();
+    stream.brought = stream.brought.filter(isNew);
+    const more = stream.brought.length;
+    const numbers = { unread: inbox.unread + more, unseen: inbox.unseen + more, exact: inbox.exact };
+    if (JSON.stringify(numbers) === stream.told) return;
+    stream.told = JSON.stringify(numbers);
+    onInbox?.(numbers);
   }
 
   /**
@@ -134,7 +183,7 @@ export function openTidings({ key, device, onNotification, token, renew, onGap, 
 
   /**
    * A page that holds the token keeps its stream; behind a cookie or a proxy it opens a new one.
-   * @param {{ open: AbortController, id: string }} stream
+   * @param {TidingsStream} stream
    * @param {number} ms
    */
   async function extend(stream, ms) {

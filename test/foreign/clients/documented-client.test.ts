@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@j
 import ts from 'typescript';
 import { NO_LIMITS } from '../../../src/core/limits.ts';
 import { setTenant } from '../../support/acts.ts';
-import { publish } from '../../support/api.ts';
+import { post, publish } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { CuttingProxy } from '../../support/cutting-proxy.ts';
 import { eventually } from '../../support/eventually.ts';
@@ -22,6 +22,7 @@ interface Options {
   token?: string;
   renew?(): unknown;
   onNotification?(notification: { id: string }): void;
+  onInbox?(numbers: { unread: number; unseen: number; exact: boolean }): void;
   onEnd?(reason: string): void;
   storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void };
   silenceMs?: number;
@@ -56,7 +57,7 @@ const open = (options: Options) => {
 let service: Service;
 let proxy: CuttingProxy;
 beforeAll(async () => {
-  service = await startService({ STREAM_RETRY_MS: 100 });
+  service = await startService({ STREAM_RETRY_MS: 100, HEARTBEAT_SECONDS: '1' });
   proxy = await CuttingProxy.start(service.url);
 });
 afterAll(async () => {
@@ -127,6 +128,31 @@ test('the documented client runs in Node with a bearer token, and goes on where 
   await expectGot();
   expect(proxy.requests.filter((head) => head.startsWith('get')).at(-1)).toContain(`lasteventid=${last}`);
   stop();
+});
+
+test('the documented client tells what is new: of what comes, of what expires, and of what is read elsewhere', async () => {
+  const tenant = 'bell';
+  const token = userToken({ tenant });
+  const numbers: { unread: number; unseen: number }[] = [];
+  const send = (more = {}) =>
+    publish(service.url, serviceToken({ tenant }), { to: { user: 'alice' }, type: 't', data: null, ...more });
+  const first = await send();
+  open({ url: proxy.url, token, onInbox: (told) => numbers.push(told) });
+  const expectTold = (unread: number, unseen: number) =>
+    eventually(() => expect(numbers.at(-1)).toEqual({ unread, unseen, exact: true }));
+  await expectTold(1, 1);
+  const second = await send();
+  await send({ inbox: false });
+  await expectTold(2, 2);
+  await post(`${service.url}/v1/inbox/marks`, token, {
+    seenUpTo: second.position,
+    items: [{ id: first.id, read: true }],
+  });
+  await expectTold(1, 0);
+  proxy.cut('reset');
+  await send({ ttlSeconds: 2 });
+  await expectTold(2, 1);
+  await expectTold(1, 0);
 });
 
 /** How many streams a tenant has had. */
