@@ -155,7 +155,7 @@ export class Metrics {
   );
   readonly inboxMarkings = this.#counter(
     'tidings_inbox_markings_total',
-    'Calls that say what a user has seen, read or archived, and that were stored.',
+    'Calls by which users marked what is in their inbox, and that were stored.',
   );
 
   readonly busMessages = this.#counter(

@@ -109,6 +109,7 @@ export const streaming: Table = {
       ],
       'query from': FIXED,
       'query ack': FIXED,
+      'query inbox': FIXED,
       'query lastEventId': resumes,
       'header Last-Event-ID': resumes,
     },

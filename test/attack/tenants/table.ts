@@ -1,6 +1,7 @@
 import type { Attempt, Entry, Table } from './attempt.ts';
 import type { OperationKey, ParameterKey } from '../document.ts';
 import { administration } from './table.admin.ts';
+import { inbox } from './table.inbox.ts';
 import { history } from './table.history.ts';
 import { privacy } from './table.privacy.ts';
 import { publishing } from './table.publish.ts';
@@ -12,6 +13,7 @@ const SAME_FOR_ALL = 'takes nothing, and says the same to all';
 export const TABLE: Table = {
   ...publishing,
   ...streaming,
+  ...inbox,
   ...history,
   ...administration,
   ...privacy,
