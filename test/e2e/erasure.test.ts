@@ -65,7 +65,7 @@ async function live(tenant: string, user: string): Promise<void> {
     await openLive(here, tokenOf(tenant, user)),
     await openLive(there, tokenOf(tenant, user, 'tablet')),
   ];
-  await send(tenant, { user }, `for ${user}`);
+  const own = await send(tenant, { user }, `for ${user}`);
   await send(tenant, { topic: TOPIC });
   const last = await send(tenant, { everyone: true });
   // What others got before them may come first.
@@ -75,6 +75,8 @@ async function live(tenant: string, user: string): Promise<void> {
     204,
   );
   for (const stream of streams) await stream.cut();
+  const marks = { items: [{ id: own.id, archived: true }] };
+  expect((await post(`${here.url}/v1/inbox/marks`, tokenOf(tenant, user), marks)).status).toBe(200);
 }
 
 async function furnish(tenant: string, user: string, other: string): Promise<void> {
@@ -180,7 +182,17 @@ describe('the data of a user', () => {
       actor,
       after: {
         erasure: ordered?.after.erasure,
-        erased: { notifications: 3, devices: 2, connections: 2, answers: 2, tickets: 1, orders: 1 },
+        erased: {
+          notifications: 3,
+          devices: 2,
+          connections: 2,
+          answers: 2,
+          tickets: 1,
+          orders: 1,
+          inbox: 1,
+          marks: 1,
+          engagements: 1,
+        },
       },
     });
     expect(JSON.stringify(body)).not.toContain(MARK);

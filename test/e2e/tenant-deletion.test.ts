@@ -58,12 +58,16 @@ async function furnish(service: Service, tenant: string): Promise<void> {
   const { url, database } = service;
   const publisher = serviceToken({ tenant });
   const stream = await openLive(url, tenant, 'alice');
-  await post(`${url}/v1/notifications`, publisher, item('alice'), { 'idempotency-key': 'k' });
+  const { body } = await post(`${url}/v1/notifications`, publisher, item('alice'), {
+    'idempotency-key': 'k',
+  });
   const last = await publish(url, publisher, { to: { everyone: true }, type: 't', data: 1 });
   await stream.untilNotifications(2);
   const token = userToken({ tenant, device: 'phone' });
   expect((await post(`${url}/v1/acks`, token, { upTo: last.position })).status).toBe(204);
   expect((await post(`${url}/v1/stream/tickets`, token, {})).status).toBe(201);
+  const marks = { items: [{ id: body['id'], archived: true }] };
+  expect((await post(`${url}/v1/inbox/marks`, token, marks)).status).toBe(200);
   await revokeUser(service, tenant, 'alice', new Date('2001-01-01'));
   await eraseUser(url, tenant, 'nobody');
   expect((await call('POST', `${url}/v1/users/bob/disconnect`, operatorOf(tenant))).status).toBe(204);

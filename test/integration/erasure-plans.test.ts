@@ -26,6 +26,10 @@ async function crowd(bench: ReceiptsBench, { partitions }: ReceiptsNode): Promis
      select 't-' || n % 100, 'u-' || n % 50, 'd', gen_random_uuid(), day - n - 1, day - n, n % 4, now(), false ${each}`,
     `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume)
      select 't-' || n % 100, 'u-' || n % 50, 'd', day - n - 1, day - n, 0, false ${each}`,
+    `insert into inbox_marks (tenant_id, user_id, position, read, read_revision)
+     select 't-' || n % 100, 'u-' || n % 50, day - n, true, 1 ${each}`,
+    `insert into engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class)
+     select 't-' || n % 100, 'u-' || n % 50, 'read', true, day - n - 1, day - n, 0 ${each}`,
   ];
   for (const sql of partitioned) await bench.database.query(sql, [days]);
   const plain = [
@@ -34,6 +38,8 @@ async function crowd(bench: ReceiptsBench, { partitions }: ReceiptsNode): Promis
     `insert into idempotency_keys (tenant_id, publisher, key, fingerprint, first_position, ids)
      select 't-' || n % 100, 'p', n::text, '', ${days[2]} - n, array[gen_random_uuid()] from generate_series(1, 10000) n`,
     `insert into devices (tenant_id, user_id, device_id, cursor) select 't-' || n % 100, 'u-' || n, 'd', 0 from generate_series(1, 10000) n`,
+    `insert into inbox_users (tenant_id, user_id, since, seen_up_to, read_up_to, revision, changes_since)
+     select 't-' || n % 100, 'u-' || n, 0, 0, 0, 1, 1 from generate_series(1, 10000) n`,
     `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position)
      select 't-' || n % 100, gen_random_uuid(), 'u-' || n % 50, 'd', 'n', now() - n * interval '1 s', 1 from generate_series(1, 10000) n`,
     `insert into connection_counts (tenant_id, node, connections) select 't-' || n % 100, n, 1 from generate_series(1, 10000) n`,

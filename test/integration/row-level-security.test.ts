@@ -3,6 +3,7 @@ import pg from 'pg';
 import { runStatement, type Statement } from '../../src/postgres/pool.ts';
 import { TenantPool, TENANT_SETTING } from '../../src/postgres/tenant-pool.ts';
 import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { PARTITIONED } from '../../src/log/partitions.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { forgetStatements, statementsWithoutTenant } from '../support/statement-log.ts';
 
@@ -22,8 +23,8 @@ beforeAll(async () => {
        where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition order by 1`,
     )
   ).map(({ name }) => name);
-  for (const day of ['notifications', 'sends', 'acks'])
-    await database.query(`select create_partition($1, $1 || '_2020_01_01', 0, 353894400000)`, [day]);
+  for (const table of PARTITIONED)
+    await database.query(`select create_partition($1, $1 || '_2020_01_01', 0, 353894400000)`, [table]);
   for (const tenant of [acme, globex]) for (const sql of ROWS) await database.query(sql, [tenant]);
   service = new pg.Client({ connectionString: database.urls.service });
   await service.connect();
@@ -43,6 +44,9 @@ const ROWS = [
   `insert into connections (tenant_id, connection_id, user_id, device_id, node, since, position) values ($1, gen_random_uuid(), 'u', 'd', 'n', now(), 0)`,
   `insert into sends (tenant_id, user_id, device_id, connection_id, from_position, to_position, width_class, at, replayed) values ($1, 'u', 'd', gen_random_uuid(), 0, 1, 0, now(), false)`,
   `insert into acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume) values ($1, 'u', 'd', 0, 1, 0, false)`,
+  `insert into inbox_users (tenant_id, user_id, since, seen_up_to, read_up_to, revision, changes_since) values ($1, 'u', 0, 1, 1, 1, 1)`,
+  `insert into inbox_marks (tenant_id, user_id, position, read, read_revision) values ($1, 'u', 1, true, 1)`,
+  `insert into engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class) values ($1, 'u', 'read', true, 0, 1, 0)`,
   `insert into revocations (tenant_id, revocation_id, kind, subject, expires_at) values ($1, gen_random_uuid(), 'token', 'j', now())`,
   `insert into stream_commands (tenant_id, order_id, kind, expires_at) values ($1, gen_random_uuid(), 'disconnect', now())`,
   `insert into stream_tickets (tenant_id, hash, principal, expires_at) values ($1, '', '', now())`,
@@ -159,6 +163,7 @@ describe('by the cross-tenant role', () => {
     ['what a ticket grants', 'select principal from stream_tickets'],
     ['what a key answered', 'select ids from idempotency_keys'],
     ['acknowledgements', 'select * from acks'],
+    ['what users read', 'select * from engagements'],
     ['acts', 'select * from audit_log'],
     ['a partition past its table', 'select * from notifications_2020_01_01'],
   ])('%s cannot be read', async (_, sql) => {

@@ -175,6 +175,7 @@ async function settle(node: Service, id: string): Promise<Tenant> {
   await streams.bob.untilNotifications(2);
   await streams.only.untilNotifications(2);
   await ok('POST', '/v1/acks', user('bob'), { device: 'phone', upTo: published.everyone.position });
+  await ok('POST', '/v1/inbox/marks', user('alice'), { items: [{ id: published.alice.id, read: true }] });
   for (const body of [{ user: 'gone' }, { user: past }, { token: { jti: `jti-${past}` } }])
     await ok('POST', '/v1/revocations', operator, body);
   const issuer = new KeyIssuer(`https://id.${id}.example`);
