@@ -6,6 +6,10 @@ import { timeOfPosition, type Position } from '../core/position.ts';
 export const STATUSES = ['delivered', 'expired', 'sent', 'queued'] as const;
 export type Status = (typeof STATUSES)[number];
 
+/** What a user does with notifications. */
+export const ENGAGEMENTS = ['seen', 'read', 'archived'] as const;
+export type Engagement = (typeof ENGAGEMENTS)[number];
+
 /** A notification as the log holds it, with what only the database's clock can say. */
 export interface LogEntry extends Omit<Notification, 'size' | 'trace' | 'expiresAt'> {
   readonly publisher: string;

@@ -4,12 +4,13 @@ import { z } from 'zod';
 import { Draining } from '../core/config.ts';
 import { Problem } from '../core/errors.ts';
 import { deviceIdSchema, topicSchema, type TenantId, type UserId } from '../core/identifiers.ts';
-import type { Position } from '../core/position.ts';
+import { createdAt, type Position } from '../core/position.ts';
 import {
   ConnectionsStore,
   type ConnectionPlace,
   type ConnectionRecord,
 } from '../history/connections.store.ts';
+import { ENGAGEMENTS, type Engagement } from '../history/delivery-status.ts';
 import { HistoryService, itemJson } from '../history/history.service.ts';
 import { HistoryPool } from '../postgres/pools.ts';
 import { keyOf, lowestOf, personalDataOfUser, type Key, type PersonalData } from './inventory.ts';
@@ -54,6 +55,31 @@ export const exportLineSchemas = {
     to: positionText,
     at: time,
     by: z.enum(['ack', 'resume']),
+    topics: z.array(topicSchema),
+  }),
+  inbox: z.strictObject({
+    kind: z.literal('inbox'),
+    since: positionText.meta({ description: 'What was for topics and everyone up to here is not in it.' }),
+    seenUpTo: positionText,
+    readUpTo: positionText,
+    archivedUpTo: positionText,
+    revision: positionText,
+  }),
+  mark: z.strictObject({
+    kind: z.literal('mark'),
+    position: positionText,
+    read: z.boolean().nullable().meta({ description: 'Null: as `readUpTo` of the inbox says.' }),
+    readAt: time.nullable().meta({ description: 'When `read` was set.' }),
+    archived: z.boolean().nullable().meta({ description: 'Null: as `archivedUpTo` of the inbox says.' }),
+    archivedAt: time.nullable().meta({ description: 'When `archived` was set.' }),
+  }),
+  engagement: z.strictObject({
+    kind: z.literal('engagement'),
+    engagement: z.enum(ENGAGEMENTS),
+    of: z.enum(['one', 'all']).meta({ description: 'The notification at `to`, or all in (`from`, `to`].' }),
+    from: positionText,
+    to: positionText,
+    at: time,
     topics: z.array(topicSchema),
   }),
   answer: z.strictObject({
@@ -107,7 +133,10 @@ order by ${key} limit $4`,
   };
 }
 
-const { devices, sent, acknowledgements, tickets, orders } = personalDataOfUser({ user: '$2', upTo: '' });
+const { devices, sent, acknowledgements, inbox, marks, engagements, tickets, orders } = personalDataOfUser({
+  user: '$2',
+  upTo: '',
+});
 
 interface Device {
   device_id: string;
@@ -163,6 +192,56 @@ const ACKNOWLEDGEMENTS = kind<Interval & { by_resume: boolean; topics: readonly 
     topics: row.topics,
   }),
 );
+
+const INBOX = kind<{
+  since: Position;
+  seen_up_to: Position;
+  read_up_to: Position;
+  archived_up_to: Position;
+  revision: Position;
+}>('inbox', inbox, 't.since, t.seen_up_to, t.read_up_to, t.archived_up_to, t.revision', (row) => ({
+  kind: 'inbox',
+  since: String(row.since),
+  seenUpTo: String(row.seen_up_to),
+  readUpTo: String(row.read_up_to),
+  archivedUpTo: String(row.archived_up_to),
+  revision: String(row.revision),
+}));
+
+/** A revision holds its time, as a position does. */
+const timeOf = (revision: Position | null) => (revision === null ? null : createdAt(revision));
+
+const MARKS = kind<{
+  position: Position;
+  read: boolean | null;
+  read_revision: Position | null;
+  archived: boolean | null;
+  archived_revision: Position | null;
+}>('marks', marks, 't.position, t.read, t.read_revision, t.archived, t.archived_revision', (row) => ({
+  kind: 'mark',
+  position: String(row.position),
+  read: row.read,
+  readAt: timeOf(row.read_revision),
+  archived: row.archived,
+  archivedAt: timeOf(row.archived_revision),
+}));
+
+const ENGAGEMENTS_OF_USER = kind<{
+  kind: Engagement;
+  single: boolean;
+  from_position: Position;
+  to_position: Position;
+  at: Date;
+  topics: readonly string[];
+}>('engagements', engagements, 't.kind, t.single, t.from_position, t.to_position, t.at, t.topics', (row) => ({
+  kind: 'engagement',
+  engagement: row.kind,
+  of: row.single ? 'one' : 'all',
+  from: String(row.from_position),
+  to: String(row.to_position),
+  at: row.at,
+  topics: row.topics,
+}));
 
 /* Reads all keys of the tenant: only the log knows which answers have notifications to the user. */
 const ANSWERS = kind<{ publisher: string; key: string; created_at: Date; ids: readonly string[] | null }>(
@@ -229,6 +308,9 @@ export class ExportStore {
     yield* this.#pages(DEVICES, tenantId, user);
     yield* this.#pages(SENT, tenantId, user);
     yield* this.#pages(ACKNOWLEDGEMENTS, tenantId, user);
+    yield* this.#pages(INBOX, tenantId, user);
+    yield* this.#pages(MARKS, tenantId, user);
+    yield* this.#pages(ENGAGEMENTS_OF_USER, tenantId, user);
     yield* this.#pages(ANSWERS, tenantId, user);
     yield* this.#pages(TICKETS, tenantId, user);
     yield* this.#pages(ORDERS, tenantId, user);

@@ -25,8 +25,9 @@ export interface PersonalData {
 }
 
 /**
- * Where the data of a user is, beside the answers to idempotency keys. Inbox and devices come first,
- * because without them nothing can be marked or confirmed. Revocations stay, since without them revoked tokens would be valid again, and so does the audit log.
+ * Where the data of a user is, beside the answers to idempotency keys. Inbox and devices come first, because without them
+ * nothing can be marked or confirmed. Revocations stay, since without them revoked tokens would be valid again, and so does
+ * the audit log.
  *
  * @param user SQL of the user
  * @param upTo SQL of the last position that is erased

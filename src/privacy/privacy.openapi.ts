@@ -45,6 +45,15 @@ const LINES = [
     topics: [],
     lastSeenAt: '2026-11-22T15:58:12.004Z',
   },
+  {
+    kind: 'engagement',
+    engagement: 'read',
+    of: 'all',
+    from: '890123456789000',
+    to: '890123456789504',
+    at: '2026-11-22T16:00:09.310Z',
+    topics: [],
+  },
 ];
 
 export const exportUserDataDescription: Description = {
@@ -52,7 +61,7 @@ export const exportUserDataDescription: Description = {
   tag: 'Privacy',
   summary: 'Everything that is stored of a user',
   description: `One JSON object a line, with \`kind\`: \`notification\` (as in history), \`connection\`, \`device\`, \`sent\`,
-\`acknowledgement\`, \`answer\` (to an idempotency key), \`ticket\`, \`order\`, \`revocation\`. Read page by page: what changes
+\`acknowledgement\`, \`inbox\`, \`mark\`, \`engagement\` (what the user saw, read or archived, and when), \`answer\` (to an idempotency key), \`ticket\`, \`order\`, \`revocation\`. Read page by page: what changes
 meanwhile may be in it or not. A response that ends without its last chunk is incomplete.`,
   pathParameters: ofUser,
   byQuery: userQuerySchema,

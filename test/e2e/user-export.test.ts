@@ -35,7 +35,7 @@ async function live(tenant: string, user: string): Promise<string[]> {
   expect((await post(`${url}/v1/acks`, tokenOf(tenant, user), { upTo: last.position })).status).toBe(204);
   await stream.cut();
   const keyed = { to: { users: ['other', user] }, type: 't', data: 'keyed' };
-  const { body } = await post<{ notifications: { id: string }[] }>(
+  const { body } = await post<{ notifications: { id: string; position: string }[] }>(
     `${url}/v1/notifications`,
     publisher,
     keyed,
@@ -43,7 +43,10 @@ async function live(tenant: string, user: string): Promise<string[]> {
       'idempotency-key': `key of ${user}`.replaceAll(' ', '-'),
     },
   );
-  ids.push(body.notifications[1]?.id ?? '');
+  const { id = '', position } = body.notifications[1] ?? {};
+  ids.push(id);
+  const marks = { seenUpTo: position, items: [{ id, read: true, archived: true }] };
+  expect((await post(`${url}/v1/inbox/marks`, tokenOf(tenant, user), marks)).status).toBe(200);
   expect((await post(`${url}/v1/stream/tickets`, tokenOf(tenant, user), {})).status).toBe(201);
   await disconnect(service, tenant, user);
   await revokeUser(service, tenant, user, new Date('2001-01-01'));
@@ -76,7 +79,16 @@ describe('the export of a user', () => {
     }
     const of = (kind: string) => kinds.get(kind) ?? [];
     expect(of('notification').map(({ id }) => id)).toEqual(ids.toReversed());
-    for (const kind of ['device', 'connection', 'acknowledgement', 'ticket', 'order', 'revocation'])
+    for (const kind of [
+      'device',
+      'connection',
+      'acknowledgement',
+      'inbox',
+      'mark',
+      'ticket',
+      'order',
+      'revocation',
+    ])
       expect([kind, of(kind).length]).toEqual([kind, 1]);
     expect(of('answer')).toMatchObject([
       { key: 'key-of-alice', publisher: 'billing', notifications: [ids[2]] },
@@ -84,6 +96,32 @@ describe('the export of a user', () => {
     expect(of('sent').length).toBeGreaterThan(0);
     expect(of('device')).toMatchObject([{ device: 'phone', topics: ['news'] }]);
     expect(of('order')).toMatchObject([{ order: 'disconnect', connectionId: null }]);
+    const [acknowledged] = of('acknowledgement');
+    const [newest] = of('notification');
+    expect(of('inbox')).toMatchObject([
+      {
+        since: acknowledged?.['to'],
+        seenUpTo: newest?.['position'],
+        readUpTo: acknowledged?.['to'],
+        archivedUpTo: '0',
+      },
+    ]);
+    const position = newest?.['position'];
+    expect(of('mark')).toMatchObject([
+      { position, read: true, readAt: expect.any(String), archived: true, archivedAt: expect.any(String) },
+    ]);
+    const single = { of: 'one', from: String(Number(position) - 1), to: position };
+    expect(of('engagement')).toMatchObject([
+      { engagement: 'archived', ...single },
+      { engagement: 'read', ...single },
+      {
+        engagement: 'seen',
+        of: 'all',
+        from: acknowledged?.['to'],
+        to: position,
+        topics: ['news'],
+      },
+    ]);
     expect(JSON.stringify(lines)).not.toMatch(/bob|globex|for all/);
   });
 
@@ -154,6 +192,9 @@ describe('the export of a user', () => {
         select $1, $2, 'd' || n % 7, gen_random_uuid(), ${base} + n - 1, ${base} + n, n % 5, now(), false`,
       acknowledgement: `acks (tenant_id, user_id, device_id, from_position, to_position, width_class, by_resume)
         select $1, $2, 'd' || n % 7, ${base} + n - 1, ${base} + n, 0, false`,
+      mark: `inbox_marks (tenant_id, user_id, position, read, read_revision) select $1, $2, ${base} + n, n % 2 = 0, 1`,
+      engagement: `engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class)
+        select $1, $2, (array['seen', 'read', 'archived'])[n % 3 + 1], n % 2 = 0, ${base} + n - 1, ${base} + n, 0`,
       connection: `connections (tenant_id, user_id, connection_id, device_id, node, since, until, position)
         select $1, $2, gen_random_uuid(), 'd', 'n', now() - n / 10 * interval '1 s', now(), n`,
     };
