@@ -7,14 +7,17 @@ import { CLASS_WIDTHS } from '../receipts/intervals.ts';
 import {
   type Confirmation,
   type Counts,
+  type Engaged,
   type LogEntry,
+  type Outcome,
+  readAtOf,
   type Receipt,
   receiptsOf,
 } from './delivery-status.ts';
 
 /*
- * Pieces of SQL that find receipts: the intervals of `sends` and `acks` that contain the position of a notification. An
- * interval contains `x` if from_position < x <= to_position. `$1` is the tenant.
+ * Pieces of SQL that find receipts and engagements: the intervals of `sends`, `acks` and `engagements` that contain the
+ * position of a notification. An interval contains `x` if from_position < x <= to_position. `$1` is the tenant.
  */
 
 const CLASSES = CLASS_WIDTHS.map((width, index) => `(${index}::smallint, ${width}::bigint)`).join(', ');
@@ -35,9 +38,14 @@ export const LOG_HEAD = `(select head from tenant_logs where tenant_id = $1) as 
  *
  * @param x SQL of a bigint
  * @param columns of `i`, the interval
+ * @param condition on `i`; empty, or begins with `and`
  */
-export const containing = (table: 'sends' | 'acks', x: string, columns: string): string =>
-  `(${byWidthClass(table, x, columns, '', CLASS_WIDTHS.length)})`;
+export const containing = (
+  table: 'sends' | 'acks' | 'engagements',
+  x: string,
+  columns: string,
+  condition = '',
+): string => `(${byWidthClass(table, x, columns, condition, CLASS_WIDTHS.length)})`;
 
 /**
  * The same for what was sent to one user. A user has few wide intervals, so one search reads all of them, instead of one
@@ -86,6 +94,23 @@ export const ackOf = (user: string, device: string, x: string): string => `
   order by a.to_position limit 1`;
 
 /**
+ * SQL of the engagements of one kind of a user that may contain position `x`; one does if its `from_position` is below `x`.
+ * There are two at most: that of the notification alone, and, since a watermark passes each position once, the first of the
+ * others that ends at or after `x`.
+ */
+export const engagementsOf = (user: string, kind: string, x: string): string => `
+  (select e.at, e.from_position, e.single from engagements e
+  where e.tenant_id = $1 and e.user_id = ${user} and e.kind = ${kind} and e.single and e.to_position = ${x})
+  union all
+  (select e.at, e.from_position, e.single from engagements e
+  where e.tenant_id = $1 and e.user_id = ${user} and e.kind = ${kind} and not e.single and e.to_position >= ${x}
+  order by e.to_position limit 1)`;
+
+/** SQL of whether a broadcast at `x` is in the inbox of a user: inboxes have those of before their beginning not. */
+export const isInInbox = (user: string, x: string): string => `(
+  select u.since < ${x} from inbox_users u where u.tenant_id = $1 and u.user_id = ${user})`;
+
+/**
  * SQL of whether a connection had a topic; null if the connection was not recorded. A topic reaches the connections whose
  * token has it. This is a search by key, because of an `exists` the planner makes a hash of all connections of the tenant.
  */
@@ -116,6 +141,15 @@ cross join lateral (${ackOf('p.user_id', 'd.device_id', 'p.position')}) a
 where a.from_position < p.position`,
 };
 
+const READ_BY_USERS: Statement = {
+  name: 'history_read_by_users',
+  text: `
+select p.position, e.at, e.single
+from unnest($2::text[], $3::bigint[]) as p (user_id, position)
+cross join lateral (${engagementsOf('p.user_id', `'read'`, 'p.position')}) e
+where e.from_position < p.position`,
+};
+
 /* In the order of the key of devices, so that a page costs the same however many devices follow. */
 const confirmedByDevices = (name: string, target: string): Statement => ({
   name,
@@ -143,27 +177,29 @@ interface DevicePage {
   readonly reached: { readonly user: UserId; readonly device: DeviceId } | undefined;
 }
 
-/** The devices of a broadcast are counted up to this number. */
-const COUNTED_DEVICES = 10_000;
+/** The devices that a broadcast reached, and the users who read it, are counted up to this number. */
+const COUNTED = 10_000;
 
 /**
- * How many intervals of each kind are read to count the devices of one broadcast, those of the narrowest width first. The
+ * How many intervals of each kind are read to count the devices and users of one broadcast, those of the narrowest width first. The
  * estimate is enough for most broadcasts. Mostly one interval is one device, so `exact` shows whether there are more
  * devices than are counted. Only where a device has several connections, or many devices do not have the topic, the
  * limit may be reached before that; then `longest` is left, which may take a tenth of a second. A topic costs more, since
- * the connection of each interval is read too, so in a list it has a limit of its toUsers.
+ * the connection of each interval is read too, so in a list it has a limit of its own.
  */
 const COUNT_DEPTHS = {
   estimate: 100,
   topicInList: 600,
-  exact: 1.25 * COUNTED_DEVICES,
-  longest: 4 * COUNTED_DEVICES,
+  exact: 1.25 * COUNTED,
+  longest: 4 * COUNTED,
 } as const;
 
 export type CountDepth = keyof typeof COUNT_DEPTHS;
 
 /** What one interval of what was sent costs. For a topic its connection is read too. */
 const SEND_COSTS = { everyone: 1, topic: 3 } as const;
+/** What one engagement costs: the inbox of its user is read too. */
+const ENGAGEMENT_COST = 3;
 
 /** How many rows `rows` has for each position. */
 const perPosition = (rows: string): string =>
@@ -174,15 +210,15 @@ const perPosition = (rows: string): string =>
  * interval, which would be most of the work. Comparisons stand in sub-selects that become hashes (`in` beside `or`),
  * whatever the planner believes about the number of rows.
  */
-const COUNT_DEVICES: Statement = {
+const COUNT: Statement = {
   name: 'history_counts',
   text: `
 with asked as materialized (
-  select * from unnest($2::bigint[], $3::text[], $4::timestamptz[]) as p (position, topic, expires_at)
+  select * from unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::boolean[]) as p (position, topic, expires_at, inbox)
 ), sends_read as materialized (
   select p.position, p.topic, i.* from ${LOG_HEAD} cross join asked p
   cross join lateral (
-    select i.* from ${containing('sends', 'p.position', 'i.user_id, i.device_id, i.connection_id')} i limit $5
+    select i.* from ${containing('sends', 'p.position', 'i.user_id, i.device_id, i.connection_id')} i limit $6
   ) i
 ), had_topic as materialized (
   select s.connection_id, s.topic from (select distinct connection_id, topic from sends_read where topic is not null) s
@@ -193,7 +229,7 @@ with asked as materialized (
 ), acks_read as materialized (
   select p.position, p.topic, p.expires_at, i.* from ${LOG_HEAD} cross join asked p
   cross join lateral (
-    select i.* from ${containing('acks', 'p.position', 'i.user_id, i.device_id, i.at, i.topics')} i limit $5
+    select i.* from ${containing('acks', 'p.position', 'i.user_id, i.device_id, i.at, i.topics')} i limit $6
   ) i
 ), delivered as materialized (
   select distinct position, user_id, device_id from acks_read
@@ -201,14 +237,31 @@ with asked as materialized (
     expires_at is null or at < expires_at
     or (position, user_id, device_id) in (select position, user_id, device_id from sent)
   )
+), engagements_read as materialized (
+  select p.position, p.topic, p.expires_at, i.* from ${LOG_HEAD} cross join asked p
+  cross join lateral (
+    select i.* from ${containing('engagements', 'p.position', 'i.user_id, i.single, i.at, i.topics', `and i.kind = 'read'`)} i
+    limit $6
+  ) i
+  where p.inbox
+), read as materialized (
+  select distinct position, user_id from engagements_read e
+  where (topic is null or topic = any(topics)) and (
+    single or ${isInInbox('e.user_id', 'e.position')} and (
+      expires_at is null or at < expires_at
+      or (position, user_id) in (select position, user_id from sent union all select position, user_id from delivered)
+    )
+  )
 )
-select position, coalesce(s.n, 0) as sent, coalesce(d.n, 0) as delivered,
-  coalesce(r.n, 0) as "sendsRead", coalesce(a.n, 0) as "acksRead"
+select position, coalesce(s.n, 0) as sent, coalesce(d.n, 0) as delivered, coalesce(u.n, 0) as read,
+  coalesce(r.n, 0) as "sendsRead", coalesce(a.n, 0) as "acksRead", coalesce(e.n, 0) as "engagementsRead"
 from asked
 left join ${perPosition('sent')} s using (position)
 left join ${perPosition('delivered')} d using (position)
+left join ${perPosition('read')} u using (position)
 left join ${perPosition('sends_read')} r using (position)
-left join ${perPosition('acks_read')} a using (position)`,
+left join ${perPosition('acks_read')} a using (position)
+left join ${perPosition('engagements_read')} e using (position)`,
 };
 
 interface CountRow {
@@ -216,36 +269,47 @@ interface CountRow {
   /** Devices. */
   sent: number;
   delivered: number;
+  /** Users. */
+  read: number;
   /** Intervals. */
   sendsRead: number;
   acksRead: number;
+  engagementsRead: number;
 }
 
 export interface BroadcastCounts {
   readonly counts: Counts;
   /** What it cost to count, in intervals. */
   readonly cost: number;
-  /** A greater depth could find more devices, and fewer were found than are counted at most. */
+  /** A greater depth could find more devices or users, and fewer were found than are counted at most. */
   readonly isCutShort: boolean;
-  /** A greater depth would not change whether it was sent, or delivered, to anybody at all. */
+  /** A greater depth would not change whether it was sent or delivered to anybody, or read by anybody, at all. */
   readonly statusIsCertain: boolean;
 }
 
 /**
- * To which devices notifications were written, and which devices confirmed them. Acknowledgements are read before what was
- * sent: one that comes after the expiry counts only if the notification had been written to that device before.
+ * To which devices notifications were written, which devices confirmed them, and who read them. What users read is read
+ * before acknowledgements, and these before what was sent: after the expiry the former count only if the latter had happened.
  */
 @Injectable()
 export class DeliveriesStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  /** The receipts of those notifications that are to single users, by position. */
-  async ofUsers(tenantId: TenantId, entries: readonly LogEntry[]): Promise<Map<Position, Receipt[]>> {
+  /** What became of those notifications that are to single users, by position. */
+  async ofUsers(tenantId: TenantId, entries: readonly LogEntry[]): Promise<Map<Position, Outcome>> {
     const toUsers = entries.flatMap((entry) => ('user' in entry.to ? [{ entry, user: entry.to.user }] : []));
     if (toUsers.length === 0) return new Map();
     const users = toUsers.map(({ user }) => user);
     const positions = toUsers.map(({ entry }) => entry.position);
     const values = [users, positions];
+    const inInbox = toUsers.filter(({ entry }) => entry.inbox);
+    const read = Map.groupBy(
+      await this.pool.rows<{ position: Position } & Engaged>(tenantId, READ_BY_USERS, [
+        inInbox.map(({ user }) => user),
+        inInbox.map(({ entry }) => entry.position),
+      ]),
+      ({ position }) => position,
+    );
     const confirmed = Map.groupBy(
       await this.pool.rows<{ position: Position } & Confirmation>(tenantId, CONFIRMED_BY_USERS, values),
       ({ position }) => position,
@@ -254,7 +318,8 @@ export class DeliveriesStore {
     return new Map(
       toUsers.map(({ entry }) => {
         const { position } = entry;
-        return [position, receiptsOf(entry, sent.get(position) ?? [], confirmed.get(position) ?? [])];
+        const devices = receiptsOf(entry, sent.get(position) ?? [], confirmed.get(position) ?? []);
+        return [position, { readAt: readAtOf(entry, read.get(position) ?? [], devices), devices }];
       }),
     );
   }
@@ -285,17 +350,18 @@ export class DeliveriesStore {
     };
   }
 
-  /** How many devices notifications to topics and to everyone reached, by position. */
+  /** How many devices notifications to topics and to everyone reached, and how many users read them, by position. */
   async counts(
     tenantId: TenantId,
     entries: readonly LogEntry[],
     depth: CountDepth,
   ): Promise<Map<Position, BroadcastCounts>> {
     const limit = COUNT_DEPTHS[depth];
-    const rows = await this.pool.rows<CountRow>(tenantId, COUNT_DEVICES, [
+    const rows = await this.pool.rows<CountRow>(tenantId, COUNT, [
       entries.map(({ position }) => position),
       entries.map(({ to }) => ('topic' in to ? to.topic : null)),
       entries.map(({ expiresAt }) => expiresAt?.toISOString() ?? null),
+      entries.map(({ inbox }) => inbox),
       limit,
     ]);
     const topics = new Set(entries.filter(({ to }) => 'topic' in to).map(({ position }) => position));
@@ -330,19 +396,28 @@ export class DeliveriesStore {
 }
 
 function countsOf(
-  { sent, delivered, sendsRead, acksRead }: CountRow,
+  { sent, delivered, read, sendsRead, acksRead, engagementsRead }: CountRow,
   limit: number,
   sendCost: number,
 ): BroadcastCounts {
-  const cut = { sent: sendsRead >= limit, delivered: acksRead >= limit };
+  const kinds = [
+    { found: sent, cut: sendsRead >= limit },
+    { found: delivered, cut: acksRead >= limit },
+    { found: read, cut: engagementsRead >= limit },
+  ];
+  // What came after the expiry counts for those to whom it was sent, of whom there may be more.
+  const isUnread =
+    read === 0 && engagementsRead < limit && (engagementsRead === 0 || Math.max(sendsRead, acksRead) < limit);
   return {
     counts: {
-      sent: Math.min(sent, COUNTED_DEVICES),
-      delivered: Math.min(delivered, COUNTED_DEVICES),
-      more: cut.sent || cut.delivered || sent > COUNTED_DEVICES || delivered > COUNTED_DEVICES,
+      sent: Math.min(sent, COUNTED),
+      delivered: Math.min(delivered, COUNTED),
+      read: Math.min(read, COUNTED),
+      more: kinds.some(({ found, cut }) => cut || found > COUNTED),
     },
-    cost: sendsRead * sendCost + acksRead,
-    isCutShort: (cut.sent && sent <= COUNTED_DEVICES) || (cut.delivered && delivered <= COUNTED_DEVICES),
-    statusIsCertain: delivered > 0 || (!cut.delivered && (sent > 0 || !cut.sent)),
+    cost: sendsRead * sendCost + acksRead + engagementsRead * ENGAGEMENT_COST,
+    isCutShort: kinds.some(({ found, cut }) => cut && found <= COUNTED),
+    statusIsCertain:
+      read > 0 || (isUnread && (delivered > 0 || (acksRead < limit && (sent > 0 || sendsRead < limit)))),
   };
 }

@@ -2,8 +2,11 @@ import type { DeviceId, UserId } from '../core/identifiers.ts';
 import type { Notification } from '../core/notification.ts';
 import { timeOfPosition, type Position } from '../core/position.ts';
 
-/** A notification has the first of these that is true: a device confirmed it, it is over, it was written to a socket, none of these. */
-export const STATUSES = ['delivered', 'expired', 'sent', 'queued'] as const;
+/**
+ * A notification has the first of these that is true: a user read it, a device confirmed it, it is over, it was written to a
+ * socket, none of these.
+ */
+export const STATUSES = ['read', 'delivered', 'expired', 'sent', 'queued'] as const;
 export type Status = (typeof STATUSES)[number];
 
 /** What a user does with notifications. */
@@ -28,25 +31,35 @@ export interface Receipt {
   readonly deliveredAt: Date | null;
 }
 
-/** How many devices a broadcast reached; with `more` at least so many. */
+/** What became of a notification to a user. */
+export interface Outcome {
+  /** When the user first read it. */
+  readonly readAt: Date | null;
+  readonly devices: readonly Receipt[];
+}
+
+/** How many devices a broadcast reached, and how many users read it; with `more` at least so many. */
 export interface Counts {
   readonly sent: number;
   readonly delivered: number;
+  readonly read: number;
   readonly more: boolean;
 }
 
 export function statusOf(
   expired: boolean,
-  { sent, delivered }: { sent: boolean; delivered: boolean },
+  { sent, delivered, read }: { sent: boolean; delivered: boolean; read: boolean },
 ): Status {
+  if (read) return 'read';
   if (delivered) return 'delivered';
   if (expired) return 'expired';
   return sent ? 'sent' : 'queued';
 }
 
-export const summaryOf = (receipts: readonly Receipt[]) => ({
-  sent: receipts.some(({ sends }) => sends > 0),
-  delivered: receipts.some(({ deliveredAt }) => deliveredAt !== null),
+export const summaryOf = ({ readAt, devices }: Outcome) => ({
+  sent: devices.some(({ sends }) => sends > 0),
+  delivered: devices.some(({ deliveredAt }) => deliveredAt !== null),
+  read: readAt !== null,
 });
 
 /** An acknowledgement that contains the notification. It is not known yet whether the device can have received it. */
@@ -62,6 +75,37 @@ export interface Confirmation {
  */
 export const confirms = (entry: Pick<LogEntry, 'expiresAt'>, at: Date, sends: number): boolean =>
   entry.expiresAt === null || at < entry.expiresAt || sends > 0;
+
+/** That a user saw, read or archived what contains the notification: it alone (`single`), or all up to some place. */
+export interface Engaged {
+  readonly single: boolean;
+  readonly at: Date;
+}
+
+/**
+ * Whoever marks a single notification means that one. "All up to here" means what the inbox shows, and that leaves out what
+ * has expired. So after the expiry it counts only for a user who had the notification before.
+ *
+ * @param reached a device of the user was sent it, or confirmed it
+ */
+export const engages = (
+  entry: Pick<LogEntry, 'expiresAt'>,
+  { single, at }: Engaged,
+  reached: boolean,
+): boolean => single || entry.expiresAt === null || at < entry.expiresAt || reached;
+
+/** When the user of these receipts first read it. */
+export function readAtOf(
+  entry: Pick<LogEntry, 'expiresAt' | 'position'>,
+  reads: readonly Engaged[],
+  receipts: readonly Receipt[],
+): Date | null {
+  const times = reads
+    .filter((read) => engages(entry, read, receipts.length > 0))
+    .map(({ at }) => at.getTime());
+  if (times.length === 0) return null;
+  return new Date(Math.max(Math.min(...times), timeOfPosition(entry.position)));
+}
 
 /** Joins what was written to each device with what it confirmed, in the order of user and device. */
 export function receiptsOf(

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
 import { DATABASE_PROBLEMS, json, type Answer, type Description } from '../http/description.ts';
-import { STATUSES } from './delivery-status.ts';
+import { ENGAGEMENTS, STATUSES } from './delivery-status.ts';
 import { pageParameters, pageQuerySchema, timeParameter } from '../http/pages.ts';
 
 /* What the routes of history are asked. */
@@ -72,19 +72,24 @@ export const historyItemSchema = z
       .meta({ description: 'Only if it is a signal for the app, which no inbox shows.' }),
     status: z.enum(STATUSES).meta({
       description:
-        'The first that holds: `delivered` (a device confirmed it), `expired`, `sent` (written to a socket), `queued`.',
+        'The first that holds: `read` (a user read it), `delivered` (a device confirmed it), `expired`, `sent` (written to a socket), `queued`.',
     }),
+    readAt: time
+      .nullable()
+      .optional()
+      .meta({ description: 'When the user first read it, if it is to a user. Is never taken back.' }),
     devices: z.array(receiptSchema).optional().meta({ description: 'Of a notification to a user.' }),
     counts: z
       .strictObject({
         sent: z.number().int().nonnegative(),
         delivered: z.number().int().nonnegative(),
+        read: z.number().int().nonnegative().meta({ description: 'Users.' }),
         more: z.boolean().meta({ description: 'There are at least so many.' }),
       })
       .optional()
       .meta({
         description:
-          'Devices of a notification to a topic or everyone; exact to 10,000. In a list, one to a topic is counted less far than by its id, and says so with `more`.',
+          'Devices that a notification to a topic or everyone reached, and users who read it; exact to 10,000. In a list, one to a topic is counted less far than by its id, and says so with `more`.',
       }),
   })
   .meta({ id: 'HistoryItem', description: 'A notification and what became of it.' });
@@ -99,7 +104,7 @@ export const devicesPageSchema = z
 
 const timelineEntrySchema = z
   .strictObject({
-    event: z.enum(['accepted', 'sent', 'replayed', 'delivered', 'expired']),
+    event: z.enum(['accepted', 'sent', 'replayed', 'delivered', ...ENGAGEMENTS, 'expired']),
     at: time,
     publisher: userIdSchema.optional(),
     user: userIdSchema.optional(),
@@ -154,19 +159,27 @@ const item = {
   publisher: 'billing',
   createdAt: '2026-11-22T16:00:00.123Z',
   expiresAt: null,
-  status: 'delivered',
+  status: 'read',
+  readAt: '2026-11-22T16:00:09.310Z',
   devices: [receipt],
 };
 
-const { devices: _, ...rest } = item;
+const { readAt, devices: _, ...rest } = item;
 const broadcast = {
   ...rest,
   to: { everyone: true },
   status: 'sent',
-  counts: { sent: 812, delivered: 0, more: false },
+  counts: { sent: 812, delivered: 0, read: 0, more: false },
 };
 
-const signal = { ...item, type: 'cart.changed', data: { items: 3 }, inbox: false };
+const signal = {
+  ...item,
+  type: 'cart.changed',
+  data: { items: 3 },
+  inbox: false,
+  status: 'delivered',
+  readAt: null,
+};
 
 const connection = {
   connectionId: '019aab3e-0b6f-4d0c-8d5e-52d2f7a3c911',
@@ -192,6 +205,7 @@ const timeline = {
       node: 'node-1',
     },
     { event: 'delivered', at: receipt.deliveredAt, user: 'u-42', device: 'phone', by: 'ack' },
+    { event: 'read', at: readAt, user: 'u-42' },
   ],
   nextCursor: null,
   more: false,
@@ -270,7 +284,7 @@ export const getTimelineDescription: Description = {
   tag: 'History',
   summary: 'What happened to a notification, in order',
   description: `\`accepted\`, \`sent\` or \`replayed\` for each device, connection and node, \`delivered\` for each
-device, \`expired\`. ${OWN}`,
+device, \`seen\`, \`read\` and \`archived\` for each user, \`expired\`. ${OWN}`,
   pathParameters,
   query: pageQuerySchema,
   answers: [page(timelinePageSchema, 'From the publish to the confirmation', timeline)],

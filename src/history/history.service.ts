@@ -17,7 +17,7 @@ import {
   summaryOf,
   type Counts,
   type LogEntry,
-  type Receipt,
+  type Outcome,
   type Status,
 } from './delivery-status.ts';
 import type { HistoryQuery } from './history.openapi.ts';
@@ -153,11 +153,11 @@ function recipientOf({ user_id: user, topic }: Row): Recipient {
   return topic === null ? { everyone: true } : { topic };
 }
 
-/** A notification with what became of it: receipts if it is to single users, counts if to a topic or to everyone. */
+/** A notification with what became of it: that of its user, or counts if it is to a topic or to everyone. */
 export interface HistoryItem {
   readonly entry: LogEntry;
   readonly status: Status;
-  readonly outcome: { readonly devices: readonly Receipt[] } | { readonly counts: Counts };
+  readonly outcome: Outcome | { readonly counts: Counts };
 }
 
 export type Filters = Omit<HistoryQuery, 'limit' | 'cursor'>;
@@ -260,8 +260,8 @@ export class HistoryService {
   async item(tenantId: TenantId, entry: LogEntry): Promise<HistoryItem> {
     if (isBroadcast(entry))
       return broadcastItem(entry, await this.#count(tenantId, entry, ['exact', 'longest']));
-    const receipts = await this.deliveries.ofUsers(tenantId, [entry]);
-    return userItem(entry, receipts.get(entry.position) ?? []);
+    const outcomes = await this.deliveries.ofUsers(tenantId, [entry]);
+    return userItem(entry, outcomes.get(entry.position));
   }
 
   /**
@@ -276,7 +276,7 @@ export class HistoryService {
     budget: ScanBudget,
   ): Promise<MatchingItems> {
     const { status } = wanted;
-    const receipts = await this.deliveries.ofUsers(tenantId, entries);
+    const outcomes = await this.deliveries.ofUsers(tenantId, entries);
     const estimates = new Map<Position, BroadcastCounts>();
     const items: HistoryItem[] = [];
     let next = before;
@@ -293,7 +293,7 @@ export class HistoryService {
       const estimate = estimates.get(entry.position);
       let item =
         estimate === undefined
-          ? userItem(entry, receipts.get(entry.position) ?? [])
+          ? userItem(entry, outcomes.get(entry.position))
           : broadcastItem(entry, estimate);
       // What certainly has another status than the one that is wanted need not be counted further.
       const countsFurther =
@@ -313,7 +313,7 @@ export class HistoryService {
   }
 
   /**
-   * Counts the devices of one broadcast, to the first of the depths that is enough or to the last. The devices of a topic
+   * Counts the devices and users of one broadcast, to the first of the depths that is enough or to the last. The devices of a topic
    * in a tenant of very many devices are counted to the end only if the notification is asked for by its id; in a list
    * its counts are then lower bounds, with `more`.
    */
@@ -330,7 +330,7 @@ export class HistoryService {
 
 /** The counts in a tenant whose log is gone. */
 const NOTHING: BroadcastCounts = {
-  counts: { sent: 0, delivered: 0, more: false },
+  counts: { sent: 0, delivered: 0, read: 0, more: false },
   cost: 0,
   isCutShort: false,
   statusIsCertain: true,
@@ -341,15 +341,19 @@ const isBroadcast = ({ to }: LogEntry): boolean => !('user' in to);
 const matches = (item: HistoryItem, status: Status | undefined): boolean =>
   status === undefined || item.status === status;
 
-const userItem = (entry: LogEntry, devices: readonly Receipt[]): HistoryItem => ({
+const userItem = (entry: LogEntry, outcome: Outcome = { readAt: null, devices: [] }): HistoryItem => ({
   entry,
-  status: statusOf(entry.expired, summaryOf(devices)),
-  outcome: { devices },
+  status: statusOf(entry.expired, summaryOf(outcome)),
+  outcome,
 });
 
 const broadcastItem = (entry: LogEntry, { counts }: BroadcastCounts): HistoryItem => ({
   entry,
-  status: statusOf(entry.expired, { sent: counts.sent > 0, delivered: counts.delivered > 0 }),
+  status: statusOf(entry.expired, {
+    sent: counts.sent > 0,
+    delivered: counts.delivered > 0,
+    read: counts.read > 0,
+  }),
   outcome: { counts },
 });
 

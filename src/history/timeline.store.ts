@@ -2,8 +2,22 @@ import { Injectable } from '@nestjs/common';
 import { HistoryPool } from '../postgres/pools.ts';
 import type { DeviceId, TenantId, UserId } from '../core/identifiers.ts';
 import { timeOfPosition } from '../core/position.ts';
-import { ackOf, containing, containingOfUser, LOG_HEAD } from './deliveries.store.ts';
-import { confirms, type LogEntry } from './delivery-status.ts';
+import {
+  ackOf,
+  containing,
+  containingOfUser,
+  engagementsOf,
+  isInInbox,
+  LOG_HEAD,
+} from './deliveries.store.ts';
+import {
+  confirms,
+  ENGAGEMENTS,
+  type Engaged,
+  type Engagement,
+  engages,
+  type LogEntry,
+} from './delivery-status.ts';
 import { type Statement } from '../postgres/pool.ts';
 
 /** Intervals of each kind that are read for one timeline. */
@@ -43,6 +57,28 @@ cross join lateral (${ackOf('d.user_id', 'd.device_id', '$2')}) a
 where a.from_position < $2`,
 };
 
+const KINDS = `(values ${ENGAGEMENTS.map((kind) => `('${kind}')`).join(', ')}) as k (kind)`;
+
+const ENGAGED: Statement = {
+  name: 'timeline_engaged',
+  text: `
+select k.kind, i.user_id as "user", i.at, i.single,
+  coalesce(($4::text is null or $4 = any(i.topics)) and (i.single or ${isInInbox('i.user_id', '$2')}), false) as addressed
+from ${LOG_HEAD} cross join ${KINDS}
+cross join lateral (
+  select i.* from ${containing('engagements', '$2::bigint', 'i.user_id, i.at, i.single, i.topics', 'and i.kind = k.kind')} i
+  limit $3
+) i`,
+};
+
+const ENGAGED_OF_USER: Statement = {
+  name: 'timeline_engaged_of_user',
+  text: `
+select k.kind, $3::text as "user", e.at, e.single, true as addressed
+from ${KINDS} cross join lateral (${engagementsOf('$3', 'k.kind', '$2')}) e
+where e.from_position < $2`,
+};
+
 interface SentRow {
   user: UserId;
   device: DeviceId;
@@ -61,14 +97,25 @@ interface ConfirmedRow {
   addressed: boolean;
 }
 
+interface EngagedRow extends Engaged {
+  kind: Engagement;
+  user: UserId;
+  addressed: boolean;
+}
+
 /** Reads what is recorded of one notification. */
 @Injectable()
 export class TimelineStore {
   constructor(private readonly pool: HistoryPool) {}
 
-  async deliveries(tenantId: TenantId, { to, position }: LogEntry): Promise<Deliveries> {
+  async deliveries(tenantId: TenantId, { to, position, inbox }: LogEntry): Promise<Deliveries> {
     const values = [position, MAX_INTERVALS, 'topic' in to ? to.topic : null];
-    // Acknowledgements first: one that comes after the expiry counts only if the notification had been sent before.
+    // What came after the expiry counts only if the notification had been sent before. So that is read last.
+    const engaged = !inbox
+      ? []
+      : 'user' in to
+        ? await this.pool.rows<EngagedRow>(tenantId, ENGAGED_OF_USER, [position, to.user])
+        : await this.pool.rows<EngagedRow>(tenantId, ENGAGED, values);
     const [acks, sends] =
       'user' in to
         ? [
@@ -82,7 +129,10 @@ export class TimelineStore {
     return {
       acks: acks.filter(({ addressed }) => addressed),
       sends: sends.filter(({ addressed }) => addressed),
-      more: acks.length >= MAX_INTERVALS || sends.length >= MAX_INTERVALS,
+      engagements: engaged.filter(({ addressed }) => addressed),
+      more: [acks, sends, ...Map.groupBy(engaged, ({ kind }) => kind).values()].some(
+        ({ length }) => length >= MAX_INTERVALS,
+      ),
     };
   }
 }
@@ -104,10 +154,11 @@ interface Deliveries {
     readonly at: Date;
     readonly byResume: boolean;
   }[];
+  readonly engagements: readonly (Engaged & { readonly kind: Engagement; readonly user: string })[];
   readonly more: boolean;
 }
 
-type TimelineEvent = 'accepted' | 'sent' | 'replayed' | 'delivered' | 'expired';
+type TimelineEvent = 'accepted' | 'sent' | 'replayed' | 'delivered' | Engagement | 'expired';
 
 interface TimelineEntry {
   readonly event: TimelineEvent;
@@ -131,7 +182,16 @@ export const keyOf = (entry: TimelineEntry): TimelineKey => [
   entry.connectionId ?? '',
 ];
 
-const RANK: Record<TimelineEvent, number> = { accepted: 0, sent: 1, replayed: 1, delivered: 2, expired: 3 };
+const RANK: Record<TimelineEvent, number> = {
+  accepted: 0,
+  sent: 1,
+  replayed: 1,
+  delivered: 2,
+  seen: 3,
+  read: 4,
+  archived: 5,
+  expired: 6,
+};
 
 export function compareKeys(a: TimelineKey, b: TimelineKey): number {
   return (
@@ -148,9 +208,9 @@ const compareText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 
 /**
  * What happened to a notification, in order. The recorded times may be out of order, since the time of an interval is that
  * of its last notification, and nodes have clocks of their own. So nothing is shown before the notification was accepted,
- * and what was first sent to a device is not shown after the device confirmed it.
+ * and what was first sent to a device is not shown after the device confirmed it. What a user did again is shown once.
  */
-export function timelineOf(entry: LogEntry, { sends, acks }: Deliveries): TimelineEntry[] {
+export function timelineOf(entry: LogEntry, { sends, acks, engagements }: Deliveries): TimelineEntry[] {
   const accepted = timeOfPosition(entry.position);
   const timeOf = (at: Date) => Math.max(at.getTime(), accepted);
   const deviceOf = ({ user, device }: { user: string; device: string }) => `${device} ${user}`;
@@ -175,6 +235,12 @@ export function timelineOf(entry: LogEntry, { sends, acks }: Deliveries): Timeli
   }
   for (const { user, device, at, byResume } of confirmed) {
     entries.push({ event: 'delivered', at: iso(timeOf(at)), user, device, by: byResume ? 'resume' : 'ack' });
+  }
+  const reached = new Set([...sends, ...confirmed].map(({ user }) => user));
+  const engaged = engagements.filter((each) => engages(entry, each, reached.has(each.user)));
+  for (const same of Map.groupBy(engaged, ({ kind, user }) => `${kind} ${user}`).values()) {
+    const { kind, user, at } = same.reduce((first, each) => (each.at < first.at ? each : first));
+    entries.push({ event: kind, at: iso(timeOf(at)), user });
   }
   if (entry.expired && entry.expiresAt !== null)
     entries.push({ event: 'expired', at: iso(timeOf(entry.expiresAt)) });

@@ -36,6 +36,7 @@ const LINES = [
     createdAt: '2026-11-22T16:00:00.123Z',
     expiresAt: null,
     status: 'queued',
+    readAt: null,
     devices: [],
   },
   {

@@ -25,7 +25,8 @@ interface Item {
   expiresAt: string | null;
   status: string;
   devices?: Receipt[];
-  counts?: { sent: number; delivered: number; more: boolean };
+  readAt?: string | null;
+  counts?: { sent: number; delivered: number; read: number; more: boolean };
 }
 interface Page<Of = Item> {
   items: Of[];
@@ -122,6 +123,7 @@ describe('what happened to a notification', () => {
       createdAt: stored.createdAt,
       expiresAt: null,
       status: 'sent',
+      readAt: null,
       devices: [
         {
           user: 'alice',
@@ -187,13 +189,68 @@ describe('what happened to a notification', () => {
       ['delivered', 'resume'],
     ]);
     const item = await lookUp(operator, stored.id);
-    expect([item.status, item.counts]).toEqual(['delivered', { sent: 1, delivered: 1, more: false }]);
+    expect([item.status, item.counts]).toEqual([
+      'delivered',
+      { sent: 1, delivered: 1, read: 0, more: false },
+    ]);
     const devices = (await get<Page<Receipt>>(path(`/notifications/${stored.id}/devices`), operator)).body;
     expect(devices).toEqual({
       items: [expect.objectContaining({ user: 'alice', device: 'default', sends: 1 })],
       nextCursor: null,
     });
     await third.cut();
+  });
+
+  test('is that users read it, whatever devices confirmed, and stays so', async () => {
+    const { publisher, operator, user } = newTenant();
+    const early = await publish(service.url, publisher, { to: { everyone: true }, type: 't', data: 0 });
+    const mark = async (name: string, body: object, topics?: string[]) => {
+      expect(await post(path('/inbox/marks'), user(name, topics), body)).toMatchObject({ status: 200 });
+    };
+    // An inbox begins when it is first asked for.
+    for (const name of ['alice', 'bob']) await mark(name, {});
+    const stored = await publish(service.url, publisher, { to: { user: 'alice' }, type: 't', data: 1 });
+    const everyone = await publish(service.url, publisher, { to: { everyone: true }, type: 't', data: 2 });
+    const topic = await publish(service.url, publisher, { to: { topic: 'weather' }, type: 't', data: 3 });
+    await mark('alice', { readUpTo: topic.position }, ['weather']);
+    await mark('bob', { items: [{ id: everyone.id, read: true }], seenUpTo: topic.position });
+    const item = await lookUp(operator, stored.id);
+    expect(item).toMatchObject({
+      status: 'read',
+      readAt: expect.stringMatching(/^20.*\.\d{3}Z$/),
+      devices: [],
+    });
+    const broadcast = await lookUp(operator, everyone.id);
+    expect([broadcast.status, broadcast.readAt, broadcast.counts]).toEqual([
+      'read',
+      undefined,
+      { sent: 0, delivered: 0, read: 2, more: false },
+    ]);
+    const weather = await lookUp(operator, topic.id);
+    expect(weather.counts).toEqual({ sent: 0, delivered: 0, read: 1, more: false });
+    expect((await list(operator, { status: 'read' })).items).toEqual([weather, broadcast, item]);
+    expect((await list(operator, { status: 'queued' })).items.map(({ id }) => id)).toEqual([early.id]);
+
+    const timelineOf = async (id: string, query: Record<string, string | number> = {}) =>
+      (await get<Page<Record<string, string>>>(path(`/notifications/${id}/timeline`, query), operator)).body;
+    const { items } = await timelineOf(stored.id);
+    expect(items.slice(1)).toEqual([
+      { event: 'seen', at: expect.any(String), user: 'alice' },
+      { event: 'read', at: item.readAt, user: 'alice' },
+    ]);
+    const events: string[] = [];
+    for (let query: Record<string, string | number> | undefined = { limit: 1 }; query !== undefined;) {
+      const { items: next, nextCursor }: Page<Record<string, string>> = await timelineOf(everyone.id, query);
+      events.push(...next.map(({ event, user: name }) => `${event} ${name}`));
+      query = nextCursor === null ? undefined : { limit: 1, cursor: nextCursor };
+    }
+    expect(events.slice(1).toSorted()).toEqual(['read alice', 'read bob', 'seen alice', 'seen bob']);
+
+    // What happened has happened, and once.
+    await mark('alice', { items: [{ id: stored.id, read: false }] });
+    await mark('alice', { items: [{ id: stored.id, read: true }] });
+    expect(await lookUp(operator, stored.id)).toEqual(item);
+    expect((await timelineOf(stored.id)).items).toEqual(items);
   });
 
   test('is expired when nobody was there in time', async () => {
@@ -268,7 +325,7 @@ describe('the list', () => {
     ['limit=201', '/limit'],
     ['limit=5.0', '/limit'],
     ['limit=', '/limit'],
-    ['status=read', '/status'],
+    ['status=seen', '/status'],
     ['since=yesterday', '/since'],
     ['until=2026-13-01T00:00:00Z', '/until'],
     ['type=a%20b', '/type'],
@@ -421,7 +478,7 @@ describe('an export', () => {
     const headers = { ...lines, authorization: `Bearer ${operator}` };
     const empty = await fetch(path('/notifications'), { headers });
     expect([empty.status, await empty.text()]).toEqual([200, '']);
-    const refused = await fetch(path('/notifications', { status: 'read' }), { headers });
+    const refused = await fetch(path('/notifications', { status: 'seen' }), { headers });
     expect([refused.status, refused.headers.get('content-type')]).toEqual([
       400,
       'application/problem+json; charset=utf-8',

@@ -21,6 +21,7 @@ import {
   HistoryStore,
 } from '../../src/history/history.service.ts';
 import { timelineOf, TimelineStore } from '../../src/history/timeline.store.ts';
+import { engaged, type Engagement } from '../support/inbox.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { explain, type PlanNode } from '../support/plans.ts';
 import { openMaintenancePool, openPools, type TestPools } from '../support/pools.ts';
@@ -181,6 +182,24 @@ async function sentToMany(seconds: number, count: number, topics: readonly strin
   );
 }
 
+/** All up to `to` and behind `from`, by each of so many users. */
+async function engageMany(
+  from: number,
+  to: number,
+  count: number,
+  kind: Engagement['kind'] = 'read',
+): Promise<void> {
+  await database.query(
+    `with inbox as (
+       insert into inbox_users (tenant_id, user_id, since, seen_up_to, read_up_to, revision, changes_since)
+       select $1, 'u-' || n, 0, 0, 0, 1, 1 from generate_series(1, $4::int) n on conflict do nothing
+     )
+     insert into engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class)
+     select $1, 'u-' || n, $5, false, $2, $3, $6 from generate_series(1, $4::int) n`,
+    [tenant, place(from), place(to), count, kind, widthClassOf(place(from), place(to))],
+  );
+}
+
 /** An acknowledgement of everything after `from` up to `to`. */
 async function acked(
   from: number,
@@ -205,6 +224,35 @@ async function acked(
   );
 }
 
+/** What a user read, or did else, as it is stored. `from` undefined: that notification alone. */
+const engage = (
+  user: string,
+  upTo: number,
+  {
+    from,
+    kind = 'read',
+    seconds = upTo,
+    topics = [],
+  }: { from?: number; kind?: Engagement['kind']; seconds?: number; topics?: string[] } = {},
+): Promise<void> =>
+  engaged(database, tenant, {
+    user,
+    kind,
+    upTo: place(upTo),
+    at: at(seconds),
+    topics,
+    ...(from === undefined ? {} : { from: place(from) }),
+  });
+
+/** What is for topics and everyone is in the inbox of a user from there on. */
+const setSince = async (user: string, seconds: number) => {
+  await database.query('update inbox_users set since = $3 where tenant_id = $1 and user_id = $2', [
+    tenant,
+    user,
+    place(seconds),
+  ]);
+};
+
 const setFloor = async (seconds: number) => {
   await database.query('update tenant_logs set floor = $2 where tenant_id = $1', [tenant, place(seconds)]);
 };
@@ -215,6 +263,7 @@ async function find(id: string): Promise<HistoryItem> {
   return await history.item(tenant, entry);
 }
 
+const readAtOf = ({ outcome }: HistoryItem) => ('readAt' in outcome ? outcome.readAt : undefined);
 const devicesOf = ({ outcome }: HistoryItem): readonly Receipt[] =>
   'devices' in outcome ? outcome.devices : [];
 const countsOf = ({ outcome }: HistoryItem) => ('counts' in outcome ? outcome.counts : undefined);
@@ -339,6 +388,93 @@ describe('the status of a notification to a user', () => {
   });
 });
 
+describe('what its user read', () => {
+  test.each([
+    ['it was marked alone', undefined],
+    ['all up to behind it was', 1],
+  ])('has the status read, with the first time, when %s', async (_, from) => {
+    const id = await notification(2);
+    expect([(await find(id)).status, readAtOf(await find(id))]).toEqual(['queued', null]);
+    await engage('alice', from === undefined ? 2 : 3, {
+      ...(from === undefined ? {} : { from }),
+      seconds: 9,
+    });
+    const item = await find(id);
+    expect([item.status, readAtOf(item), devicesOf(item)]).toEqual(['read', at(9), []]);
+  });
+
+  test('is read and delivered on axes of their own', async () => {
+    const id = await notification(2);
+    await sent(2, 2);
+    await engage('alice', 2, { seconds: 4 });
+    const item = await find(id);
+    expect([item.status, devicesOf(item).map(({ deliveredAt }) => deliveredAt)]).toEqual(['read', [null]]);
+    await acked(1, 3, { seconds: 8 });
+    const confirmed = await find(id);
+    expect([confirmed.status, readAtOf(confirmed)]).toEqual(['read', at(4)]);
+    expect(devicesOf(confirmed).map(({ deliveredAt }) => deliveredAt)).toEqual([at(8)]);
+  });
+
+  test('was read when the first of both says so, and not before it was accepted', async () => {
+    const [both, early] = [await notification(2), await notification(5)];
+    await engage('alice', 2, { seconds: 30 });
+    await engage('alice', 3, { from: 1, seconds: 20 });
+    await engage('alice', 5, { seconds: -10 });
+    expect([readAtOf(await find(both)), readAtOf(await find(early))]).toEqual([at(20), at(5)]);
+  });
+
+  test.each<[string, Parameters<typeof engage>]>([
+    ['by somebody else', ['bob', 3, { from: 1 }]],
+    ['by whoever has seen it', ['alice', 3, { from: 1, kind: 'seen' }]],
+    ['by whoever has archived it', ['alice', 2, { kind: 'archived' }]],
+    ['up to just before it', ['alice', 1.999, { from: 0 }]],
+    ['from its own position on', ['alice', 3, { from: 2 }]],
+    ['when another one was', ['alice', 2.001]],
+  ])('is not read %s', async (_, engagement) => {
+    const id = await notification(2);
+    await engage(...engagement);
+    expect([(await find(id)).status, readAtOf(await find(id))]).toEqual(['queued', null]);
+  });
+
+  test('is no signal, which no inbox shows', async () => {
+    const id = await notification(2);
+    await database.query('update notifications set inbox = false where id = $1', [id]);
+    await engage('alice', 3, { from: 1 });
+    expect([(await find(id)).status, readAtOf(await find(id))]).toEqual(['queued', null]);
+  });
+
+  test('after the expiry counts if it was marked alone', async () => {
+    const id = await notification(2, { expiresAt: at(60) });
+    await engage('alice', 2, { seconds: 70 });
+    expect([(await find(id)).status, readAtOf(await find(id))]).toEqual(['read', at(70)]);
+  });
+
+  test.each([
+    ['that no device had was not read', 60, async () => undefined, 'expired'],
+    ['that somebody else had was not read', 60, () => sent(2, 2, { user: 'bob' }), 'expired'],
+    ['that a device was sent was read', 60, () => sent(2, 2), 'read'],
+    ['that a device confirmed in time was read', 60, () => acked(1, 3, { seconds: 50 }), 'read'],
+    ['before the expiry was read', 59.999, async () => undefined, 'read'],
+  ])('of all up to behind it, %s', async (_, seconds, reach, status) => {
+    const id = await notification(2, { expiresAt: at(60) });
+    await reach();
+    await engage('alice', 3, { from: 1, seconds });
+    const item = await find(id);
+    expect([item.status, readAtOf(item)]).toEqual([status, status === 'read' ? at(seconds) : null]);
+  });
+
+  test('is found in moves of every width, also years wide', async () => {
+    const id = await notification(2);
+    for (const [n, width] of [1, 100_000, 20_000_000, 100_000_000].entries()) {
+      const user = `u-${n}`;
+      const own = await notification(2.5 + n / 10, { user });
+      await engage(user, 3, { from: 1 - width });
+      expect((await find(own)).status).toBe('read');
+    }
+    expect((await find(id)).status).toBe('queued');
+  });
+});
+
 describe('the times of a device', () => {
   test('count every connection that it was written to, with the first and the last time', async () => {
     const id = await notification(2);
@@ -398,7 +534,7 @@ describe('a notification to a topic', () => {
     await sent(1, 3, { user: 'bob', connectionId: await connection({ user: 'bob', topics: ['news'] }) });
     expect([(await find(id)).status, countsOf(await find(id))]).toEqual([
       'sent',
-      { sent: 1, delivered: 0, more: false },
+      { sent: 1, delivered: 0, read: 0, more: false },
     ]);
   });
 
@@ -419,16 +555,29 @@ describe('a notification to a topic', () => {
     await acked(1, 3, { user: 'carol' });
     expect([(await find(id)).status, countsOf(await find(id))]).toEqual([
       'delivered',
-      { sent: 1, delivered: 2, more: false },
+      { sent: 1, delivered: 2, read: 0, more: false },
     ]);
+  });
+
+  test('is read by users whose token had the topic, once each', async () => {
+    const id = await notification(2, { topic });
+    const topics = ['news', topic];
+    await engage('alice', 2, { topics });
+    await engage('alice', 3, { from: 1, topics });
+    await engage('bob', 3, { from: 1, topics });
+    await engage('carol', 3, { from: 1, topics: ['news'] });
+    await engage('dora', 3, { from: 2, topics });
+    await engage('erik', 3, { from: 1, kind: 'seen', topics });
+    const item = await find(id);
+    expect([item.status, countsOf(item)]).toEqual(['read', { sent: 0, delivered: 0, read: 2, more: false }]);
   });
 
   test('is looked at in a list for as long as a page may take, and by id until it is counted', async () => {
     const id = await notification(2, { topic });
     await sentToMany(2, 3_000, [topic]);
-    expect(countsOf(await find(id))).toEqual({ sent: 3_000, delivered: 0, more: false });
+    expect(countsOf(await find(id))).toEqual({ sent: 3_000, delivered: 0, read: 0, more: false });
     const [listed] = (await all()).items;
-    expect(listed && countsOf(listed)).toEqual({ sent: 600, delivered: 0, more: true });
+    expect(listed && countsOf(listed)).toEqual({ sent: 600, delivered: 0, read: 0, more: true });
   });
 
   test('is estimated in a list in which another one had too many devices, and is exact if that is enough', async () => {
@@ -437,9 +586,9 @@ describe('a notification to a topic', () => {
       await sentToMany(n, many, [topic]);
     }
     expect((await all()).items.map(countsOf)).toEqual([
-      { sent: 600, delivered: 0, more: true },
-      { sent: 100, delivered: 0, more: true },
-      { sent: 99, delivered: 0, more: false },
+      { sent: 600, delivered: 0, read: 0, more: true },
+      { sent: 100, delivered: 0, read: 0, more: true },
+      { sent: 99, delivered: 0, read: 0, more: false },
     ]);
   });
 
@@ -449,7 +598,7 @@ describe('a notification to a topic', () => {
       await sentToMany(n, 500, [topic]);
     }
     const { items, pages } = await all();
-    expect(items.map(countsOf)).toEqual(Array(10).fill({ sent: 500, delivered: 0, more: false }));
+    expect(items.map(countsOf)).toEqual(Array(10).fill({ sent: 500, delivered: 0, read: 0, more: false }));
     expect(pages).toEqual([2, 2, 2, 3, 1]);
   });
 
@@ -493,7 +642,7 @@ describe('a notification to everyone', () => {
     const id = await notification(2, { user: null });
     for (let n = 0; n < 7; n += 1) await sent(1, 3, { user: `u-${n}` });
     for (let n = 5; n < 9; n += 1) await acked(1, 3, { user: `u-${n}` });
-    expect(countsOf(await find(id))).toEqual({ sent: 7, delivered: 4, more: false });
+    expect(countsOf(await find(id))).toEqual({ sent: 7, delivered: 4, read: 0, more: false });
   });
 
   test('that expired counts a late confirmation only for a device that it was sent to', async () => {
@@ -502,16 +651,74 @@ describe('a notification to everyone', () => {
     await acked(1, 3, { seconds: 70 });
     await acked(1, 3, { user: 'bob', seconds: 70 });
     await acked(1, 3, { user: 'carol', seconds: 50 });
-    expect(countsOf(await find(id))).toEqual({ sent: 1, delivered: 2, more: false });
+    expect(countsOf(await find(id))).toEqual({ sent: 1, delivered: 2, read: 0, more: false });
     const entry = await log.find(tenant, id);
     if (entry === undefined) throw new Error('not there');
     const { receipts } = await deliveries.devices(tenant, entry, ['', ''], 10);
     expect(receipts.map(({ user }) => user)).toEqual(['alice', 'carol']);
   });
 
+  test('counts the users who read it, and not their devices', async () => {
+    const id = await notification(2, { user: null });
+    for (const name of ['phone', 'laptop']) await acked(1, 3, { device: name });
+    await engage('alice', 3, { from: 1 });
+    await engage('alice', 2);
+    await engage('bob', 2);
+    await engage('carol', 1.9, { from: 1 });
+    const item = await find(id);
+    expect([item.status, countsOf(item)]).toEqual(['read', { sent: 0, delivered: 2, read: 2, more: false }]);
+  });
+
+  test('is not read by who moved on over it before the inbox began, unless it was marked alone', async () => {
+    const id = await notification(2, { user: null });
+    const own = await notification(2.5, { user: 'alice' });
+    await engage('alice', 3, { from: 1 });
+    await setSince('alice', 2);
+    expect([(await find(id)).status, (await find(own)).status]).toEqual(['queued', 'read']);
+    await setSince('alice', 1.999);
+    expect(countsOf(await find(id))).toMatchObject({ read: 1 });
+  });
+
+  test('that is a signal, or expired before anybody had it, was read by nobody who moved on over it', async () => {
+    const signal = await notification(2, { user: null });
+    await database.query('update notifications set inbox = false where id = $1', [signal]);
+    const expired = await notification(3, { user: null, expiresAt: at(60) });
+    await engage('alice', 4, { from: 1, seconds: 70 });
+    for (const id of [signal, expired]) expect(countsOf(await find(id))).toMatchObject({ read: 0 });
+    await sent(3, 3, { user: 'bob' });
+    await engage('bob', 4, { from: 1, seconds: 70 });
+    await acked(2, 4, { user: 'carol', seconds: 50 });
+    await engage('carol', 4, { from: 1, seconds: 70 });
+    await engage('dora', 3, { seconds: 70 });
+    await engage('erik', 4, { from: 1, seconds: 59 });
+    expect(countsOf(await find(expired))).toEqual({ sent: 1, delivered: 1, read: 4, more: false });
+  });
+
   test.each([
-    [10_000, { sent: 10_000, delivered: 0, more: false }],
-    [10_001, { sent: 10_000, delivered: 0, more: true }],
+    [10_000, { sent: 0, delivered: 0, read: 10_000, more: false }],
+    [10_001, { sent: 0, delivered: 0, read: 10_000, more: true }],
+  ])('with %i who read it says whether there are more than are counted', async (count, counts) => {
+    const id = await notification(2, { user: null });
+    await engageMany(1, 3, count);
+    expect(countsOf(await find(id))).toEqual(counts);
+  });
+
+  test('that expired is looked at until it is certain that nobody read it', async () => {
+    await notification(2, { user: null, expiresAt: at(60) });
+    await sentToMany(2, 150);
+    // The last of them, whom a short look does not reach.
+    const [last] = await database.query<{ user: string }>(
+      `select user_id as user from sends where tenant_id = $1 order by ctid desc limit 1`,
+      [tenant],
+    );
+    await engage(String(last?.user), 3, { from: 1, seconds: 70 });
+    expect((await all({ status: 'read' })).items.map(countsOf)).toMatchObject([{ sent: 150, read: 1 }]);
+    expect((await all({ status: 'expired' })).items).toEqual([]);
+  });
+
+  test.each([
+    [10_000, { sent: 10_000, delivered: 0, read: 0, more: false }],
+    [10_001, { sent: 10_000, delivered: 0, read: 0, more: true }],
   ])('with %i devices says whether there are more than are counted', async (count, counts) => {
     const id = await notification(2, { user: null });
     await sentToMany(2, count);
@@ -521,11 +728,12 @@ describe('a notification to everyone', () => {
   test('counts a device once, also when it has so many streams that a short look does not reach all devices', async () => {
     const id = await notification(2, { user: null });
     for (let stream = 0; stream < 2; stream += 1) await sentToMany(2, 7_000);
-    expect(countsOf(await find(id))).toEqual({ sent: 7_000, delivered: 0, more: false });
+    expect(countsOf(await find(id))).toEqual({ sent: 7_000, delivered: 0, read: 0, more: false });
     const [listed] = (await all()).items;
     expect(listed === undefined ? undefined : countsOf(listed)).toEqual({
       sent: 7_000,
       delivered: 0,
+      read: 0,
       more: false,
     });
   });
@@ -542,6 +750,16 @@ describe('a notification to everyone', () => {
         [2, 2, 1],
       ]);
     }
+  });
+
+  test('ends a page sooner if many read it: the inbox of each is looked at too', async () => {
+    for (let n = 0; n < 10; n += 1) {
+      await notification(n, { user: null, type: `n.${n}` });
+      await engageMany(n - 0.5, n, 500);
+    }
+    const { items, pages } = await all();
+    expect(items.map((item) => countsOf(item)?.read)).toEqual(Array(10).fill(500));
+    expect(pages).toEqual([2, 2, 2, 3, 1]);
   });
 
   test('ends a page also when it was counted a little at a time', async () => {
@@ -632,6 +850,12 @@ describe('the list', () => {
     await notification(7, { type: 'delivered', user: null });
     await acked(6, 7, { user: 'bob' });
     await notification(8, { type: 'expired', user: null, expiresAt: at(60) });
+    await notification(9, { type: 'read' });
+    await acked(8, 9);
+    await engage('alice', 9);
+    await notification(10, { type: 'read', user: null });
+    await acked(9, 10, { user: 'bob' });
+    await engage('bob', 10);
     for (const status of STATUSES) {
       const { items } = await all({ status }, 1);
       expect([status, types(items)]).toEqual([status, [status, status]]);
@@ -661,6 +885,12 @@ describe('the list', () => {
 });
 
 describe('the timeline', () => {
+  async function timeline(id: string) {
+    const entry = await log.find(tenant, id);
+    if (entry === undefined) throw new Error('not there');
+    return timelineOf(entry, await timelines.deliveries(tenant, entry));
+  }
+
   test('has what happened in the order in which it must have happened', async () => {
     const id = await notification(2, { expiresAt: at(500) });
     const live = await connection({ node: 'node-1' });
@@ -703,6 +933,57 @@ describe('the timeline', () => {
       },
       { event: 'expired', at: at(500).toISOString() },
     ]);
+  });
+
+  test('has what its user did, the first time of each', async () => {
+    const id = await notification(2, { expiresAt: at(60) });
+    await sent(2, 2);
+    await acked(1, 3, { seconds: 3 });
+    await engage('alice', 3, { from: 1, kind: 'seen', seconds: 4 });
+    await engage('alice', 2, { seconds: 5 });
+    await engage('alice', 4, { from: 1, seconds: 70 });
+    await engage('alice', 2, { kind: 'archived', seconds: 5 });
+    await engage('bob', 3, { from: 1 });
+    expect(await timeline(id)).toMatchObject([
+      { event: 'accepted' },
+      { event: 'sent' },
+      { event: 'delivered' },
+      { event: 'seen', user: 'alice', at: at(4).toISOString() },
+      { event: 'read', user: 'alice', at: at(5).toISOString() },
+      { event: 'archived', user: 'alice', at: at(5).toISOString() },
+      { event: 'expired' },
+    ]);
+  });
+
+  test('of a broadcast has what those did who had it in their inbox', async () => {
+    const id = await notification(2, { topic: 'weather', expiresAt: at(60) });
+    const topics = ['weather'];
+    await engage('alice', 3, { from: 1, kind: 'seen', topics, seconds: 4 });
+    await engage('bob', 3, { from: 1, topics: ['news'], seconds: 4 });
+    await engage('carol', 3, { from: 1, topics, seconds: 4 });
+    await setSince('carol', 2);
+    await engage('dora', 3, { from: 1, topics, seconds: 70 });
+    await engage('erik', 2, { topics, seconds: 80 });
+    const entries = await timeline(id);
+    expect(entries.map(({ event, user }) => [event, user])).toEqual([
+      ['accepted', undefined],
+      ['seen', 'alice'],
+      ['expired', undefined],
+      ['read', 'erik'],
+    ]);
+    await database.query('update notifications set inbox = false where id = $1', [id]);
+    expect((await timeline(id)).map(({ event }) => event)).toEqual(['accepted', 'expired']);
+  });
+
+  test('of very many says that there is more, of each kind by itself', async () => {
+    const id = await notification(2, { user: null });
+    await engageMany(1, 3, 10_000, 'seen');
+    await engageMany(1, 3, 5);
+    const entry = await log.find(tenant, id);
+    if (entry === undefined) throw new Error('not there');
+    const found = await timelines.deliveries(tenant, entry);
+    expect(found.more).toBe(true);
+    expect(found.engagements.filter(({ kind }) => kind === 'read')).toHaveLength(5);
   });
 
   test('of a topic has the connections and the confirmations that had it', async () => {
@@ -839,6 +1120,17 @@ describe('the statements of history', () => {
        from generate_series(1, ${users * perUser}) n`,
       [tenant, place(-2 * 24 * 3600)],
     );
+    await database.query(
+      `insert into inbox_users (tenant_id, user_id, since, seen_up_to, read_up_to, revision, changes_since)
+       select $1, 'u-' || u, 0, 0, 0, 1, 1 from generate_series(0, ${users - 1}) u`,
+      [tenant],
+    );
+    await database.query(
+      `insert into engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class)
+       select $1, 'u-' || n % ${users}, kind, n % 2 = 0, case when n % 2 = 0 then ${spread} - 1 else ${spread} - 3000000 end, ${spread}, n % 2
+       from generate_series(1, ${users * perUser}) n, unnest(array['seen', 'read', 'archived']) kind`,
+      [tenant, place(-2 * 24 * 3600)],
+    );
     // What autovacuum does: it never visits a partition that is still empty.
     const filled = await database.query<{ name: string }>(
       `select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace and pg_relation_size(oid) > 0`,
@@ -854,7 +1146,7 @@ describe('the statements of history', () => {
     await one({ type: typeSchema.parse('type-1') });
     await one({ user: userIdSchema.parse('u-17'), status: 'queued' });
     await one({ topic: topicSchema.parse('topic-1') });
-    for (const entry of (await one({ status: 'delivered' })).items.slice(0, 1).map((item) => item.entry))
+    for (const entry of (await one({ status: 'read' })).items.slice(0, 1).map((item) => item.entry))
       await log.find(tenant, entry.id);
     const { entries } = await log.scan(tenant, { first: asPosition(0) }, before, {
       scan: 50,
@@ -889,9 +1181,12 @@ describe('the statements of history', () => {
       'history_find',
       'history_of_topic',
       'history_of_user',
+      'history_read_by_users',
       'history_sent_to_users',
       'timeline_confirmed',
       'timeline_confirmed_by_user',
+      'timeline_engaged',
+      'timeline_engaged_of_user',
       'timeline_sent',
       'timeline_sent_to_user',
     ]);
