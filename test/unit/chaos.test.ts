@@ -47,7 +47,14 @@ describe('the books', () => {
   });
 
   function connect(resume: string, from: number, asked?: number, confirmedUpTo = 0): Reading {
-    const opened: Reading = { openedAt: now, from: undefined, upTo: 0, got: [] };
+    const opened: Reading = {
+      openedAt: now,
+      from: undefined,
+      upTo: 0,
+      got: [],
+      inbox: undefined,
+      counting: [],
+    };
     book.readings.push(opened);
     book.began(opened, resume, from, asked, confirmedUpTo);
     return opened;

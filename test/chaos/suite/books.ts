@@ -8,6 +8,7 @@ const FINDINGS = {
   expired: 'delivered after expiry',
   foreign: 'to another tenant, user or topic',
   forgotten: 'acknowledged and later undelivered',
+  miscounted: 'inboxes with another number than the database',
   storedTwice: 'stored twice, or otherwise than answered',
   strange: 'answers and ends that nobody promised',
   unhealed: 'streams that did not heal',
@@ -70,6 +71,18 @@ export interface Reading {
   /** The last id that came, of whatever event. */
   upTo: number;
   readonly got: number[];
+  /** What it was told of the inbox last. */
+  inbox: InboxNumber | undefined;
+  /** What it has brought that counts in the inbox. */
+  readonly counting: { readonly position: number; readonly expiresAt: number }[];
+}
+
+/** As `event: inbox` has it. */
+export interface InboxNumber {
+  readonly unread: number;
+  readonly exact: boolean;
+  readonly position: string;
+  readonly revision: string;
 }
 
 /** Examples that are kept of each finding. */
@@ -196,6 +209,15 @@ export class Books {
   }
 }
 
+/** The number that a client shows: that of the last event, and what this connection has brought above its position. */
+export function numberOf({ inbox, counting }: Reading, now: number): InboxNumber | undefined {
+  if (inbox === undefined) return undefined;
+  const more = counting.filter(
+    ({ position, expiresAt }) => position > Number(inbox.position) && expiresAt > now,
+  ).length;
+  return { ...inbox, unread: inbox.unread + more };
+}
+
 /** The account of one device. */
 export class DeviceBook {
   readonly readings: Reading[] = [];
@@ -272,6 +294,7 @@ export class DeviceBook {
         `${told}, which expired at ${expiresAt}; it was stored at ${new Date(createdAt).toISOString()}, the stream opened at ${new Date(reading.openedAt).toISOString()}`,
       );
     reading.got.push(position);
+    reading.counting.push({ position, expiresAt: expiresAt === null ? Infinity : Date.parse(expiresAt) });
     reading.upTo = Math.max(reading.upTo, position);
     this.reached = Math.max(this.reached, position);
   }

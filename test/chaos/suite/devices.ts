@@ -3,7 +3,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import { post } from '../../support/api.ts';
 import { userToken } from '../../support/tokens.ts';
-import { nameOf, type Books, type DeviceBook, type Reading, type Shown, type Who } from './books.ts';
+import {
+  nameOf,
+  numberOf,
+  type Books,
+  type DeviceBook,
+  type InboxNumber,
+  type Reading,
+  type Shown,
+  type Who,
+} from './books.ts';
 import { HEARTBEAT_SECONDS } from './installation.ts';
 import { PASSING, REQUEST_MS, TOKEN_TIMES } from './publishers.ts';
 import type { Random } from './random.ts';
@@ -13,6 +22,8 @@ export interface Habit {
   /** It comes back with its last event id; otherwise with nothing, as a page that was loaded anew. */
   readonly carries: boolean;
   readonly acknowledges: boolean;
+  /** At times it says what was seen and read. */
+  readonly marks: boolean;
   /** At times it reads nothing for seconds. */
   readonly goesDeaf: boolean;
   /** At times it is gone without a word, and comes back seconds later. */
@@ -35,6 +46,8 @@ export class Device {
   /** It has not come yet, is away, or reads nothing, since it wants to. */
   #absent = true;
   #lastId: string | undefined;
+  /** The notification that came last. */
+  #latest: string | undefined;
   #retryMs = RETRY_MS;
   #current: { readonly outgoing: ClientRequest; response?: IncomingMessage } | undefined;
   #attempt: number;
@@ -56,10 +69,21 @@ export class Device {
     return !this.#absent;
   }
 
+  /** What it shows beside its bell. */
+  number = (): InboxNumber | undefined => {
+    const reading = this.book.readings.at(-1);
+    return reading && numberOf(reading, Date.now());
+  };
+
   /** Until `leave`. */
   async run(): Promise<void> {
     this.#absent = false;
-    await Promise.all([this.#connectAgainAndAgain(), this.#acknowledgeNowAndThen(), this.#liveByHabit()]);
+    await Promise.all([
+      this.#connectAgainAndAgain(),
+      this.#acknowledgeNowAndThen(),
+      this.#markNowAndThen(),
+      this.#liveByHabit(),
+    ]);
   }
 
   /** From now on it stays, reads, and acknowledges as before. */
@@ -104,10 +128,17 @@ export class Device {
   async #connect(): Promise<void> {
     const asked = this.habit.carries ? this.#lastId : undefined;
     const { book } = this;
-    const reading: Reading = { openedAt: Date.now(), from: undefined, upTo: 0, got: [] };
+    const reading: Reading = {
+      openedAt: Date.now(),
+      from: undefined,
+      upTo: 0,
+      got: [],
+      inbox: undefined,
+      counting: [],
+    };
     const confirmedUpTo = book.confirmedUpTo;
     if (asked !== undefined) book.triedUpTo = Math.max(book.triedUpTo, Number(asked));
-    const url = new URL('/v1/stream', this.urls[this.#attempt % this.urls.length]);
+    const url = new URL('/v1/stream?inbox=1', this.urls[this.#attempt % this.urls.length]);
     const outgoing = request(url, {
       agent: false,
       headers: {
@@ -165,7 +196,9 @@ export class Device {
       if (!bye.reconnect)
         this.books.find('strange', `${nameOf(this.who)}: a stream was ended for good: ${bye.reason}`);
     }
+    if (event === 'inbox') reading.inbox = JSON.parse(data) as InboxNumber;
     if (id === undefined) return;
+    if (event === undefined) this.#latest = (JSON.parse(data) as Shown).id;
     if (event === undefined) this.book.shown(reading, Number(id), JSON.parse(data) as Shown);
     else this.book.moved(reading, Number(id));
     this.#lastId = id;
@@ -194,6 +227,33 @@ export class Device {
         this.books.find(
           'strange',
           `${nameOf(who)}: an acknowledgement up to ${upTo} was answered ${answer.status}: ${JSON.stringify(answer.body).slice(0, 300)}`,
+        );
+    }
+  }
+
+  /** Reads or unreads what came last, or says that all was read, knowing the inbox as it is or as it was a while ago. */
+  async #markNowAndThen(): Promise<void> {
+    if (!this.habit.marks) return;
+    let revision: string | undefined;
+    while (!this.#stopped && !this.#settled) {
+      await this.#pause(this.random.between(500, 4_000));
+      const [upTo, id] = [this.#lastId, this.#latest];
+      if (upTo === undefined || id === undefined) continue;
+      const marks = this.random.one([
+        { items: [{ id, read: true }] },
+        { items: [{ id, read: false }] },
+        { seenUpTo: upTo },
+        { readUpTo: upTo, ...(revision === undefined ? {} : { revision }) },
+      ]);
+      if (this.random.chance(0.5)) revision = this.book.readings.at(-1)?.inbox?.revision;
+      const url = this.random.one(this.urls);
+      const answer = await post(`${url}/v1/inbox/marks`, this.#token, marks, {}, REQUEST_MS).catch(
+        () => undefined,
+      );
+      if (answer !== undefined && answer.status !== 200 && !PASSING.has(answer.status))
+        this.books.find(
+          'strange',
+          `${nameOf(this.who)}: marks were answered ${answer.status}: ${JSON.stringify(answer.body).slice(0, 300)}`,
         );
     }
   }

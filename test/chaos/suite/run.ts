@@ -41,6 +41,7 @@ export async function runChaos(options: Options, say: (line: string) => void): P
     await crowd.finish();
     await readEverything(installation, crowd, books);
     await checkHistory(installation, crowd, books);
+    await checkInboxes(installation, crowd, books);
     books.balance();
     return reportOf(options, books, faults);
   } finally {
@@ -137,6 +138,7 @@ function habitOf(random: Random): Habit {
     carries,
     // Without a position nor a cursor it reads all from the beginning, each time: some do.
     acknowledges: random.chance(carries ? 0.4 : 0.9),
+    marks: random.chance(0.3),
     goesDeaf: dice < 0.1,
     vanishes: dice > 0.6,
   };
@@ -235,6 +237,48 @@ async function checkHistory({ urls }: Installation, crowd: Crowd, books: Books):
           `${id} (n ${published.n}) at ${published.position}: ${missing.join(', ')} confirmed it, and history does not say so`,
         );
     }
+  }
+}
+
+/** Counted one by one, by nothing of what the service counts with. Nobody archives here. */
+const ORACLE = `
+select w.tenant, w."user", count(n.id)::int as unread
+from json_to_recordset($1) as w (tenant text, "user" text, topics text[])
+join inbox_users u on u.tenant_id = w.tenant and u.user_id = w."user"
+join tenant_logs l on l.tenant_id = w.tenant
+left join notifications n on n.tenant_id = w.tenant and n.position > l.floor and (n.expires_at is null or n.expires_at > now())
+  and (n.user_id = w."user"
+    or (n.user_id is null and n.position > u.since and (n.topic is null or n.topic = any(w.topics))))
+  and not coalesce((
+    select m.read from inbox_marks m where m.tenant_id = w.tenant and m.user_id = w."user" and m.position = n.position
+  ), n.position <= u.read_up_to)
+group by 1, 2`;
+
+/** A count goes no further. */
+const COUNTED = 1_000;
+
+/** Waits until each stream shows, and each node answers, what the database has. */
+async function checkInboxes(installation: Installation, crowd: Crowd, books: Books): Promise<void> {
+  const people = new Map(crowd.devices.map(({ who }) => [`${who.tenant} ${who.user}`, who]));
+  const asked = JSON.stringify([...people.values()]);
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const counted = await installation.onceThere(async (client) => {
+      const { rows } = await client.query<{ tenant: string; user: string; unread: number }>(ORACLE, [asked]);
+      return new Map(rows.map(({ tenant, user, unread }) => [`${tenant} ${user}`, unread]));
+    });
+    const wrong = crowd.devices.flatMap(({ who, number }) => {
+      const unread = counted.get(`${who.tenant} ${who.user}`) ?? 0;
+      const shown = number();
+      const isRight = shown?.exact === false ? unread > COUNTED : shown?.unread === unread;
+      return isRight ? [] : [`${nameOf(who)} shows ${JSON.stringify(shown)}, and has ${unread}`];
+    });
+    if (wrong.length === 0) return;
+    if (performance.now() > deadline) {
+      for (const one of wrong) books.find('miscounted', one);
+      return;
+    }
+    await sleep(500);
   }
 }
 
