@@ -91,7 +91,7 @@ export class Inbox1700000000014 implements MigrationInterface {
         constraint engagements_not_empty check (from_position < to_position)
       ) partition by range (to_position)`);
     await runner.query(
-      `create index engagements_by_class on engagements (tenant_id, kind, width_class, to_position)`,
+      `create index engagements_by_class on engagements (tenant_id, kind, single, width_class, to_position)`,
     );
     for (const table of ['inbox_users', 'inbox_marks', 'engagements']) await enclose(runner, table);
     await runner.query(partitionedTable(PARTITIONED.now));

@@ -106,6 +106,18 @@ export const engagementsOf = (user: string, kind: string, x: string): string => 
   where e.tenant_id = $1 and e.user_id = ${user} and e.kind = ${kind} and not e.single and e.to_position >= ${x}
   order by e.to_position limit 1)`;
 
+/**
+ * SQL of the engagements of one kind, of whomever, that contain position `x`: those of the notification alone, and those of
+ * watermarks by width class. Apart, or those of all its neighbours within the narrowest class would be read.
+ *
+ * @param columns of `i`, the interval
+ */
+export const engagementsWith = (x: string, kind: string, columns: string): string => `(
+  (select ${columns} from engagements i
+  where i.tenant_id = $1 and i.kind = ${kind} and i.single and i.width_class = 0 and i.to_position = ${x})
+  union all
+  ${containing('engagements', x, columns, `and i.kind = ${kind} and not i.single`)})`;
+
 /** SQL of whether a broadcast at `x` is in the inbox of a user: inboxes have those of before their beginning not. */
 export const isInInbox = (user: string, x: string): string => `(
   select u.since < ${x} from inbox_users u where u.tenant_id = $1 and u.user_id = ${user})`;
@@ -240,8 +252,7 @@ with asked as materialized (
 ), engagements_read as materialized (
   select p.position, p.topic, p.expires_at, i.* from ${LOG_HEAD} cross join asked p
   cross join lateral (
-    select i.* from ${containing('engagements', 'p.position', 'i.user_id, i.single, i.at, i.topics', `and i.kind = 'read'`)} i
-    limit $6
+    select i.* from ${engagementsWith('p.position', `'read'`, 'i.user_id, i.single, i.at, i.topics')} i limit $6
   ) i
   where p.inbox
 ), read as materialized (

@@ -7,6 +7,7 @@ import {
   containing,
   containingOfUser,
   engagementsOf,
+  engagementsWith,
   isInInbox,
   LOG_HEAD,
 } from './deliveries.store.ts';
@@ -66,7 +67,7 @@ select k.kind, i.user_id as "user", i.at, i.single,
   coalesce(($4::text is null or $4 = any(i.topics)) and (i.single or ${isInInbox('i.user_id', '$2')}), false) as addressed
 from ${LOG_HEAD} cross join ${KINDS}
 cross join lateral (
-  select i.* from ${containing('engagements', '$2::bigint', 'i.user_id, i.at, i.single, i.topics', 'and i.kind = k.kind')} i
+  select i.* from ${engagementsWith('$2::bigint', 'k.kind', 'i.user_id, i.at, i.single, i.topics')} i
   limit $3
 ) i`,
 };

@@ -187,8 +187,8 @@ with asked as materialized (
     archived = coalesce(excluded.archived, old.archived),
     archived_revision = coalesce(excluded.archived_revision, old.archived_revision)
 ), engaged as (
-  insert into engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class, topics)
-  select $1, user_id, kind, single, first, last, width_bucket(last - first - 1, $3::bigint[]), topics
+  insert into engagements (tenant_id, user_id, kind, single, from_position, to_position, width_class, at, topics)
+  select $1, user_id, kind, single, first, last, width_bucket(last - first - 1, $3::bigint[]), (select at from log), topics
   from (
     select b.user_id, b.topics, moved.kind, false as single, greatest(moved.first, log.beginning) as first, moved.last
     from before b cross join log

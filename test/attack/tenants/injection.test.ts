@@ -25,7 +25,8 @@ afterAll(() => stage.close());
 const HEADERS = ['X-Request-Id', 'Accept', 'Origin', 'User-Agent', 'X-Forwarded-For', 'Traceparent'];
 
 /** Where no such text is taken although the schema lets it pass. */
-const TAKES_NONE = / (?:ticket|cursor|name|\/upTo|\/corsOrigins\/\*|\/keys\/.*|\/secret)$/;
+const TAKES_NONE =
+  / (?:ticket|cursor|name|\/upTo|\/(?:seen|read|archived)UpTo|\/revision|\/corsOrigins\/\*|\/keys\/.*|\/secret)$/;
 
 /** Whether the schema says no more than that it is text. */
 const isFreeText = ({ type, pattern, enum: words, format }: JsonSchema): boolean =>

@@ -182,10 +182,10 @@ describe.each([
       const counted = async (twin: Twin, id: string) =>
         (await twin.act('GET', `/v1/notifications/${id}`)).body['counts'];
       await eventually(async () =>
-        expect(await counted(right, many.id)).toEqual({ sent: 3, delivered: 1, more: false }),
+        expect(await counted(right, many.id)).toEqual({ sent: 3, delivered: 1, read: 0, more: false }),
       );
       await eventually(async () =>
-        expect(await counted(left, few.id)).toEqual({ sent: 1, delivered: 0, more: false }),
+        expect(await counted(left, few.id)).toEqual({ sent: 1, delivered: 0, read: 0, more: false }),
       );
       const { body } = await left.act('GET', `/v1/notifications/${few.id}/devices`);
       expect(body).toMatchObject({ items: [{ user: 'alice', device: 'phone' }] });
