@@ -289,14 +289,14 @@ describe('a stream with inbox=1', () => {
     const stage = new Stage();
     const { id } = await stage.publish({ user: 'alice' });
     const streams = [await stage.watch(nodes.here), await stage.watch(nodes.there, { device: 'laptop' })];
+    const before = streams.map((stream) => told(stream)?.revision);
     const { body } = await stage.mark({ items: [{ id, read: true }] });
-    for (const stream of streams) {
-      const first = told(stream)?.revision;
+    for (const [index, stream] of streams.entries()) {
       const { revision, changes, since } = await untilTold(stream, { unread: 0 });
       expect({ revision, changes, since }).toEqual({
         revision: body.revision,
         changes: [{ id, read: true }],
-        since: first,
+        since: before[index],
       });
     }
   });
