@@ -6,7 +6,7 @@ import { dataSourceOptions } from '../../src/postgres/connection.ts';
 import { CrossTenantTransactions, TenantTransactions } from '../../src/postgres/entity-transactions.ts';
 import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { Pool, type PoolOptions, type Statement } from '../../src/postgres/pool.ts';
-import { TenantPool } from '../../src/postgres/tenant-pool.ts';
+import { TenantPool, type RunOfTenant } from '../../src/postgres/tenant-pool.ts';
 import type { TenantId } from '../../src/core/identifiers.ts';
 import { TenantEntity } from '../../src/tenants/tenants.ts';
 import { Bus } from '../../src/cluster/bus.ts';
@@ -41,6 +41,18 @@ class RecordingTenantPool extends TenantPool {
     this.ran.push({ statement, values: [tenantId, ...values], tenantId });
     return await super.rows<Row>(tenantId, statement, values);
   }
+
+  override async transaction<Result>(
+    tenantId: TenantId,
+    work: (run: RunOfTenant) => Promise<Result>,
+  ): Promise<Result> {
+    return await super.transaction(tenantId, (run) =>
+      work(async <Row extends pg.QueryResultRow>(named: TenantId, statement: Statement, values = []) => {
+        this.ran.push({ statement, values: [tenantId, ...values], tenantId });
+        return await run<Row>(named, statement, values);
+      }),
+    );
+  }
 }
 
 class RecordingPool extends Pool {
@@ -66,7 +78,7 @@ export interface TestPools {
   readonly tenant: TenantPool;
   /** Of the engine's login. */
   readonly engine: Pool;
-  /** What ran outside of transactions. */
+  /** What ran, but for transactions of the engine. */
   readonly ran: Ran[];
   readonly end: () => Promise<void>;
 }
