@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { randomUUIDv7 } from 'node:crypto';
 import type { TenantId } from '../../src/core/identifiers.ts';
@@ -358,4 +358,100 @@ test('whatever is said in whatever order, numbers and lists are those of the mod
     }),
     { numRuns: 50 },
   );
+});
+
+/** An inbox of alice with two notifications, of which she has been shown both. */
+async function twoShown() {
+  const run = new Run(await bench.tenant({ head: 0 }));
+  await run.begin('alice');
+  for (let n = 0; n < 2; n += 1)
+    await run.apply({ kind: 'publish', to: 'alice', type: 't', inbox: true, expired: false });
+  const [first, second] = run.published;
+  if (first === undefined || second === undefined) throw new Error('two were published');
+  const { tenantId } = run;
+  const snapshot = async () => {
+    const [found] = await store.snapshots(tenantId, [reader('alice')]);
+    if (found === undefined) throw new Error('alice has an inbox');
+    return found;
+  };
+  const mark = (what: Partial<Marking>) =>
+    store.mark(tenantId, [
+      {
+        ...reader('alice'),
+        seenUpTo: undefined,
+        readUpTo: undefined,
+        archivedUpTo: undefined,
+        items: [],
+        revision: undefined,
+        ...what,
+      },
+    ]);
+  /** Says it once nobody else holds the inbox, so that whatever is said meanwhile waits behind it. */
+  const held = () =>
+    bench.hold('select from inbox_users where tenant_id = $1 and user_id = $2 for update', [
+      tenantId,
+      'alice',
+    ]);
+  return { first, second, snapshot, mark, held, head: asPosition(run.head) };
+}
+
+const CHANGED = [{ changed: true, unknown: [] }];
+
+describe('of two devices that wait for the inbox at once,', () => {
+  test('the second sees what the first has stored: a mark-all overrules the unread before it', async () => {
+    const { first, snapshot, mark, held, head } = await twoShown();
+    const { revision } = await snapshot();
+    const holder = await held();
+    const unread = mark({ items: [{ id: first.id, read: false }] });
+    await holder.waiting(1);
+    const all = mark({ readUpTo: head });
+    await holder.waiting(2);
+    await holder.commit();
+    expect(await unread).toEqual(CHANGED);
+    expect(await all).toEqual(CHANGED);
+    const now = await snapshot();
+    expect(now).toMatchObject({ unread: 0, unseen: 0, readUpTo: head });
+    // One revision each.
+    expect(now.revision).toBeGreaterThan(revision + 1);
+  });
+
+  test('a mark-all that knows an earlier revision leaves the unread that came before it', async () => {
+    const { first, snapshot, mark, held, head } = await twoShown();
+    const { revision } = await snapshot();
+    const holder = await held();
+    const unread = mark({ items: [{ id: first.id, read: false }] });
+    await holder.waiting(1);
+    const all = mark({ readUpTo: head, revision });
+    await holder.waiting(2);
+    await holder.commit();
+    expect(await unread).toEqual(CHANGED);
+    expect(await all).toEqual(CHANGED);
+    expect(await snapshot()).toMatchObject({ unread: 1, unseen: 0, readUpTo: head });
+  });
+
+  test('an unread behind a mark-all counts against it', async () => {
+    const { first, snapshot, mark, held, head } = await twoShown();
+    const holder = await held();
+    const all = mark({ readUpTo: head });
+    await holder.waiting(1);
+    const unread = mark({ items: [{ id: first.id, read: false }] });
+    await holder.waiting(2);
+    await holder.commit();
+    expect(await all).toEqual(CHANGED);
+    expect(await unread).toEqual(CHANGED);
+    expect(await snapshot()).toMatchObject({ unread: 1, unseen: 0, readUpTo: head });
+  });
+
+  test('no watermark goes back', async () => {
+    const { first, second, snapshot, mark, held } = await twoShown();
+    const holder = await held();
+    const further = mark({ readUpTo: asPosition(second.position) });
+    await holder.waiting(1);
+    const shorter = mark({ readUpTo: asPosition(first.position) });
+    await holder.waiting(2);
+    await holder.commit();
+    expect(await further).toEqual(CHANGED);
+    expect(await shorter).toEqual([{ changed: false, unknown: [] }]);
+    expect(await snapshot()).toMatchObject({ unread: 0, readUpTo: second.position });
+  });
 });
