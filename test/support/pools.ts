@@ -47,10 +47,16 @@ class RecordingTenantPool extends TenantPool {
     work: (run: RunOfTenant) => Promise<Result>,
   ): Promise<Result> {
     return await super.transaction(tenantId, (run) =>
-      work(async <Row extends pg.QueryResultRow>(named: TenantId, statement: Statement, values = []) => {
-        this.ran.push({ statement, values: [tenantId, ...values], tenantId });
-        return await run<Row>(named, statement, values);
-      }),
+      work(
+        async <Row extends pg.QueryResultRow>(
+          named: TenantId,
+          statement: Statement,
+          values: readonly unknown[] = [],
+        ) => {
+          this.ran.push({ statement, values: [tenantId, ...values], tenantId });
+          return await run<Row>(named, statement, values);
+        },
+      ),
     );
   }
 }
