@@ -27,12 +27,6 @@ export class Inbox1700000000014 implements MigrationInterface {
 
   async up(runner: QueryRunner): Promise<void> {
     await withBriefLocks(runner);
-    // What was there before inboxes were counts as seen and read: nobody is shown it as new.
-    await runner.query(`alter table tenant_logs add column inbox_beginning bigint not null default 0`);
-    await runner.query(`update tenant_logs set inbox_beginning = head`);
-    // False: a signal for the app, which no inbox shows.
-    await runner.query(`alter table notifications add column inbox boolean not null default true`);
-
     // One row per user: how far the user has seen, read and archived, whatever the number of notifications. 'since': what is
     // for topics and for everyone begins behind it. 'changes': what the last calls changed of single notifications, and
     // since which revision that is all of it. A hot row, so half of each page stays free (HOT).
@@ -105,6 +99,16 @@ export class Inbox1700000000014 implements MigrationInterface {
         select regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(\\d+)''?\\) TO \\(''?(\\d+)''?\\)') as bounds
       ) b
       where i.inhparent = 'notifications'::regclass and b.bounds is not null`);
+
+    // Last, since from here on everybody waits.
+    // What was there before inboxes were counts as seen and read: nobody is shown it as new.
+    await runner.query(`alter table tenant_logs add column inbox_beginning bigint not null default 0`);
+    // The policies hold for the owner, too, and show no row where no tenant is named.
+    await runner.query(`alter table tenant_logs no force row level security`);
+    await runner.query(`update tenant_logs set inbox_beginning = head`);
+    await runner.query(`alter table tenant_logs force row level security`);
+    // False: a signal for the app, which no inbox shows.
+    await runner.query(`alter table notifications add column inbox boolean not null default true`);
   }
 
   async down(runner: QueryRunner): Promise<void> {

@@ -1,4 +1,5 @@
 import type { SentInterval, SentSource } from '../receipts/receipts.ts';
+import { Problem } from '../core/errors.ts';
 import { asPosition, type Position } from '../core/position.ts';
 import type { Page } from './backlog.ts';
 import {
@@ -271,7 +272,10 @@ export class Connection implements HubMember, SentSource {
         this.stream.write(inboxFrame(told));
         this.#heartbeat.written();
       },
-      trouble: (error) => this.node.databaseTrouble(error),
+      trouble: (error) => {
+        // Its user is being erased, and the stream is about to end.
+        if (!(error instanceof Problem)) this.node.databaseTrouble(error);
+      },
     });
     this.node.inboxes.join(tenantId, user, watch);
     return watch;

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { RevocationsBySubject1700000000010 } from '../../migrations/0010-revocations-by-subject.ts';
 import { OneWordPerThing1700000000012 } from '../../migrations/0012-one-word-per-thing.ts';
+import { Inbox1700000000014 } from '../../migrations/0014-inbox.ts';
 import { migrations } from '../../migrations/migrations.ts';
 import { checkDurability, openDatabase } from '../../src/postgres/open-database.ts';
 import { urlsOf } from '../../src/postgres/roles.ts';
@@ -67,6 +68,29 @@ test('a migration that meets an obstacle says so, and a later one starts where i
     await client.end();
     expect(await migrate(urls)).toEqual(migrations.map(({ name }) => name));
   });
+});
+
+test('what is in the log when inboxes come can be marked, and counts as read', async () => {
+  const old = await createDatabase();
+  try {
+    await undo(old.url, Inbox1700000000014);
+    await old.query(`
+      insert into tenant_logs (tenant_id, head) values ('older', 4711);
+      select create_partition('notifications', 'notifications_2020_01_01', 0, 1000000)`);
+    await migrate(old.urls);
+    for (const table of ['inbox_marks', 'engagements'])
+      expect(
+        await old.query(
+          `select relname as name, pg_get_expr(relpartbound, oid) as bounds from pg_class
+           where oid in (select inhrelid from pg_inherits where inhparent = $1::regclass)
+             and relname like '%2020%'`,
+          [table],
+        ),
+      ).toEqual([{ name: `${table}_2020_01_01`, bounds: `FOR VALUES FROM ('0') TO ('1000000')` }]);
+    expect(await old.query(`select inbox_beginning from tenant_logs`)).toEqual([{ inbox_beginning: 4711 }]);
+  } finally {
+    await old.drop();
+  }
 });
 
 describe('beside nodes that are at work', () => {
