@@ -13,6 +13,7 @@ import { connections } from './workloads/connections.ts';
 import { broadcast, slow } from './workloads/crowd.ts';
 import { fanout } from './workloads/fanout.ts';
 import { history } from './workloads/history.ts';
+import { inbox } from './workloads/inbox.ts';
 import { live } from './workloads/live.ts';
 import { mixed } from './workloads/mixed.ts';
 import { batch, publish } from './workloads/publish.ts';
@@ -37,6 +38,7 @@ const WORKLOADS: readonly Workload[] = [
   tenants,
   backlog,
   history,
+  inbox,
   nodes,
 ];
 

@@ -172,7 +172,7 @@ export async function fill(databaseUrl: string, log: Log, report: (line: string)
   }
 }
 
-async function makePartitions(client: pg.Client, first: Position, last: Position): Promise<void> {
+export async function makePartitions(client: pg.Client, first: Position, last: Position): Promise<void> {
   for (
     let range: Range = rangeCovering(first, PARTITION_HOURS);
     range.from <= last;
