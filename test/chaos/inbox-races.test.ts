@@ -25,7 +25,7 @@ import { ReceiptsBench, topic, userId, type ReceiptsNode } from '../support/rece
  */
 
 /** Of each race: `TIDINGS_RACES=10000 npm run test:all -- test/chaos/inbox-races.test.ts` plays for half an hour. */
-const ROUNDS = Number(process.env['TIDINGS_RACES'] ?? 100);
+const ROUNDS = Number(process.env['TIDINGS_RACES'] ?? 40);
 jest.setTimeout(180_000 + 1_000 * ROUNDS);
 /** Rounds that one tenant plays, so that what is counted stays small. */
 const ROUNDS_OF_TENANT = 25;
