@@ -166,7 +166,7 @@ export class Connection implements HubMember, SentSource {
     // What was read ahead was read for the old topics.
     this.#page = undefined;
     this.node.changed(before, this.subscriber, this.since, this.position);
-    this.#inbox?.due();
+    this.#inbox?.renewed();
   }
 
   /** Says why, and closes. What the client does not read within a few seconds (and `withinMs`) is given up. */

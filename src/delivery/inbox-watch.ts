@@ -36,6 +36,8 @@ export class InboxWatch {
   #closed = false;
   #timer: NodeJS.Timeout | undefined;
   #last: Snapshot | undefined;
+  /** The topics are others than those of what was told last. */
+  #isRenewed = false;
   /** By the database's clock, ms since 1970. */
   #expiresAt = Infinity;
 
@@ -52,11 +54,18 @@ export class InboxWatch {
     this.look();
   }
 
+  /** Its topics are others: no change of single notifications leads from what was told to what is in the inbox now. */
+  renewed(): void {
+    this.#isRenewed = true;
+    this.due();
+  }
+
   /** Told what the database has now: the revision of the inbox, and up to where nothing of the log is kept any more. */
   compare(revision: Position | undefined, floor: Position): void {
     const last = this.#last;
     if (last === undefined) return;
-    const hasLost = floor > last.floor && last.unread + last.unseen > 0;
+    // What the stream has brought since then counts, too.
+    const hasLost = floor > last.floor && (last.unread + last.unseen > 0 || floor > last.position);
     if (hasLost || (revision ?? 0) > last.revision) this.due();
   }
 
@@ -100,10 +109,15 @@ export class InboxWatch {
   }
 
   #write(snapshot: Snapshot): void {
-    const since = this.#last?.revision ?? snapshot.changesSince;
+    const { revision: since, floor } = this.#last ?? {
+      revision: snapshot.changesSince,
+      floor: snapshot.floor,
+    };
     const list = snapshot.changes.filter(({ revision }) => revision > since);
-    const isKnown = since >= snapshot.changesSince && list.length <= MOST_CHANGES;
+    const isSameList = !this.#isRenewed && snapshot.floor === floor;
+    const isKnown = isSameList && since >= snapshot.changesSince && list.length <= MOST_CHANGES;
     this.#last = snapshot;
+    this.#isRenewed = false;
     this.#expiresAt =
       snapshot.nextExpiry === null ? Infinity : snapshot.nextExpiry + Math.random() * this.#spread(snapshot);
     this.stream.write({ snapshot, changes: isKnown ? { since, list } : undefined });

@@ -342,7 +342,7 @@ describe('a stream with inbox=1', () => {
       token: renewed,
     });
     expect(status).toBe(202);
-    await untilTold(stream, { unread: 1 });
+    await untilTold(stream, { unread: 1, reload: true });
   });
 
   test('hears of what was said on another node when hints are lost, as soon as inboxes are compared', async () => {
@@ -363,7 +363,20 @@ describe('a stream with inbox=1', () => {
       position,
     ]);
     await nodes.there.app.get(InboxFeed).compare();
-    await untilTold(stream, { unread: 0 });
+    await untilTold(stream, { unread: 0, reload: true });
+
+    // It takes what the stream has brought since, too.
+    const later = await stage.publish({ user: 'alice' });
+    await stream.until(
+      () => stream.notifications.some(({ id: one }) => one === later.id),
+      'the notification',
+    );
+    await nodes.here.database.query('update tenant_logs set floor = $2 where tenant_id = $1', [
+      stage.tenant,
+      later.position,
+    ]);
+    await nodes.there.app.get(InboxFeed).compare();
+    await untilTold(stream, { unread: 0, position: later.position });
   });
 
   test('is told once of what comes together', async () => {
