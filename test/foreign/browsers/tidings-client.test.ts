@@ -330,6 +330,8 @@ describeInBrowsers((installed) => {
         lifetime = 10;
         const first = Date.now() + lifetime * 1_000;
         await serve();
+        // Its first token is the one that ends soon, however late the page is loaded.
+        await eventually(() => expect(logins).toBe(1), PATIENCE);
         const sent = [await send()];
         lifetime = 3_600;
         await expectGot(sent);
