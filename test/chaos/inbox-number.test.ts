@@ -800,6 +800,6 @@ test('whatever happens, at rest every device shows the number and the list that 
         run.end();
       }
     }),
-    { numRuns: 50 },
+    { numRuns: 120 },
   );
 });
