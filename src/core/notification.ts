@@ -1,8 +1,28 @@
-import type { TenantId, Topic, UserId } from './identifiers.ts';
+import { z } from 'zod';
+import { topicSchema, userIdSchema, type TenantId, type Topic, type UserId } from './identifiers.ts';
 import type { Position } from './position.ts';
 
 /** Whom a notification is for. A topic or everyone is stored once and resolved when it is read. */
 export type Recipient = { readonly user: UserId } | { readonly topic: Topic } | { readonly everyone: true };
+
+/** A recipient as callers are shown it. */
+export const recipientSchema = z.union([
+  z.strictObject({ user: userIdSchema }),
+  z.strictObject({ topic: topicSchema }),
+  z.strictObject({ everyone: z.literal(true) }),
+]);
+
+/** The recipient of a row of the log. */
+export function recipientOf({ user_id: user, topic }: RecipientColumns): Recipient {
+  if (user !== null) return { user };
+  return topic === null ? { everyone: true } : { topic };
+}
+
+/** Of which at most one is set. */
+interface RecipientColumns {
+  readonly user_id: UserId | null;
+  readonly topic: Topic | null;
+}
 
 /** A notification that was checked and is not stored yet. */
 export interface Draft {

@@ -1,11 +1,6 @@
 import { z } from 'zod';
-import {
-  deviceIdSchema,
-  tenantIdSchema,
-  topicSchema,
-  typeSchema,
-  userIdSchema,
-} from '../core/identifiers.ts';
+import { deviceIdSchema, tenantIdSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
+import { recipientSchema } from '../core/notification.ts';
 import { DATABASE_PROBLEMS, type Description, json } from '../http/description.ts';
 
 /* What stands in the `data:` of each event (frames.ts writes them by hand, for speed; a test holds the two together). */
@@ -20,13 +15,7 @@ const notification = z
   .strictObject({
     id: z.uuid(),
     type: typeSchema,
-    to: z
-      .union([
-        z.strictObject({ user: userIdSchema }),
-        z.strictObject({ topic: topicSchema }),
-        z.strictObject({ everyone: z.literal(true) }),
-      ])
-      .meta({ description: 'Whom it was addressed to.' }),
+    to: recipientSchema.meta({ description: 'Whom it was addressed to.' }),
     data: z.json().meta({ description: 'As it was published.' }),
     createdAt: time,
     expiresAt: time.nullable(),

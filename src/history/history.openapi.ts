@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
+import { recipientSchema } from '../core/notification.ts';
 import { DATABASE_PROBLEMS, json, type Answer, type Description } from '../http/description.ts';
 import { ENGAGEMENTS, STATUSES } from './delivery-status.ts';
 import { pageParameters, pageQuerySchema, timeParameter } from '../http/pages.ts';
@@ -57,11 +58,7 @@ export const historyItemSchema = z
     id: z.uuid(),
     position,
     type: typeSchema,
-    to: z.union([
-      z.strictObject({ user: userIdSchema }),
-      z.strictObject({ topic: topicSchema }),
-      z.strictObject({ everyone: z.literal(true) }),
-    ]),
+    to: recipientSchema,
     data: z.json().meta({ description: 'As it was published.' }),
     publisher: userIdSchema.meta({ description: '`sub` of the token that published it.' }),
     createdAt: time,

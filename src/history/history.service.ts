@@ -9,7 +9,7 @@ import {
   type Position,
 } from '../core/position.ts';
 import { HistoryPool } from '../postgres/pools.ts';
-import type { Recipient } from '../core/notification.ts';
+import { recipientOf } from '../core/notification.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { DeliveriesStore, type BroadcastCounts, type CountDepth } from './deliveries.store.ts';
 import {
@@ -146,11 +146,6 @@ export class HistoryStore {
 function entryOf(row: Row): LogEntry {
   const { position, id, type, data, publisher, expires_at: expiresAt, inbox, expired } = row;
   return { position, id, to: recipientOf(row), type, data, publisher, expiresAt, inbox, expired };
-}
-
-function recipientOf({ user_id: user, topic }: Row): Recipient {
-  if (user !== null) return { user };
-  return topic === null ? { everyone: true } : { topic };
 }
 
 /** A notification with what became of it: that of its user, or counts if it is to a topic or to everyone. */

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
+import { typeSchema } from '../core/identifiers.ts';
+import { recipientSchema } from '../core/notification.ts';
 import { parsePosition } from '../core/position.ts';
 import { DATABASE_PROBLEMS, json, type Description } from '../http/description.ts';
 import { pageParameters } from '../http/pages.ts';
@@ -103,11 +104,7 @@ export const inboxItemSchema = z
     id: z.uuid(),
     position,
     type: typeSchema,
-    to: z.union([
-      z.strictObject({ user: userIdSchema }),
-      z.strictObject({ topic: topicSchema }),
-      z.strictObject({ everyone: z.literal(true) }),
-    ]),
+    to: recipientSchema,
     data: z.unknown().meta({ description: 'As it was published.' }),
     createdAt: time,
     expiresAt: time.nullable(),

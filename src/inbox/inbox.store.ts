@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
-import type { Recipient } from '../core/notification.ts';
+import { recipientOf, type Recipient } from '../core/notification.ts';
 import { POSITIONS_PER_MS, START, timeOfPosition, type Position } from '../core/position.ts';
 import { Partitions } from '../log/partitions.ts';
 import { beingErased } from '../postgres/erased.ts';
@@ -713,14 +713,13 @@ export class InboxStore {
 }
 
 function itemOf(row: ListRow, position: Position): InboxItem {
-  const { id, user_id: user, topic, type, data, expires_at: expiresAt, seen } = row;
-  const to = user !== null ? { user } : topic !== null ? { topic } : ({ everyone: true } as const);
+  const { id, type, data, expires_at: expiresAt, seen } = row;
   const timeOf = (revision: Position | null, at: Date | null): Date | null =>
     revision === null ? null : (at ?? new Date(timeOfPosition(revision === 0 ? position : revision)));
   return {
     id,
     position,
-    to,
+    to: recipientOf(row),
     type,
     data,
     expiresAt,

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { BacklogPool, CrossTenantPool } from '../postgres/pools.ts';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
-import type { Notification, Recipient } from '../core/notification.ts';
+import { recipientOf, type Notification } from '../core/notification.ts';
 import type { Position } from '../core/position.ts';
 import { type Statement } from '../postgres/pool.ts';
 
@@ -199,7 +199,6 @@ function toRun(rows: readonly PageRow[], limit: number, head: Position): Run {
 }
 
 function toNotification(row: Row): Notification {
-  const { position, id, user_id: user, topic, type, data, size, expires_at: expiresAt, inbox, trace } = row;
-  const to: Recipient = user !== null ? { user } : topic !== null ? { topic } : { everyone: true };
-  return { position, id, to, type, data, size, expiresAt, inbox, trace };
+  const { position, id, type, data, size, expires_at: expiresAt, inbox, trace } = row;
+  return { position, id, to: recipientOf(row), type, data, size, expiresAt, inbox, trace };
 }
