@@ -27,6 +27,21 @@ export function parsePosition(text: string): Position | undefined {
   return isPosition(value) ? value : undefined;
 }
 
+/** A position that a caller sends. `message`: where to find one, behind the name of the field. */
+export const sentPosition = (message: string) =>
+  z.string().transform((text, context) => {
+    const position = parsePosition(text);
+    if (position !== undefined) return position;
+    context.addIssue({ code: 'custom', message });
+    return z.NEVER;
+  });
+
+/** A position as callers are shown it. */
+export const positionSchema = z
+  .string()
+  .regex(/^\d{1,16}$/)
+  .meta({ description: 'An opaque decimal string that grows in commit order.' });
+
 export const positionOfTime = (ms: number): Position =>
   asPosition(Math.max(0, Math.floor(ms - EPOCH_MS)) * POSITIONS_PER_MS);
 

@@ -19,6 +19,7 @@ import {
   LINES_TYPE,
   type Listing,
   pageQuerySchema,
+  positionPlace,
   readCursor,
   timePlace,
   wantsLines,
@@ -43,7 +44,6 @@ const MAX_DEVICES = 400;
 const CONNECTIONS_READ = 1_000;
 
 /* Where the lists go on. */
-const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
 const devicePlace = z.tuple([idPlace, idPlace]);
 const timelinePlace = z.tuple([z.number().int(), z.number().int(), idPlace, idPlace, idPlace]);
 

@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import { deviceIdSchema, topicSchema, typeSchema, userIdSchema } from '../core/identifiers.ts';
 import { recipientSchema } from '../core/notification.ts';
+import { positionSchema } from '../core/position.ts';
 import { DATABASE_PROBLEMS, json, type Answer, type Description } from '../http/description.ts';
 import { ENGAGEMENTS, STATUSES } from './delivery-status.ts';
-import { pageParameters, pageQuerySchema, timeParameter } from '../http/pages.ts';
+import { pageParameters, pageQuerySchema, scannedCursorSchema, timeParameter } from '../http/pages.ts';
 
 /* What the routes of history are asked. */
 
@@ -28,15 +29,7 @@ export type HistoryQuery = z.infer<typeof historyQuerySchema>;
 
 /* What the routes of history answer. Items are put together by hand around `data`; a test holds the two together. */
 
-const position = z
-  .string()
-  .regex(/^\d{1,16}$/)
-  .meta({ description: 'An opaque decimal string that grows in commit order.' });
 const time = z.iso.datetime();
-const nextCursor = z.string().nullable().meta({
-  description:
-    'Send it as `cursor` for the next page; null: there is none. A page may hold fewer items than asked for, even none, while this is set.',
-});
 
 const receiptSchema = z
   .strictObject({
@@ -56,7 +49,7 @@ const receiptSchema = z
 export const historyItemSchema = z
   .strictObject({
     id: z.uuid(),
-    position,
+    position: positionSchema,
     type: typeSchema,
     to: recipientSchema,
     data: z.json().meta({ description: 'As it was published.' }),
@@ -92,11 +85,11 @@ export const historyItemSchema = z
   .meta({ id: 'HistoryItem', description: 'A notification and what became of it.' });
 
 export const historyPageSchema = z
-  .strictObject({ items: z.array(historyItemSchema), nextCursor })
+  .strictObject({ items: z.array(historyItemSchema), nextCursor: scannedCursorSchema })
   .meta({ id: 'HistoryPage' });
 
 export const devicesPageSchema = z
-  .strictObject({ items: z.array(receiptSchema), nextCursor })
+  .strictObject({ items: z.array(receiptSchema), nextCursor: scannedCursorSchema })
   .meta({ id: 'DevicesPage' });
 
 const timelineEntrySchema = z
@@ -115,7 +108,7 @@ const timelineEntrySchema = z
 export const timelinePageSchema = z
   .strictObject({
     items: z.array(timelineEntrySchema),
-    nextCursor,
+    nextCursor: scannedCursorSchema,
     more: z.boolean().meta({ description: 'More happened than can be shown.' }),
   })
   .meta({ id: 'TimelinePage' });
@@ -128,14 +121,14 @@ const connectionSchema = z
     node: z.string(),
     since: time,
     until: time.nullable().meta({ description: 'Null while it is open.' }),
-    position: position.meta({ description: 'Where it started; how far it got once it has ended.' }),
+    position: positionSchema.meta({ description: 'Where it started; how far it got once it has ended.' }),
     reason: z.string().nullable().meta({ description: 'Why it ended.' }),
     topics: z.array(topicSchema),
   })
   .meta({ id: 'Connection', description: 'A stream that is or was open.' });
 
 export const connectionsPageSchema = z
-  .strictObject({ items: z.array(connectionSchema), nextCursor })
+  .strictObject({ items: z.array(connectionSchema), nextCursor: scannedCursorSchema })
   .meta({ id: 'ConnectionsPage' });
 
 const receipt = {

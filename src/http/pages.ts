@@ -39,6 +39,12 @@ export const DEFAULT_LIMIT = 50;
 
 export const pageQuerySchema = z.strictObject(pageParameters);
 
+/** Of lists whose pages are bounded in what they read. */
+export const scannedCursorSchema = z.string().nullable().meta({
+  description:
+    'Send it as `cursor` for the next page; null: there is none. A page may hold fewer items than asked for, even none, while this is set.',
+});
+
 /** One page of a list. */
 export const pageSchema = (id: string, item: z.ZodType) =>
   z
@@ -119,6 +125,9 @@ export const idPlace = z
   .string()
   .max(1_024)
   .refine((value) => value.isWellFormed() && !value.includes('\u0000'));
+
+/** Where a listing by position goes on. */
+export const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
 
 /** Where a listing by time goes on: at a time with all its digits, and at an id among those of the same time. */
 export const timePlace = z.tuple([z.iso.datetime({ precision: 6 }), z.uuid()]);

@@ -1,11 +1,10 @@
 import { Body, Controller, Get, Header, HttpCode, Module, Post, Query } from '@nestjs/common';
-import { z } from 'zod';
 import { PaidFrom } from '../auth/budgets.ts';
 import { createdAt, asPosition } from '../core/position.ts';
 import { CurrentPrincipal, type Principal, RouteSettings, UserOnly } from '../http/access.ts';
 import { Describe } from '../http/description.ts';
 import { parseBody, parseQuery, refuseQuery } from '../http/json-body.ts';
-import { DEFAULT_LIMIT, readCursor, writeCursor, type Listing } from '../http/pages.ts';
+import { DEFAULT_LIMIT, positionPlace, readCursor, writeCursor, type Listing } from '../http/pages.ts';
 import { PartitionsModule } from '../log/partitions.ts';
 import { Inbox } from './inbox.ts';
 import {
@@ -17,8 +16,6 @@ import {
 } from './inbox.openapi.ts';
 import { InboxStore, type InboxItem, type InboxReader } from './inbox.store.ts';
 import { snapshotJson } from './snapshot.ts';
-
-const positionPlace = z.tuple([z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)]);
 
 const readerOf = ({ subject: user, topics }: Principal): InboxReader => ({ user, topics });
 

@@ -1,9 +1,9 @@
 import { z } from 'zod';
 import { typeSchema } from '../core/identifiers.ts';
 import { recipientSchema } from '../core/notification.ts';
-import { parsePosition } from '../core/position.ts';
+import { positionSchema, sentPosition } from '../core/position.ts';
 import { DATABASE_PROBLEMS, json, type Description } from '../http/description.ts';
-import { pageParameters } from '../http/pages.ts';
+import { pageParameters, scannedCursorSchema } from '../http/pages.ts';
 import { FILTERS } from './inbox.store.ts';
 import { COUNTED } from './snapshot.ts';
 
@@ -19,23 +19,14 @@ export const inboxQuerySchema = z.strictObject({
   ...pageParameters,
 });
 
-const watermark = (what: string) =>
-  z
-    .string()
-    .transform((text, context) => {
-      const position = parsePosition(text);
-      if (position !== undefined) return position;
-      context.addIssue({ code: 'custom', message: 'is a position: that of an item, or of a snapshot' });
-      return z.NEVER;
-    })
-    .optional()
-    .meta({ description: what });
+const SHOWN = 'is a position: that of an item, or of a snapshot';
+const shown = (what: string) => sentPosition(SHOWN).optional().meta({ description: what });
 
 export const marksSchema = z
   .strictObject({
-    seenUpTo: watermark('Everything up to this position was shown.'),
-    readUpTo: watermark('Everything up to this position was read, and so seen.'),
-    archivedUpTo: watermark('Everything up to this position is archived.'),
+    seenUpTo: shown('Everything up to this position was shown.'),
+    readUpTo: shown('Everything up to this position was read, and so seen.'),
+    archivedUpTo: shown('Everything up to this position is archived.'),
     items: z
       .array(
         z
@@ -65,7 +56,7 @@ export const marksSchema = z
       .meta({
         description: 'What is said of single notifications. It counts after what is said by position.',
       }),
-    revision: watermark(
+    revision: shown(
       'The `revision` of the inbox that was looked at: what was said of single notifications since then stays as it is, whatever is said by position. Without it nothing stays.',
     ),
   })
@@ -73,10 +64,6 @@ export const marksSchema = z
 
 /* What they answer. Items are put together by hand around `data`; a test holds the two together. */
 
-const position = z
-  .string()
-  .regex(/^\d{1,16}$/)
-  .meta({ description: 'An opaque decimal string that grows in commit order.' });
 const time = z.iso.datetime();
 
 const count = (what: string) => z.int().min(0).max(COUNTED).meta({ description: what });
@@ -85,11 +72,13 @@ const snapshotFields = {
   unread: count('Neither read nor archived.'),
   unseen: count('Neither seen nor archived.'),
   exact: z.boolean().meta({ description: 'False: there may be more than this.' }),
-  seenUpTo: position,
-  readUpTo: position,
-  archivedUpTo: position,
-  position: position.meta({ description: 'The end of the log that was counted to.' }),
-  revision: position.meta({ description: 'Grows with every change by this user. Compare it as a number.' }),
+  seenUpTo: positionSchema,
+  readUpTo: positionSchema,
+  archivedUpTo: positionSchema,
+  position: positionSchema.meta({ description: 'The end of the log that was counted to.' }),
+  revision: positionSchema.meta({
+    description: 'Grows with every change by this user. Compare it as a number.',
+  }),
   at: time.meta({ description: 'When it was counted, by the clock of the database.' }),
   nextExpiry: time.nullable().meta({ description: 'When the first of what is counted expires.' }),
 };
@@ -102,7 +91,7 @@ export const snapshotSchema = z.strictObject(snapshotFields).meta({
 export const inboxItemSchema = z
   .strictObject({
     id: z.uuid(),
-    position,
+    position: positionSchema,
     type: typeSchema,
     to: recipientSchema,
     data: z.unknown().meta({ description: 'As it was published.' }),
@@ -117,10 +106,7 @@ export const inboxItemSchema = z
 export const inboxPageSchema = z
   .strictObject({
     items: z.array(inboxItemSchema),
-    nextCursor: z.string().nullable().meta({
-      description:
-        'Send it as `cursor` for the next page; null: there is none. A page may hold fewer items than asked for, even none, while this is set.',
-    }),
+    nextCursor: scannedCursorSchema,
     ...snapshotFields,
   })
   .meta({ id: 'InboxPage' });

@@ -18,25 +18,17 @@ import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } fro
 import { Describe, DATABASE_PROBLEMS, type Description } from '../http/description.ts';
 import { ClientPool } from '../postgres/pools.ts';
 import { Partitions } from '../log/partitions.ts';
-import { type Position, parsePosition } from '../core/position.ts';
+import { sentPosition, type Position } from '../core/position.ts';
 import type { Statement } from '../postgres/pool.ts';
 import { CLASS_WIDTHS, withinPartitions } from './intervals.ts';
 
 /** The body of an acknowledgement. */
 const ackSchema = z
   .strictObject({
-    upTo: z
-      .string()
-      .transform((text, context) => {
-        const position = parsePosition(text);
-        if (position !== undefined) return position;
-        context.addIssue({ code: 'custom', message: 'is a position: the `id:` of an event of the stream' });
-        return z.NEVER;
-      })
-      .meta({
-        description:
-          'The position of the last notification that the device has taken over; all before it are confirmed too.',
-      }),
+    upTo: sentPosition('is a position: the `id:` of an event of the stream').meta({
+      description:
+        'The position of the last notification that the device has taken over; all before it are confirmed too.',
+    }),
     device: deviceIdSchema
       .optional()
       .meta({ description: 'Default: `default`. The `device` claim of the token wins.' }),
