@@ -26,9 +26,8 @@ const MOST_BYTES = 7_900;
 const AGAIN_MS = 1_000;
 
 /**
- * As it travels: who says it, up to where the logs reach, whether something changed that the change feed reads, and whose inbox
- * changed: a hash says that. Whoever has a
- * login to what passes it on may say anything, so what comes is checked.
+ * As it travels: who says it, up to where the logs reach, whether something changed that the change feed reads, and whose
+ * inboxes changed, each by a hash. Whoever has a login to what passes it on may say anything, so what comes is checked.
  */
 const messageSchema = z.strictObject({
   from: z.uuid(),

@@ -51,7 +51,7 @@ class InboxController {
   @PaidFrom('inbox calls')
   async counts(@CurrentPrincipal() principal: Principal, @Query() query: unknown) {
     refuseQuery(query);
-    return snapshotJson(await this.inbox.counts(principal.tenantId, readerOf(principal)));
+    return snapshotJson(await this.inbox.snapshot(principal.tenantId, readerOf(principal)));
   }
 
   /** Answers after the commit. */

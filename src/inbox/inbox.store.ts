@@ -142,7 +142,7 @@ with asked as materialized (
   from asked a
   cross join lateral (select * from inbox_users u where u.tenant_id = $1 and u.user_id = a.user_id offset 0) u
 ), covered as materialized (
-  select b.n, m.position, m.position <= b.read and not m.read as is_unread,
+  select b.n, m.position,
     coalesce(m.position <= b.read and not m.read and m.read_revision <= b.known, false) as reads,
     coalesce(m.position <= b.archived and not m.archived and m.archived_revision <= b.known, false) as archives
   from before b

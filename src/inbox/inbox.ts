@@ -5,7 +5,7 @@ import { Problem } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
 import { nowBeingErased } from '../postgres/erased.ts';
-import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
+import { repeatedOnLoss } from '../postgres/errors.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import {
   InboxStore,
@@ -76,35 +76,28 @@ export class Inbox {
     return snapshot;
   }
 
-  /** The same for callers over HTTP. @throws Problem `being_erased` or `database_unavailable` (503) */
-  async counts(tenantId: TenantId, reader: InboxReader): Promise<Snapshot> {
-    return await orUnavailable(() => this.snapshot(tenantId, reader));
-  }
-
   /**
    * A page of the list, newest first, and the numbers. These are read first: what the list shows is then never older than
    * the revision beside it.
-   * @throws Problem `being_erased` or `database_unavailable` (503)
+   * @throws Problem `being_erased` (503), or the database's error
    */
   async list(
     tenantId: TenantId,
     reader: InboxReader,
     selection: InboxSelection,
   ): Promise<InboxPage & { snapshot: Snapshot }> {
-    return await orUnavailable(async () => {
-      const snapshot = await this.snapshot(tenantId, reader);
-      return { ...(await this.store.list(tenantId, reader, selection)), snapshot };
-    });
+    const snapshot = await this.snapshot(tenantId, reader);
+    return { ...(await this.store.list(tenantId, reader, selection)), snapshot };
   }
 
   /**
    * Stores what a user says. On disk when the promise resolves, and the numbers are those after it.
-   * @throws Problem `position_unknown` (400), `being_erased`, `overloaded` or `database_unavailable` (503)
+   * @throws Problem `position_unknown` (400), `being_erased` or `overloaded` (503), or the database's error
    */
   async mark(tenantId: TenantId, marking: Marking): Promise<MarkAnswer> {
     if (this.#markings.pending(tenantId) >= MOST_WAITING)
       throw new Problem('overloaded', 'Too many marks wait to be stored on this node.', { retryAfter: 1 });
-    const answer = await orUnavailable(() => this.#markings.request(tenantId, marking));
+    const answer = await this.#markings.request(tenantId, marking);
     if (answer === 'being_erased') throw nowBeingErased();
     if (answer === 'ahead')
       throw new Problem('position_unknown', 'Nothing has been published at this position yet.', {
@@ -119,12 +112,10 @@ export class Inbox {
   ): Promise<(Snapshot | 'being_erased')[]> {
     const found = await this.store.snapshots(tenantId, readers);
     const missing = readers.filter((_, index) => found[index] === undefined);
-    if (missing.length > 0) {
-      await this.store.begin(tenantId, missing);
-      const begun = (await this.store.snapshots(tenantId, missing)).values();
-      return found.map((snapshot) => snapshot ?? begun.next().value ?? 'being_erased');
-    }
-    return found.map((snapshot) => snapshot ?? 'being_erased');
+    if (missing.length > 0) await this.store.begin(tenantId, missing);
+    const begun = missing.length > 0 ? await this.store.snapshots(tenantId, missing) : [];
+    const next = begun.values();
+    return found.map((snapshot) => snapshot ?? next.next().value ?? 'being_erased');
   }
 
   /** One transaction for all of them, and behind it one statement that counts. */
@@ -155,36 +146,22 @@ export class Inbox {
     const results = await this.#storeOrRepeat(tenantId, markings);
     const without = markings.filter((_, index) => results[index] === 'no_inbox');
     if (without.length === 0) return results;
-    await this.store.begin(
-      tenantId,
-      without.map(({ user }) => ({ user })),
-    );
+    await this.store.begin(tenantId, without);
     const again = (await this.#storeOrRepeat(tenantId, without)).values();
     return results.map((result) => (result === 'no_inbox' ? (again.next().value ?? result) : result));
   }
 
-  /** A connection that dies under it leaves open whether it was committed; to say it again does no harm either way. */
   async #storeOrRepeat(tenantId: TenantId, markings: readonly Marking[]): Promise<(Marked | 'no_inbox')[]> {
-    try {
-      return await this.store.mark(tenantId, markings);
-    } catch (error) {
-      if (!isConnectionLoss(error) || isNeverSent(error)) throw error;
+    return await repeatedOnLoss(async (again) => {
       const results = await this.store.mark(tenantId, markings);
       // The first time may have changed what the second found so already.
-      return results.map((result) => (typeof result === 'object' ? { ...result, changed: true } : result));
-    }
+      return results.map((result) =>
+        again && typeof result === 'object' ? { ...result, changed: true } : result,
+      );
+    });
   }
 }
 
 const AHEAD = (['seenUpTo', 'readUpTo', 'archivedUpTo'] as const).map(
   (name) => [name, { pointer: `/${name}`, detail: 'is no position that was shown' }] as const,
 );
-
-/** What callers over HTTP are told when the database is away. */
-async function orUnavailable<Result>(work: () => Promise<Result>): Promise<Result> {
-  try {
-    return await work();
-  } catch (error) {
-    throw isUnavailable(error) ? databaseUnavailable(error) : error;
-  }
-}

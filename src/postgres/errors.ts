@@ -82,6 +82,19 @@ export function isNeverSent(error: unknown): boolean {
   );
 }
 
+/**
+ * Runs what does no harm when it is done twice. A connection that dies under it leaves open whether it was committed, so it is
+ * run again. `again`: this is the second time.
+ */
+export async function repeatedOnLoss<Result>(work: (again: boolean) => Promise<Result>): Promise<Result> {
+  try {
+    return await work(false);
+  } catch (error) {
+    if (!isConnectionLoss(error) || isNeverSent(error)) throw error;
+    return await work(true);
+  }
+}
+
 /** No room left on the disk of the database. */
 const FULL = '53100';
 

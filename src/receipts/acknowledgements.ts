@@ -14,7 +14,7 @@ import {
 import { parseBody, refuseQuery } from '../http/json-body.ts';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import { Metrics } from '../telemetry/metrics.ts';
-import { databaseUnavailable, isConnectionLoss, isNeverSent, isUnavailable } from '../postgres/errors.ts';
+import { databaseUnavailable, isUnavailable, repeatedOnLoss } from '../postgres/errors.ts';
 import { Describe, DATABASE_PROBLEMS, type Description } from '../http/description.ts';
 import { ClientPool } from '../postgres/pools.ts';
 import { Partitions } from '../log/partitions.ts';
@@ -183,21 +183,11 @@ export class Acknowledgements {
 
   async #store(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {
     try {
-      const results = await this.#storeOrRepeat(tenantId, acks);
+      const results = await repeatedOnLoss(() => this.store.acknowledge(tenantId, acks));
       this.metrics.acknowledgements.inc(results.filter((result) => result === 'confirmed').length);
       return results;
     } catch (error) {
       throw isUnavailable(error) ? databaseUnavailable(error) : error;
-    }
-  }
-
-  /** A connection that dies under the statement leaves open whether it was committed; to run it again does no harm either way. */
-  async #storeOrRepeat(tenantId: TenantId, acks: readonly Ack[]): Promise<AckResult[]> {
-    try {
-      return await this.store.acknowledge(tenantId, acks);
-    } catch (error) {
-      if (!isConnectionLoss(error) || isNeverSent(error)) throw error;
-      return await this.store.acknowledge(tenantId, acks);
     }
   }
 }

@@ -592,7 +592,7 @@ class Run {
   #poll(at: number): void {
     const on = nodes[at];
     const reader = { user: ALICE, topics: this.#pollingTopics };
-    if (on !== undefined) this.#answered(2, on.inbox.counts(this.tenantId, reader));
+    if (on !== undefined) this.#answered(2, on.inbox.snapshot(this.tenantId, reader));
   }
 
   #answered(n: number, snapshot: Promise<Snapshot>): void {
