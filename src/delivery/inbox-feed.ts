@@ -1,11 +1,10 @@
-import { createHash } from 'node:crypto';
 import { Inject, Injectable, Logger, type OnModuleDestroy, type OnModuleInit } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 import { Bus } from '../cluster/bus.ts';
 import { LogThrottle } from '../concurrency/pacing.ts';
 import { CONFIG, type Config } from '../core/config.ts';
 import { messageOf } from '../core/errors.ts';
-import type { TenantId, UserId } from '../core/identifiers.ts';
+import { digestOf, type TenantId, type UserId } from '../core/identifiers.ts';
 import { Inbox } from '../inbox/inbox.ts';
 import { InboxStore } from '../inbox/inbox.store.ts';
 import type { InboxWatch } from './inbox-watch.ts';
@@ -18,7 +17,7 @@ const TROUBLE_MS = 60_000;
 
 /** By this nodes tell one another of a user, whose name is nobody else's business. */
 export const watchKeyOf = (tenantId: TenantId, user: UserId): string =>
-  createHash('sha256').update(`${tenantId}:${user}`).digest('base64url').slice(0, 22);
+  digestOf(tenantId, user).toString('base64url').slice(0, 22);
 
 interface Watched {
   readonly tenantId: TenantId;

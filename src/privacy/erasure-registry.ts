@@ -10,9 +10,9 @@ import { Metrics } from '../telemetry/metrics.ts';
 import { lives } from '../cluster/nodes.ts';
 import { ChangeFeedPool, HistoryPool } from '../postgres/pools.ts';
 import type { RunOfTenant } from '../postgres/tenant-pool.ts';
-import type { TenantId, UserId } from '../core/identifiers.ts';
+import { digestOf, type TenantId, type UserId } from '../core/identifiers.ts';
 import type { Statement } from '../postgres/pool.ts';
-import { whoOf, type Erasure, digestOf, WHOLE_TENANT, type Erased, type ErasureView } from './erasure.ts';
+import { whoOf, type Erasure, WHOLE_TENANT, type Erased, type ErasureView } from './erasure.ts';
 
 /** When the process that works on an erasure has not touched the row for so long, another one goes on. */
 const LEASE = `interval '5 seconds'`;

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
-import { type TenantId, tenantIdSchema, type UserId } from '../core/identifiers.ts';
+import { digestOf, type TenantId, tenantIdSchema, type UserId } from '../core/identifiers.ts';
 import type { Position } from '../core/position.ts';
 import { type AuditEntry } from '../audit/audit.store.ts';
 import { type Principal } from '../http/access.ts';
@@ -50,13 +50,6 @@ export const erasureSchema = z
     erased: z.record(z.string(), z.int()).meta({ description: 'How many of what are gone so far.' }),
   })
   .meta({ id: 'Erasure', description: 'The erasure of the data of a user. It does not say of whom.' });
-
-/**
- * By which the row knows the user when the erasure is done. src/postgres/erased.ts makes the same digest in SQL. Names of
- * tenants have no colon, so two pairs never make the same text.
- */
-export const digestOf = (tenantId: TenantId, user: string): Buffer =>
-  createHash('sha256').update(`${tenantId}:${user}`).digest();
 
 export const WHOLE_TENANT = Buffer.alloc(0);
 

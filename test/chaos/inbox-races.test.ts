@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { randomInt, randomUUID, randomUUIDv7 } from 'node:crypto';
 import { InFlightTransactionsStore } from '../../src/cluster/change-feed.ts';
-import type { TenantId } from '../../src/core/identifiers.ts';
+import { digestOf, type TenantId } from '../../src/core/identifiers.ts';
 import { asPosition, POSITIONS_PER_MS, type Position } from '../../src/core/position.ts';
 import { InboxStore, type Marked, type Marking } from '../../src/inbox/inbox.store.ts';
 import type { Snapshot } from '../../src/inbox/snapshot.ts';
@@ -10,7 +10,7 @@ import { PARTITIONED, partitionName, rangeCovering } from '../../src/log/partiti
 import { RetentionStore } from '../../src/maintenance/retention.store.ts';
 import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { errorCode } from '../../src/postgres/errors.ts';
-import { digestOf, type Erasure } from '../../src/privacy/erasure.ts';
+import type { Erasure } from '../../src/privacy/erasure.ts';
 import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.ts';
 import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.ts';
 import { eventually } from '../support/eventually.ts';

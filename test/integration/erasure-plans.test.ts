@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from '@jest/globals';
 import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
-import { tenantIdSchema } from '../../src/core/identifiers.ts';
+import { digestOf, tenantIdSchema } from '../../src/core/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
-import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
+import { WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.ts';
 import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.ts';
 import { ExportStore } from '../../src/privacy/export.store.ts';

@@ -1,8 +1,8 @@
 import { expect, test } from '@jest/globals';
 import type { RunOfTenant } from '../../src/postgres/tenant-pool.ts';
-import type { TenantId, UserId } from '../../src/core/identifiers.ts';
+import { digestOf, type TenantId, type UserId } from '../../src/core/identifiers.ts';
 import { asPosition, positionOfTime } from '../../src/core/position.ts';
-import { digestOf, WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
+import { WHOLE_TENANT, type Erasure } from '../../src/privacy/erasure.ts';
 import { ErasureRegistryStore } from '../../src/privacy/erasure-registry.ts';
 import { ErasureWorkerStore } from '../../src/privacy/erasure-worker.ts';
 import { ReceiptsBench, userId } from '../support/receipts.ts';
