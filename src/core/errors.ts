@@ -28,7 +28,8 @@ export const ERRORS = {
   position_unknown: {
     status: 400,
     title: 'The position is ahead of the log',
-    advice: 'Acknowledge only positions that the stream has sent (`id:` of an event).',
+    advice:
+      'Acknowledge and mark only up to positions that were shown: the `id:` of an event of the stream, the `position` of an item or of the numbers of an inbox.',
   },
   token_missing: {
     status: 401,
@@ -66,7 +67,8 @@ export const ERRORS = {
   not_for_services: {
     status: 403,
     title: 'A service token cannot act as a user',
-    advice: 'Streams and acknowledgements take the token of a logged-in user, one without service scopes.',
+    advice:
+      'Streams, acknowledgements and inboxes take the token of a logged-in user, one without service scopes.',
   },
   origin_refused: {
     status: 403,
