@@ -66,9 +66,10 @@ import { CONNECTIONS } from './sessions.ts';
       provide: ClientPool,
       inject: [CONFIG],
       useFactory: (config: Config) =>
-        new ClientPool(
-          poolOptions(config, serviceUrl(config), 'clients', config.DATABASE_CONNECTIONS_PER_POOL),
-        ),
+        new ClientPool({
+          ...poolOptions(config, serviceUrl(config), 'clients', config.DATABASE_CONNECTIONS_PER_POOL),
+          genericPlans: true,
+        }),
     },
     {
       provide: BacklogPool,

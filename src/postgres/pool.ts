@@ -18,7 +18,8 @@ export interface StatementSettings {
   lockTimeoutMs?: number;
   /**
    * Plans each prepared statement once for all values. By itself the server compares cost estimates, and planned large
-   * statements anew each time, for 3 to 5 ms. Test such statements with their generic plan. Default: the server decides.
+   * statements anew each time, for 3 to 5 ms. Test such statements with their generic plan. What such a plan is estimated to
+   * cost has nothing to do with what it costs, so it must not have the server compile it (`jit`). Default: the server decides.
    */
   genericPlans?: boolean;
 }
@@ -36,7 +37,9 @@ export function sqlOfSettings({
   return [
     `set_config('statement_timeout', '${statementTimeoutMs}', true)`,
     `set_config('lock_timeout', '${lockTimeoutMs}', true)`,
-    ...(genericPlans ? [`set_config('plan_cache_mode', 'force_generic_plan', true)`] : []),
+    ...(genericPlans
+      ? [`set_config('plan_cache_mode', 'force_generic_plan', true)`, `set_config('jit', 'off', true)`]
+      : []),
   ].join(', ');
 }
 

@@ -87,12 +87,14 @@ export class TenantPool {
     const runOn =
       (client: pg.PoolClient): RunOfTenant =>
       async <Row extends pg.QueryResultRow>(
-        named: TenantId,
+        asked: TenantId,
         statement: Statement,
         values?: readonly unknown[],
       ) => {
-        if (named !== tenantId) throw new Error(`a transaction of one tenant was asked about another`);
-        const { rows } = await client.query<Row>(statement.text, [tenantId, ...(values ?? [])]);
+        if (asked !== tenantId) throw new Error(`a transaction of one tenant was asked about another`);
+        const { name, text } = statement;
+        const named = { ...(this.#prepared ? { name } : {}), text };
+        const { rows } = await client.query<Row>(named, [tenantId, ...(values ?? [])]);
         return rows;
       };
     return await this.#semaphore.run(tenantId, () =>
