@@ -1,7 +1,14 @@
 import { Injectable } from '@nestjs/common';
 import type { TenantId, Topic, UserId } from '../core/identifiers.ts';
 import { recipientOf, type Recipient } from '../core/notification.ts';
-import { POSITIONS_PER_MS, START, timeOfPosition, type Position } from '../core/position.ts';
+import {
+  asPosition,
+  positionOfTime,
+  POSITIONS_PER_MS,
+  START,
+  timeOfPosition,
+  type Position,
+} from '../core/position.ts';
 import { Partitions } from '../log/partitions.ts';
 import { beingErased } from '../postgres/erased.ts';
 import { ClientPool } from '../postgres/pools.ts';
@@ -37,6 +44,15 @@ export type Marked =
       readonly unknown: readonly string[];
     };
 
+/**
+ * What is asked of inboxes is mostly about the last days, and a statement takes its time for every partition that it may
+ * read, whether anything of it is read or not: the price would grow with the retention. So each begins from a position so far
+ * back, and says whether that was enough.
+ */
+const RECENT = 3 * 86_400_000 * POSITIONS_PER_MS;
+/** A head of a log may be so far ahead of this node's clock before a statement has to be told. */
+const AHEAD = 3_600_000 * POSITIONS_PER_MS;
+
 /** Rows of a user's own that are looked at for a count, and as many marks. */
 const LOOKS = 10_000;
 /** Rows of each topic, and of everyone's, that are looked at. They are read once for all who ask. */
@@ -53,10 +69,14 @@ const isIn = (r: string, at: string): string => `${isShown(at)}
       and (t.user_id = ${r}.user_id
         or (t.user_id is null and t.position > ${r}.since and (t.topic is null or t.topic = any(${r}.topics))))`;
 
+/** Above which position everything is that matters to an inbox `u` from `from` on: `back_from` has the marks below it. */
+const startOf = (from: string): string =>
+  `least(${from}, case when u.back_from > log.floor then u.back_from - 1 end)`;
+
 /** Moves of one watermark do not overlap: no other than the first that ends at or behind `m` can cover it. */
 const coveringEngagement = (kind: 'read' | 'archived', condition: string): string => `
     select e.from_position, e.at from engagements e
-    where ${condition} and e.tenant_id = $1 and e.user_id = $2 and e.kind = '${kind}' and not e.single and e.to_position >= m.position
+    where ${condition} and e.tenant_id = $1 and e.user_id = $2 and e.kind = '${kind}' and not e.single and e.to_position > $8 and e.to_position >= m.position
     order by e.to_position limit 1`;
 
 /*
@@ -220,6 +240,7 @@ with asked as materialized (
   on conflict do nothing
 ), moved as (
   update inbox_users u set seen_up_to = o.seen_now, read_up_to = o.read_now, archived_up_to = o.archived_now, revision = o.next,
+    back_from = least(u.back_from, (select min(m.position) from mark m where m.n = o.n and (not m.read or not m.archived))),
     changes = case when o.reload then '[]' else kept.changes end,
     changes_since = case when o.reload then o.next else greatest(o.changes_since, kept.dropped) end
   from outcome o
@@ -250,6 +271,9 @@ from outcome o order by o.n`,
  * - Marks correct that: each adds what it is, less what it was counted as. Those below the watermarks are found by the index
  *   of the few that contradict one. Whether one above is of what was counted for the user is a binary search, too: to look
  *   for each in the log took 190 ms for 10,000 of them.
+ * - Only what is between $3 and $6 is read, and only those are counted of whom nothing else matters. 'start' says from where
+ *   the others want it. Partitions beyond are left out before the statement begins, which takes most of its time.
+ * - How many rows are looked at comes as $4 and $5: by a number that it knows the planner would rather sort all there are.
  * - In the order "topic desc, position desc" the index of topics gives what is for everyone from its newest end: 'topic is
  *   null' alone says nothing about the order to the planner.
  */
@@ -260,11 +284,14 @@ with asked as materialized (
   select a.n, a.user_id collate "C" as user_id, a.topics from json_to_recordset($2) as a (n int, user_id text, topics text[])
 ), log as materialized (
   select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor, now() as at from tenant_logs where tenant_id = $1
-), reader as materialized (
-  select a.n, a.topics, u.*, greatest(u.read_up_to, u.archived_up_to, log.floor) as unread_from,
+), known as materialized (
+  select a.n, a.topics, u.*, ${startOf('w.unread_from')} as start, w.unread_from,
     greatest(u.seen_up_to, u.archived_up_to, log.floor) as unseen_from
   from asked a cross join log
   cross join lateral (select * from inbox_users u where u.tenant_id = $1 and u.user_id = a.user_id offset 0) u
+  cross join lateral (select greatest(u.read_up_to, u.archived_up_to, log.floor) as unread_from) w
+), reader as materialized (
+  select k.* from known k cross join log where k.start >= $3 and log.head < $6
 ), own as materialized (
   select r.*, o.unread, o.unseen, o.expiry, o.cut, o.positions
   from reader r cross join log
@@ -275,8 +302,8 @@ with asked as materialized (
     from (
       select t.position, t.expires_at, ${isShown('log.at')} as counts
       from notifications t
-      where t.tenant_id = $1 and t.user_id = r.user_id and t.position > r.unread_from and t.position <= log.head
-      order by t.position desc limit ${LOOKS + 1}
+      where t.tenant_id = $1 and t.position > $3 and t.position < $6 and t.user_id = r.user_id and t.position > r.unread_from and t.position <= log.head
+      order by t.position desc limit $4
     ) t
   ) o
 ), address as materialized (
@@ -298,13 +325,13 @@ with asked as materialized (
       select t.position, t.expires_at, ${isShown('log.at')} as counts
       from (
         (select t.position, t.expires_at, t.inbox from notifications t
-        where t.tenant_id = $1 and t.user_id is null and t.topic = a.topic and t.position > a.lowest and t.position <= log.head
-        order by t.position desc limit ${SHARED_LOOKS + 1})
+        where t.tenant_id = $1 and t.position > $3 and t.position < $6 and t.user_id is null and t.topic = a.topic and t.position > a.lowest and t.position <= log.head
+        order by t.position desc limit $5)
         union all
         (select t.position, t.expires_at, t.inbox from notifications t
-        where a.topic is null and t.tenant_id = $1 and t.user_id is null and t.topic is null
+        where a.topic is null and t.tenant_id = $1 and t.position > $3 and t.position < $6 and t.user_id is null and t.topic is null
           and t.position > a.lowest and t.position <= log.head
-        order by t.topic desc, t.position desc limit ${SHARED_LOOKS + 1})
+        order by t.topic desc, t.position desc limit $5)
       ) t
     ) t
   ) t
@@ -325,13 +352,13 @@ with asked as materialized (
   from own r cross join log
   cross join lateral (
     (select m.position, m.read, m.archived from inbox_marks m
-    where m.tenant_id = $1 and m.user_id = r.user_id and m.position > r.unread_from and m.position <= log.head
-    order by m.position desc limit ${LOOKS + 1})
+    where m.tenant_id = $1 and m.position > $3 and m.position < $6 and m.user_id = r.user_id and m.position > r.unread_from and m.position <= log.head
+    order by m.position desc limit $4)
     union all
     (select m.position, m.read, m.archived from inbox_marks m
-    where m.tenant_id = $1 and m.user_id = r.user_id and (not m.read or not m.archived)
+    where m.tenant_id = $1 and m.position > $3 and m.position < $6 and m.user_id = r.user_id and (not m.read or not m.archived)
       and m.position <= r.unread_from and m.position > log.floor
-    order by m.position desc limit ${LOOKS + 1})
+    order by m.position desc limit $4)
   ) m
   cross join lateral (
     select not k.archived and not coalesce(m.read, m.position <= r.read_up_to) as unread,
@@ -348,19 +375,20 @@ with asked as materialized (
     from said s cross join log
     left join lateral (
       select t.position, t.expires_at from notifications t
-      where t.tenant_id = $1 and t.position = s.position and ${isIn('s', 'log.at')} and (t.user_id is null or s.below)
+      where t.tenant_id = $1 and t.position > $3 and t.position < $6 and t.position = s.position and ${isIn('s', 'log.at')} and (t.user_id is null or s.below)
       offset 0
     ) t on true
     where not s.own
   ) s
   group by s.n
 )
-select r.n, c.unread, c.unseen, c.exact, r.seen_up_to as "seenUpTo", r.read_up_to as "readUpTo",
+select k.n, k.start, c.unread, c.unseen, c.exact, r.seen_up_to as "seenUpTo", r.read_up_to as "readUpTo",
   r.archived_up_to as "archivedUpTo", log.head as position, r.revision, (extract(epoch from log.at) * 1000)::float8 as at,
   (extract(epoch from least(r.expiry, of_all.expiry, marked.expiry)) * 1000)::float8 as "nextExpiry",
   coalesce(of_all.expiry <= least(r.expiry, marked.expiry, of_all.expiry), false) as "nextExpiryIsShared",
   r.changes, r.changes_since as "changesSince", r.since, log.floor
-from own r cross join log
+from known k cross join log
+left join own r on r.n = k.n
 left join of_all on of_all.n = r.n
 left join marked on marked.n = r.n
 cross join lateral (
@@ -423,7 +451,9 @@ const LISTED: Readonly<Record<Filter, Listed>> = {
  * Each is read from its newest end and no further than the page may look, so that together they are complete down to the
  * oldest of the newest `$6`.
  *
- * Each filter has a statement of its own, since every partition of every table that a statement names takes its time, also
+ * Only what is between $8 and $5 is read. Below 'start' there is nothing that the page could show.
+ *
+ * Each filter has a statement of its own, since every partition of every table that a statement may read takes its time, also
  * where nothing is read of it; and all of a candidate is read at once, because to look for each by its position is slower.
  *
  * When a watermark covered it, an engagement says; what was there before the inbox counts as read when it was published.
@@ -436,12 +466,12 @@ const listOf = (filter: Filter): Statement => {
     union all
     select m.position, t.id, t.user_id, t.topic, t.type, t.data, t.size, t.expires_at, t.position is not null from (
       select m.position from inbox_marks m
-      where m.tenant_id = $1 and m.user_id = r.user_id and ${marks} and m.position < $5
+      where m.tenant_id = $1 and m.position > $8 and m.position < $5 and m.user_id = r.user_id and ${marks}
       order by m.position desc limit $6
     ) m
     left join lateral (
       select ${columns} from notifications t
-      where t.tenant_id = $1 and t.position = m.position and ${isIn('r', 'log.at')}
+      where t.tenant_id = $1 and t.position > $8 and t.position < $5 and t.position = m.position and ${isIn('r', 'log.at')}
       offset 0
     ) t on true`;
   const coveredAt = (kind: 'read' | 'archived') =>
@@ -452,24 +482,26 @@ const listOf = (filter: Filter): Statement => {
 with log as materialized (
   select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor, now() as at from tenant_logs where tenant_id = $1
 ), reader as materialized (
-  select u.*, $3::text[] as topics, ${above === undefined ? 'log.floor' : `greatest(${above}, log.floor)`} as lowest,
+  select u.*, $3::text[] as topics, l.lowest, ${marks === undefined ? 'l.lowest' : startOf('l.lowest')} as start,
     least(${upTo ?? 'log.head'}, log.head, $5::bigint - 1) as highest
-  from log cross join inbox_users u where u.tenant_id = $1 and u.user_id = $2
+  from log cross join inbox_users u
+  cross join lateral (select ${above === undefined ? 'log.floor' : `greatest(${above}, log.floor)`} as lowest) l
+  where u.tenant_id = $1 and u.user_id = $2
 ), candidate as materialized (
   select c.* from log cross join reader r cross join lateral (
     (select ${shown} from notifications t
-    where t.tenant_id = $1 and t.user_id = r.user_id and t.position > r.lowest and t.position <= r.highest
+    where t.tenant_id = $1 and t.position > $8 and t.position < $5 and t.user_id = r.user_id and t.position > r.lowest and t.position <= r.highest
     order by t.position desc limit $6)
     union all
     (select s.* from unnest(r.topics) as a (topic) cross join lateral (
       select ${shown} from notifications t
-      where t.tenant_id = $1 and t.user_id is null and t.topic = a.topic
+      where t.tenant_id = $1 and t.position > $8 and t.position < $5 and t.user_id is null and t.topic = a.topic
         and t.position > greatest(r.lowest, r.since) and t.position <= r.highest
       order by t.position desc limit $6
     ) s)
     union all
     (select ${shown} from notifications t
-    where t.tenant_id = $1 and t.user_id is null and t.topic is null
+    where t.tenant_id = $1 and t.position > $8 and t.position < $5 and t.user_id is null and t.topic is null
       and t.position > greatest(r.lowest, r.since) and t.position <= r.highest
     order by t.topic desc, t.position desc limit $6)${marks === undefined ? '' : contradicting}
   ) c
@@ -478,7 +510,7 @@ with log as materialized (
   select c.*, s.seen, s.read, s.archived, m.read_revision, m.archived_revision,
     sum(c.size) over (order by c.position desc) - c.size as bytes_before
   from reader r cross join candidate c
-  left join inbox_marks m on m.tenant_id = $1 and m.user_id = r.user_id and m.position = c.position
+  left join inbox_marks m on m.tenant_id = $1 and m.position > $8 and m.position < $5 and m.user_id = r.user_id and m.position = c.position
   cross join lateral (
     select c.position <= r.seen_up_to or m.read is not null as seen,
       coalesce(m.read, c.position <= r.read_up_to) as read, coalesce(m.archived, c.position <= r.archived_up_to) as archived
@@ -487,9 +519,9 @@ with log as materialized (
   order by c.position desc limit $7
 ), summary as materialized (
   select (select min(position) from candidate) as reached, (select count(*) from candidate)::int as looked,
-    (select count(*) from matching)::int as matched
+    (select count(*) from matching)::int as matched, (select start from reader) as start
 )
-select s.reached, s.looked, s.matched, m.position, m.seen, m.id, m.user_id, m.topic, m.type, m.data, m.expires_at,
+select s.start, s.reached, s.looked, s.matched, m.position, m.seen, m.id, m.user_id, m.topic, m.type, m.data, m.expires_at,
   case when m.read then coalesce(m.read_revision, 0) end as "readRevision", ${read ? 'read_by.at' : 'null::timestamptz'} as "readAt",
   case when m.archived then coalesce(m.archived_revision, 0) end as "archivedRevision",
   ${archived ? 'archived_by.at' : 'null::timestamptz'} as "archivedAt"
@@ -509,6 +541,7 @@ const LIST: Readonly<Record<Filter, Statement>> = {
 };
 
 interface ListRow extends Record<string, unknown> {
+  readonly start: Position | null;
   readonly reached: Position | null;
   readonly looked: number;
   readonly matched: number;
@@ -558,6 +591,7 @@ export interface InboxPage {
 
 interface SnapshotRow extends Snapshot, Record<string, unknown> {
   readonly n: number;
+  readonly start: Position;
 }
 
 const REVISIONS: Statement = {
@@ -581,9 +615,21 @@ export class InboxStore {
    * Whoever was told something after a commit has it in here when this was called after that.
    */
   async snapshots(tenantId: TenantId, readers: readonly InboxReader[]): Promise<(Snapshot | undefined)[]> {
-    const asked = readers.map(({ user, topics }, n) => ({ n, user_id: user, topics }));
-    const rows = await this.pool.rows<SnapshotRow>(tenantId, SNAPSHOT, [JSON.stringify(asked)]);
-    const found = new Map(rows.map(({ n, ...row }) => [n, row]));
+    const found = new Map<number, Snapshot>();
+    let asked = readers.map(({ user, topics }, n) => ({ n, user_id: user, topics }));
+    const now = positionOfTime(Date.now());
+    for (let range = { from: now - RECENT, to: now + AHEAD }; asked.length > 0;) {
+      const { from, to } = range;
+      const values = [JSON.stringify(asked), from, LOOKS + 1, SHARED_LOOKS + 1, to];
+      const rows = await this.pool.rows<SnapshotRow>(tenantId, SNAPSHOT, values);
+      const further = new Set<number>();
+      for (const { n, start, ...snapshot } of rows) {
+        if (start >= from && snapshot.position < to) found.set(n, snapshot);
+        else further.add(n);
+        range = { from: Math.min(range.from, start), to: Math.max(range.to, snapshot.position + AHEAD) };
+      }
+      asked = asked.filter(({ n }) => further.has(n));
+    }
     return readers.map((_, n) => found.get(n));
   }
 
@@ -616,20 +662,28 @@ export class InboxStore {
 
   /** A page of the list of one user. It may be short, even empty, while `next` is set. */
   async list(tenantId: TenantId, reader: InboxReader, selection: InboxSelection): Promise<InboxPage> {
-    // Most pages are found among the newest; only where much is left out it takes a look at more.
-    const few = Math.min(LIST_LOOKS, LIST_FIRST_LOOKS * selection.limit);
-    const page = await this.#list(tenantId, reader, selection, few);
-    const isShort = page.next !== undefined && page.items.length < selection.limit && !page.isFull;
-    return isShort && few < LIST_LOOKS ? await this.#list(tenantId, reader, selection, LIST_LOOKS) : page;
+    // Most pages are found among the newest; only where much is left out it takes a look at more, or further back.
+    let looks = Math.min(LIST_LOOKS, LIST_FIRST_LOOKS * selection.limit);
+    let from = asPosition(Math.max(0, Math.min(selection.before, positionOfTime(Date.now())) - RECENT));
+    for (;;) {
+      const { page, isFull, start } = await this.#list(tenantId, reader, selection, looks, from);
+      if (isFull || (start >= from && (page.next === undefined || looks === LIST_LOOKS))) return page;
+      if (page.next !== undefined) looks = LIST_LOOKS;
+      if (start < from) from = start;
+    }
   }
 
-  /** @returns `isFull`: what is returned is as much as a page may hold, though not as many */
+  /**
+   * @param from only what is above it
+   * @returns `isFull`: nothing more can be on the page; `start`: what could be is above
+   */
   async #list(
     tenantId: TenantId,
     reader: InboxReader,
     { filter, type, before, limit }: InboxSelection,
     looks: number,
-  ): Promise<InboxPage & { readonly isFull: boolean }> {
+    from: Position,
+  ): Promise<{ page: InboxPage; isFull: boolean; start: Position }> {
     const rows = await this.pool.rows<ListRow>(tenantId, LIST[filter], [
       reader.user,
       reader.topics,
@@ -637,13 +691,14 @@ export class InboxStore {
       before,
       looks,
       limit,
+      from,
     ]);
     const items = rows.flatMap((row) => (row.position === null ? [] : [itemOf(row, row.position)]));
-    const { reached = null, looked = 0, matched = 0 } = rows[0] ?? {};
-    const isFull = items.length < matched;
+    const { reached = null, looked = 0, matched = 0, start = null } = rows[0] ?? {};
     // Cut by the limit, or by bytes: it goes on below the last item; else below what was looked through.
-    if (items.length === limit || isFull) return { items, next: items.at(-1)?.position, isFull };
-    return { items, next: looked < looks ? undefined : (reached ?? undefined), isFull };
+    const isFull = items.length === limit || items.length < matched;
+    const next = isFull ? items.at(-1)?.position : looked < looks ? undefined : (reached ?? undefined);
+    return { page: { items, next }, isFull, start: start ?? from };
   }
 
   /** Stores what users say, each in its turn. The results are in the order of `markings`, and on disk when this returns. */

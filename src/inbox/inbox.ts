@@ -3,7 +3,7 @@ import { Subject, type Observable } from 'rxjs';
 import { KeyedBatcher } from '../concurrency/batcher.ts';
 import { Problem } from '../core/errors.ts';
 import type { TenantId, UserId } from '../core/identifiers.ts';
-import type { Position } from '../core/position.ts';
+import { asPosition, type Position } from '../core/position.ts';
 import { nowBeingErased } from '../postgres/erased.ts';
 import { repeatedOnLoss } from '../postgres/errors.ts';
 import { Metrics } from '../telemetry/metrics.ts';
@@ -78,7 +78,7 @@ export class Inbox {
 
   /**
    * A page of the list, newest first, and the numbers. These are read first: what the list shows is then never older than
-   * the revision beside it.
+   * the revision beside it, and goes no further than their position.
    * @throws Problem `being_erased` (503), or the database's error
    */
   async list(
@@ -87,7 +87,8 @@ export class Inbox {
     selection: InboxSelection,
   ): Promise<InboxPage & { snapshot: Snapshot }> {
     const snapshot = await this.snapshot(tenantId, reader);
-    return { ...(await this.store.list(tenantId, reader, selection)), snapshot };
+    const before = asPosition(Math.min(selection.before, snapshot.position + 1));
+    return { ...(await this.store.list(tenantId, reader, { ...selection, before })), snapshot };
   }
 
   /**

@@ -2,8 +2,9 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { randomUUIDv7 } from 'node:crypto';
 import { asPosition, POSITIONS_PER_MS } from '../../src/core/position.ts';
 import { FILTERS, InboxStore } from '../../src/inbox/inbox.store.ts';
-import { explain, scannedWhole, type PlanNode } from '../support/plans.ts';
+import { explainGeneric, scannedWhole, type PlanNode } from '../support/plans.ts';
 import type { Ran } from '../support/pools.ts';
+import { forgetStatements } from '../support/statement-log.ts';
 import { ReceiptsBench, topic, userId } from '../support/receipts.ts';
 
 const DAY = 86_400_000 * POSITIONS_PER_MS;
@@ -55,6 +56,7 @@ beforeAll(async () => {
   for (const sql of ROWS) await bench.database.query(sql);
 });
 afterAll(async () => {
+  await forgetStatements(bench.database.url);
   await bench.close();
 });
 
@@ -105,32 +107,35 @@ function rowsRead(step: PlanNode): number {
   return below + (step['Actual Loops'] ?? 0) * ((step['Actual Rows'] ?? 0) + removed);
 }
 
-/** What the last statement reads, as it is planned for these values, and for any. */
-async function readBy(ask: () => Promise<unknown>): Promise<number[]> {
+/** What its statements read. */
+async function readBy(ask: () => Promise<unknown>): Promise<number> {
   ran.length = 0;
   await ask();
-  const last = ran.at(-1);
-  if (last === undefined) throw new Error('nothing was asked');
-  return [rowsRead(await explain(bench.database, last, ['analyze']))];
+  let rows = 0;
+  for (const each of ran) rows += rowsRead(await explainGeneric(bench.database, each));
+  return rows;
 }
 
 test('a count looks at no more than 10,000 rows of a user and as many marks, and what is for everyone once for all', async () => {
-  const [rich = NaN] = await readBy(() => store.snapshots(TENANT, [reader('rich')]));
+  // The partitions of days to come are empty. For them the planner would rather read all there is and sort it.
+  for (let day = DAYS; day < DAYS + 3; day += 1)
+    await bench.node().partitions.ensureCovering(asPosition(day * DAY));
+  const rich = await readBy(() => store.snapshots(TENANT, [reader('rich')]));
   expect(rich).toBeGreaterThan(10_000);
   expect(rich).toBeLessThan(10_000 + 3 * 2_001 + 100);
-  const [marked = NaN] = await readBy(() => store.snapshots(TENANT, [reader('marked')]));
+  const marked = await readBy(() => store.snapshots(TENANT, [reader('marked')]));
   // Their own, their marks, and what is shared: no row is looked up for a mark.
   expect(marked).toBeLessThan(RICH / 10 + RICH / 20 + 3 * 2_001 + 100);
   const few = Array.from({ length: 50 }, (_, n) => reader(`u-${3 * n + 1}`));
-  const [one = NaN] = await readBy(() => store.snapshots(TENANT, few.slice(0, 1)));
-  const [fifty = NaN] = await readBy(() => store.snapshots(TENANT, few));
+  const one = await readBy(() => store.snapshots(TENANT, few.slice(0, 1)));
+  const fifty = await readBy(() => store.snapshots(TENANT, few));
   expect(fifty - one).toBeLessThan(50 * 40);
 });
 
 test('a page of 20 looks at the newest few of each range, whatever the user has', async () => {
   for (const user of ['rich', 'marked', 'u-4'])
     for (const filter of FILTERS) {
-      const [rows = NaN] = await readBy(() => store.list(TENANT, reader(user), { ...page, filter }));
+      const rows = await readBy(() => store.list(TENANT, reader(user), { ...page, filter }));
       expect({ user, filter, rows: rows < 1_000 || rows }).toEqual({ user, filter, rows: true });
     }
 });

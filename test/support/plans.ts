@@ -41,6 +41,39 @@ export async function explain(
   }
 }
 
+/** What a statement of a tenant reads by the plan that a pool with `genericPlans` makes of it. Names no tenant: `forgetStatements`. */
+export async function explainGeneric(
+  { urls }: Pick<TestDatabase, 'urls'>,
+  { statement, values, tenantId }: Ran,
+): Promise<PlanNode> {
+  const client = new pg.Client({ connectionString: urls.service });
+  await client.connect();
+  try {
+    await client.query('begin');
+    await client.query(
+      `select set_config('tidings.tenant', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true)`,
+      [tenantId],
+    );
+    await client.query(`prepare explained as ${statement.text}`);
+    const { rows } = await client.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
+      `explain (analyze, format json) execute explained (${values.map(literal).join(', ')})`,
+    );
+    const plan = rows[0]?.['QUERY PLAN'][0]?.Plan;
+    if (plan === undefined) throw new Error('there is no plan');
+    return plan;
+  } finally {
+    await client.end();
+  }
+}
+
+function literal(value: unknown): string {
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return `array[${value.map(literal).join(', ')}]::text[]`;
+  if (typeof value !== 'string' && typeof value !== 'number')
+    throw new TypeError(`${typeof value} as a value`);
+  return pg.escapeLiteral(String(value));
+}
+
 /**
  * The tables that a statement reads without a condition on an index that names the tenant: with these values, and as
  * a connection plans it once it has run the statement a few times.
