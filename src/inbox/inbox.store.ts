@@ -33,16 +33,22 @@ export interface Marking extends InboxReader {
   readonly revision: Position | undefined;
 }
 
-/** `ahead`: nothing has been published at one of its positions. `being_erased`: the data of the user is being erased. */
-export type Marked =
-  | 'ahead'
-  | 'being_erased'
-  | {
-      /** It said something new. */
-      readonly changed: boolean;
-      /** Ids that are not in this inbox. */
-      readonly unknown: readonly string[];
-    };
+const WATERMARKS = ['seenUpTo', 'readUpTo', 'archivedUpTo'] as const;
+
+/** Nothing has been published at these yet, and nothing was stored. */
+export interface Ahead {
+  readonly ahead: readonly (typeof WATERMARKS)[number][];
+}
+
+export interface Stored {
+  /** It said something new. */
+  readonly changed: boolean;
+  /** Ids that are not in this inbox. */
+  readonly unknown: readonly string[];
+}
+
+/** `being_erased`: the data of the user is being erased. */
+export type Marked = Ahead | 'being_erased' | Stored;
 
 /**
  * What is asked of inboxes is mostly about the last days, and a statement takes its time for every partition that it may
@@ -735,8 +741,9 @@ export class InboxStore {
     for (const [n, marking] of markings.entries()) {
       const inbox = locked.get(marking.user);
       if (inbox === undefined) continue;
+      const ahead = WATERMARKS.filter((name) => (marking[name] ?? START) > inbox.head);
       if (inbox.held) results[n] = 'being_erased';
-      else if (furthestOf(marking) > inbox.head) results[n] = 'ahead';
+      else if (ahead.length > 0) results[n] = { ahead };
       else waiting.push({ n, marking });
     }
     // What one user says twice is said one after the other.
@@ -786,6 +793,3 @@ function itemOf(row: ListRow, position: Position): InboxItem {
 
 const laterOf = (one: Position | undefined, other: Position | undefined): Position | undefined =>
   one === undefined || (other !== undefined && other > one) ? other : one;
-
-const furthestOf = ({ seenUpTo, readUpTo, archivedUpTo }: Marking): number =>
-  Math.max(seenUpTo ?? 0, readUpTo ?? 0, archivedUpTo ?? 0);

@@ -9,11 +9,13 @@ import { repeatedOnLoss } from '../postgres/errors.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import {
   InboxStore,
+  type Ahead,
   type InboxPage,
   type InboxReader,
   type InboxSelection,
   type Marked,
   type Marking,
+  type Stored,
 } from './inbox.store.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -36,7 +38,7 @@ export interface MarkAnswer {
   readonly unknown: readonly string[];
 }
 
-type Answered = 'ahead' | 'being_erased' | MarkAnswer;
+type Answered = Ahead | 'being_erased' | MarkAnswer;
 
 /** Readers that one statement counts for; `collectsMs`: for how long a crowd is collected for one, in ms. */
 const COUNTED_TOGETHER = { atOnce: 300, collectsMs: 500 };
@@ -100,9 +102,12 @@ export class Inbox {
       throw new Problem('overloaded', 'Too many marks wait to be stored on this node.', { retryAfter: 1 });
     const answer = await this.#markings.request(tenantId, marking);
     if (answer === 'being_erased') throw nowBeingErased();
-    if (answer === 'ahead')
+    if ('ahead' in answer)
       throw new Problem('position_unknown', 'Nothing has been published at this position yet.', {
-        errors: AHEAD.filter(([name]) => marking[name] !== undefined).map(([, fault]) => fault),
+        errors: answer.ahead.map((name) => ({
+          pointer: `/${name}`,
+          detail: 'is no position that was shown',
+        })),
       });
     return answer;
   }
@@ -124,12 +129,14 @@ export class Inbox {
     const marked = await this.#store(tenantId, markings);
     const stored = markings.flatMap((marking, n) => {
       const result = marked[n];
-      return typeof result === 'object' ? [{ n, marking, ...result }] : [];
+      return isStored(result) ? [{ n, marking, ...result }] : [];
     });
     this.metrics.inboxMarkings.inc(stored.length);
     const users = [...new Set(stored.filter(({ changed }) => changed).map(({ marking: { user } }) => user))];
     if (users.length > 0) this.#changed.next({ tenantId, users });
-    const answers: Answered[] = marked.map((result) => (result === 'ahead' ? 'ahead' : 'being_erased'));
+    const answers: Answered[] = marked.map((result) =>
+      typeof result === 'object' && 'ahead' in result ? result : 'being_erased',
+    );
     if (stored.length === 0) return answers;
     const snapshots = await this.#count(
       tenantId,
@@ -156,13 +163,10 @@ export class Inbox {
     return await repeatedOnLoss(async (again) => {
       const results = await this.store.mark(tenantId, markings);
       // The first time may have changed what the second found so already.
-      return results.map((result) =>
-        again && typeof result === 'object' ? { ...result, changed: true } : result,
-      );
+      return results.map((result) => (again && isStored(result) ? { ...result, changed: true } : result));
     });
   }
 }
 
-const AHEAD = (['seenUpTo', 'readUpTo', 'archivedUpTo'] as const).map(
-  (name) => [name, { pointer: `/${name}`, detail: 'is no position that was shown' }] as const,
-);
+const isStored = (result: Marked | 'no_inbox' | undefined): result is Stored =>
+  typeof result === 'object' && 'changed' in result;

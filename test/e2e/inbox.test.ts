@@ -221,6 +221,19 @@ describe('over HTTP', () => {
     expect(answer).toMatchObject({ status: 400, body: { code, errors: [{ pointer }] } });
   });
 
+  test('of several positions those are named that are ahead', async () => {
+    const stage = new Stage();
+    const { position } = await stage.publish({ user: 'alice' });
+    const ahead = String(Number(position) + 1);
+    const answer = await stage.mark({ seenUpTo: ahead, readUpTo: position, archivedUpTo: ahead });
+    expect(answer).toMatchObject({ status: 400, body: { code: 'position_unknown' } });
+    expect(answer.body).toHaveProperty('errors', [
+      expect.objectContaining({ pointer: '/seenUpTo' }),
+      expect.objectContaining({ pointer: '/archivedUpTo' }),
+    ]);
+    expect(await stage.counts()).toMatchObject({ unread: 1 });
+  });
+
   test('one notification is named once', async () => {
     const id = randomUUID();
     const items = [

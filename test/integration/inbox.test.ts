@@ -231,7 +231,7 @@ class Run {
     const [result] = await store.mark(this.tenantId, [marking]);
     const { unknown, changed } = this.#expect(user, inbox, marking, named, known ?? Infinity);
     expect(result).toEqual({ changed, unknown: expect.arrayContaining(unknown) });
-    expect(typeof result === 'object' ? result.unknown : result).toHaveLength(unknown.length);
+    expect(result).toHaveProperty('unknown.length', unknown.length);
     const [snapshot] = await store.snapshots(this.tenantId, [reader(user)]);
     const now = snapshot?.revision ?? 0;
     if (!changed) return expect(now).toBe(revisions.at(-1));
