@@ -392,7 +392,7 @@ select k.n, k.start, c.unread, c.unseen, c.exact, r.seen_up_to as "seenUpTo", r.
   r.archived_up_to as "archivedUpTo", log.head as position, r.revision, (extract(epoch from log.at) * 1000)::float8 as at,
   (extract(epoch from least(r.expiry, of_all.expiry, marked.expiry)) * 1000)::float8 as "nextExpiry",
   coalesce(of_all.expiry <= least(r.expiry, marked.expiry, of_all.expiry), false) as "nextExpiryIsShared",
-  r.changes, r.changes_since as "changesSince", r.since, log.floor
+  r.changes, r.changes_since as "changesSince", log.floor
 from known k cross join log
 left join own r on r.n = k.n
 left join of_all on of_all.n = r.n

@@ -42,8 +42,6 @@ export interface Snapshot {
   readonly changes: readonly Change[];
   /** `changes` are all that there were behind this revision, beside watermarks that moved. */
   readonly changesSince: Position;
-  /** What was for topics and everyone up to here is not in this inbox. */
-  readonly since: Position;
   readonly floor: Position;
 }
 

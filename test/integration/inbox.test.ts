@@ -308,7 +308,6 @@ class Run {
         readUpTo: inbox.read,
         archivedUpTo: inbox.archived,
         position: this.head,
-        since: inbox.since,
       });
       // What is archived or read by a mark may be looked at once too early, and never too late.
       if (expiring.length > 0) expect(snapshots[index]?.nextExpiry).not.toBeNull();
