@@ -392,6 +392,36 @@ describe('a stream with inbox=1', () => {
     await untilTold(stream, { unread: 0, position: later.position });
   });
 
+  test('that retention overtakes is told once more behind the gap', async () => {
+    const stage = new Stage();
+    const stream = await stage.watch(nodes.here);
+    stream.pause();
+    // More than the kernel takes for a client that does not read.
+    const positions: string[] = [];
+    for (let batch = 0; batch < 20; batch += 1) {
+      const notifications = Array.from({ length: 50 }, () => ({
+        to: { user: 'alice' },
+        type: 't',
+        data: 'x'.repeat(20_000),
+      }));
+      const url = `${nodes.here.url}/v1/notifications/batch`;
+      const { body } = await post<{ notifications: StoredAnswer[] }>(url, stage.service, { notifications });
+      positions.push(...body.notifications.map(({ position }) => position));
+    }
+    const floor = positions.at(-101) ?? '';
+    const toldBefore = stream.named('inbox').length;
+    await nodes.here.database.query('update tenant_logs set floor = $2 where tenant_id = $1', [
+      stage.tenant,
+      floor,
+    ]);
+    stream.resume();
+    await stream.until(() => stream.named('gap').length > 0, 'the gap');
+    await untilTold(stream, { unread: 100, position: positions.at(-1) ?? '', reload: true });
+    const names = stream.events.map(({ event }) => event);
+    expect(stream.named('inbox').length).toBe(toldBefore + 1);
+    expect(names.indexOf('gap')).toBeLessThan(names.lastIndexOf('inbox'));
+  });
+
   test('is told once of what comes together', async () => {
     const stage = new Stage();
     const stream = await stage.watch(nodes.there);
