@@ -75,12 +75,14 @@ describe('one user', () => {
     '/v1/stream/tickets': () => ({}),
     '/v1/stream/renewals': (token, connectionId) => ({ connectionId, token }),
     '/v1/acks': () => ({ upTo: '1' }),
+    '/v1/inbox/marks': () => ({ seenUpTo: '1' }),
   };
 
   test.each([
     ['/v1/stream/tickets', { atOnce: 20, perSecond: 5 }],
     ['/v1/stream/renewals', { atOnce: 20, perSecond: 5 }],
     ['/v1/acks', { atOnce: 200, perSecond: 20 }],
+    ['/v1/inbox/marks', { atOnce: 200, perSecond: 20 }],
   ])(
     'who asks for %s without end is told to wait, and whoever else is in the tenant is served',
     async (path, { atOnce, perSecond }) => {
