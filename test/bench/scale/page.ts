@@ -179,7 +179,7 @@ Assumed:
 
 ${inputs(ASSUMED)}
 
-Beside these the model has the constants of the service itself (\`src/core/tuning.ts\` and the defaults of settings). It leaves out what was not measured: how PostgreSQL slows down when many sessions work at once, how caches fill, what a network between machines adds. Take its numbers for the order of magnitude, and for what comes first.
+Beside these the model has the constants of the service itself (\`src/core/tuning.ts\` and the defaults of settings). It leaves out what was not measured: how PostgreSQL slows down when many sessions work at once, how caches fill, what a network between machines adds. Nor are inboxes in it: [each call, and each event that tells a stream its numbers](../performance.md#what-does-an-inbox-cost), takes PostgreSQL a few milliseconds. Take its numbers for the order of magnitude, and for what comes first.
 `;
 
 const RETRY_SECONDS = TUNING.STREAM_RETRY_MS / 1_000;
