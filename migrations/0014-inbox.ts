@@ -104,7 +104,9 @@ export class Inbox1700000000014 implements MigrationInterface {
 
     // Last, since from here on everybody waits.
     // What was there before inboxes were counts as seen and read: nobody is shown it as new.
-    await runner.query(`alter table tenant_logs add column inbox_beginning bigint not null default 0`);
+    // No revision of an inbox is below 'inbox_revision': behind a restore, clients know some that the database does not.
+    await runner.query(`
+      alter table tenant_logs add column inbox_beginning bigint not null default 0, add column inbox_revision bigint not null default 0`);
     // The policies hold for the owner, too, and show no row where no tenant is named.
     await runner.query(`alter table tenant_logs no force row level security`);
     await runner.query(`update tenant_logs set inbox_beginning = head`);
@@ -117,6 +119,6 @@ export class Inbox1700000000014 implements MigrationInterface {
     await runner.query(`drop table engagements, inbox_marks, inbox_users`);
     await runner.query(partitionedTable(PARTITIONED.before));
     await runner.query(`alter table notifications drop column inbox`);
-    await runner.query(`alter table tenant_logs drop column inbox_beginning`);
+    await runner.query(`alter table tenant_logs drop column inbox_beginning, drop column inbox_revision`);
   }
 }

@@ -6,7 +6,7 @@ import { PartitionsStore, Partitions } from '../log/partitions.ts';
 import { MaintenancePool } from '../postgres/pools.ts';
 import { DATABASE_SETTINGS, onDatabase, parse, UsageError, type Command } from './command.ts';
 
-const HELP = `Lifts the head of every tenant's log to at least the database's present time.
+const HELP = `Lifts the head of every tenant's log, and the revisions of its inboxes, to at least the database's present time.
 
   tidings log-advance [--ahead <seconds>] [--json]
 
@@ -16,7 +16,8 @@ const HELP = `Lifts the head of every tenant's log to at least the database's pr
 
 Run it once after the database went back in time: restored from a backup, or a standby promoted that had not yet
 received everything. Clients may have seen positions that this database does not know. Without it such a client
-could be told that it has missed nothing, while something new takes the place of what it saw.
+could be told that it has missed nothing, while something new takes the place of what it saw. Inboxes get revisions that
+no client has seen, so that none keeps numbers that are not true any more.
 
 Best before the service is started again. It may also run beside the service: streams that are open notice within a
 second. No head is ever lowered, so running it twice, or for nothing, does no harm.

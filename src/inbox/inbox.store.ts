@@ -158,14 +158,15 @@ with asked as materialized (
   from json_to_recordset($2) as a (n int, user_id text, topics text[], seen bigint, read bigint, archived bigint, known bigint,
     items json, seen_end bigint, read_end bigint, archived_end bigint)
 ), log as materialized (
-  select coalesce(max(floor), 0) as floor, coalesce(max(beginning), 0) as beginning, clock_timestamp() as at
+  select coalesce(max(floor), 0) as floor, coalesce(max(beginning), 0) as beginning, coalesce(max(inbox_revision), 0) as revision,
+    clock_timestamp() as at
   from tenant_logs where tenant_id = $1
 ), before as materialized (
   select a.*, u.since, u.seen_up_to, u.read_up_to, u.archived_up_to, u.revision, u.changes, u.changes_since,
     greatest(u.seen_up_to, a.seen) as seen_now, greatest(u.read_up_to, a.read) as read_now,
     greatest(u.archived_up_to, a.archived) as archived_now,
-    greatest(u.revision + 1, position_at(clock_timestamp())) as next
-  from asked a
+    greatest(u.revision + 1, log.revision + 1, position_at(clock_timestamp())) as next
+  from asked a cross join log
   cross join lateral (select * from inbox_users u where u.tenant_id = $1 and u.user_id = a.user_id offset 0) u
 ), covered as materialized (
   select b.n, m.position,
@@ -289,7 +290,8 @@ const SNAPSHOT: Statement = {
 with asked as materialized (
   select a.n, a.user_id collate "C" as user_id, a.topics from json_to_recordset($2) as a (n int, user_id text, topics text[])
 ), log as materialized (
-  select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor, now() as at from tenant_logs where tenant_id = $1
+  select coalesce(max(head), 0) as head, coalesce(max(floor), 0) as floor, coalesce(max(inbox_revision), 0) as revision, now() as at
+  from tenant_logs where tenant_id = $1
 ), known as materialized (
   select a.n, a.topics, u.*, ${startOf('w.unread_from')} as start, w.unread_from,
     greatest(u.seen_up_to, u.archived_up_to, log.floor) as unseen_from
@@ -389,10 +391,10 @@ with asked as materialized (
   group by s.n
 )
 select k.n, k.start, c.unread, c.unseen, c.exact, r.seen_up_to as "seenUpTo", r.read_up_to as "readUpTo",
-  r.archived_up_to as "archivedUpTo", log.head as position, r.revision, (extract(epoch from log.at) * 1000)::float8 as at,
+  r.archived_up_to as "archivedUpTo", log.head as position, greatest(r.revision, log.revision) as revision, (extract(epoch from log.at) * 1000)::float8 as at,
   (extract(epoch from least(r.expiry, of_all.expiry, marked.expiry)) * 1000)::float8 as "nextExpiry",
   coalesce(of_all.expiry <= least(r.expiry, marked.expiry, of_all.expiry), false) as "nextExpiryIsShared",
-  r.changes, r.changes_since as "changesSince", log.floor
+  r.changes, greatest(r.changes_since, log.revision) as "changesSince", log.floor
 from known k cross join log
 left join own r on r.n = k.n
 left join of_all on of_all.n = r.n
@@ -603,8 +605,8 @@ interface SnapshotRow extends Snapshot, Record<string, unknown> {
 const REVISIONS: Statement = {
   name: 'inbox_revisions',
   text: `
-select log.floor, u.user_id as "user", u.revision
-from (select coalesce(max(floor), 0) as floor from tenant_logs where tenant_id = $1) log
+select log.floor, u.user_id as "user", greatest(u.revision, log.revision) as revision
+from (select coalesce(max(floor), 0) as floor, coalesce(max(inbox_revision), 0) as revision from tenant_logs where tenant_id = $1) log
 left join inbox_users u on u.tenant_id = $1 and u.user_id = any($2::text[])`,
 };
 

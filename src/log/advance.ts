@@ -20,22 +20,26 @@ const TARGET: Statement = {
   text: `select ${NOW_AS_POSITION} + $1::bigint * ${1000 * POSITIONS_PER_MS}::bigint as target`,
 };
 
-/* The rows are locked in key order and compared again once they are: a publish may just have passed the target. */
+/*
+ * The rows are locked in key order and compared again once they are: a publish may just have passed the target. Inboxes get
+ * revisions that no client has seen, so that none keeps a number of the log that was lost.
+ */
 const LIFT: Statement = {
   name: 'advance_heads',
   text: `
 with page as materialized (
   select tenant_id from tenant_logs where tenant_id > $1 order by tenant_id limit $2
-), behind as materialized (
-  select s.tenant_id from page join tenant_logs s on s.tenant_id = page.tenant_id and s.head < $3
+), locked as materialized (
+  select s.tenant_id, s.head from page join tenant_logs s on s.tenant_id = page.tenant_id
   order by s.tenant_id for update of s
 ), moved as (
-  update tenant_logs s set head = $3 from behind where s.tenant_id = behind.tenant_id returning 1
+  update tenant_logs s set head = greatest(locked.head, $3), inbox_revision = greatest(s.inbox_revision, $3)
+  from locked where s.tenant_id = locked.tenant_id
 )
-select (select max(tenant_id) from page) as last, (select count(*)::int from moved) as lifted`,
+select (select max(tenant_id) from page) as last, (select count(*)::int from locked where head < $3) as lifted`,
 };
 
-/** The SQL that moves heads forward without anything to publish. */
+/** The SQL that moves heads and revisions forward without anything to publish. */
 export class AdvanceStore {
   constructor(private readonly pool: MaintenancePool) {}
 
@@ -46,7 +50,7 @@ export class AdvanceStore {
     return row.target;
   }
 
-  /** Lifts the heads below `target` of at most `limit` tenants after `after`. Throws 55P03 if a row stays locked. */
+  /** Lifts the heads below `target`, and the revisions of inboxes, of at most `limit` tenants after `after`. Throws 55P03 if a row stays locked. */
   async lift(after: string, limit: number, target: Position): Promise<Lifted> {
     const [row] = await this.pool.rows<Lifted & Record<string, unknown>>(LIFT, [after, limit, target]);
     if (row === undefined) throw new Error('a select without a source has one row');
@@ -72,7 +76,8 @@ export interface Advanced {
 /**
  * Lifts the head of every stream to at least the database's time plus `aheadSeconds`. A log that lost its end gave
  * out positions that it no longer knows; what follows must lie above them, or a client that has seen them would be
- * told that it is up to date and miss what takes their place. No head is ever lowered.
+ * told that it is up to date and miss what takes their place. No head is ever lowered. Revisions of inboxes are lifted for the
+ * same reason.
  */
 export async function advance(
   store: AdvanceStore,

@@ -36,7 +36,8 @@ const SERVICE: Privileges = {
 /** The cross-tenant role. It sees every tenant, and therefore no payload, no ticket and no secret. */
 const CROSS_TENANT: Privileges = {
   tenants: 'select',
-  tenant_logs: 'select (tenant_id, head, floor, removed_bytes), update (head, floor, removed_bytes)',
+  tenant_logs:
+    'select (tenant_id, head, floor, removed_bytes, inbox_revision), update (head, floor, removed_bytes, inbox_revision)',
   notifications: 'select (tenant_id, position, size)',
   idempotency_keys: 'select (ctid, created_at), update (created_at), delete',
   devices:

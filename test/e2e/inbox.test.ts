@@ -2,6 +2,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@j
 import { randomUUID } from 'node:crypto';
 import { Bus } from '../../src/cluster/bus.ts';
 import { InboxFeed } from '../../src/delivery/inbox-feed.ts';
+import { AdvanceStore, advance } from '../../src/log/advance.ts';
+import { Partitions, PartitionsStore } from '../../src/log/partitions.ts';
+import { MaintenancePool } from '../../src/postgres/pools.ts';
 import { get, post, publish, type StoredAnswer } from '../support/api.ts';
 import type { Service } from '../support/app.ts';
 import type { StreamClient } from '../support/stream-client.ts';
@@ -284,6 +287,38 @@ describe('an inbox begins', () => {
     await stream.until(() => stream.notifications.length === 1, 'the notification');
     expect((await stage.list()).items).toHaveLength(1);
   });
+});
+
+test('after a restore log:advance gives every inbox a revision that is newer than any that was lost', async () => {
+  const stage = new Stage();
+  const { id } = await stage.publish({ user: 'alice' });
+  const kept = await stage.counts();
+  const lost = await stage.mark({ items: [{ id, read: true }] });
+  expect(lost.body).toMatchObject({ unread: 0 });
+  await nodes.here.database.query('delete from inbox_marks where tenant_id = $1', [stage.tenant]);
+  await nodes.here.database.query('update inbox_users set revision = $2 where tenant_id = $1', [
+    stage.tenant,
+    kept.revision,
+  ]);
+  const stream = await stage.watch(nodes.there);
+  expect(Number(told(stream)?.revision)).toBeLessThan(Number(lost.body.revision));
+
+  const of = nodes.here.app;
+  const { target } = await advance(
+    new AdvanceStore(of.get(MaintenancePool)),
+    of.get(Partitions),
+    of.get(PartitionsStore),
+    60,
+  );
+  const now = await stage.counts();
+  expect(now).toMatchObject({ unread: 1, revision: String(target) });
+  expect(Number(now.revision)).toBeGreaterThan(Number(lost.body.revision));
+  // Nor does a list that was brought up to date by what was lost stay.
+  await nodes.there.app.get(InboxFeed).compare();
+  await untilTold(stream, { unread: 1, revision: String(target), reload: true });
+  const { body } = await stage.mark({ items: [{ id, read: true }] });
+  expect(Number(body.revision)).toBeGreaterThan(target);
+  await untilTold(stream, { unread: 0, changes: [{ id, read: true }], since: String(target) });
 });
 
 describe('a stream with inbox=1', () => {
