@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@j
 import { randomUUID } from 'node:crypto';
 import { Bus } from '../../src/cluster/bus.ts';
 import { InboxFeed } from '../../src/delivery/inbox-feed.ts';
+import { InboxStore } from '../../src/inbox/inbox.store.ts';
 import { AdvanceStore, advance } from '../../src/log/advance.ts';
 import { Partitions, PartitionsStore } from '../../src/log/partitions.ts';
 import { MaintenancePool } from '../../src/postgres/pools.ts';
@@ -222,6 +223,19 @@ describe('over HTTP', () => {
   ])('%j is refused', async (body, code, pointer) => {
     const answer = await new Stage().mark(body);
     expect(answer).toMatchObject({ status: 400, body: { code, errors: [{ pointer }] } });
+  });
+
+  test('a list has what its numbers count, and nothing that was published since', async () => {
+    const stage = new Stage();
+    const { id } = await stage.publish({ user: 'alice' });
+    const store = nodes.here.app.get(InboxStore);
+    const list = store.list.bind(store);
+    jest.spyOn(store, 'list').mockImplementation(async (...asked) => {
+      await stage.publish({ user: 'alice' });
+      return await list(...asked);
+    });
+    const { items, unread } = await stage.list();
+    expect({ ids: items.map((item) => item.id), unread }).toEqual({ ids: [id], unread: 1 });
   });
 
   test('of several positions those are named that are ahead', async () => {

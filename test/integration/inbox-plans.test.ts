@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { randomUUIDv7 } from 'node:crypto';
 import { asPosition, POSITIONS_PER_MS } from '../../src/core/position.ts';
 import { FILTERS, InboxStore } from '../../src/inbox/inbox.store.ts';
+import { PARTITIONED } from '../../src/log/partitions.ts';
 import { explainGeneric, scannedWhole, type PlanNode } from '../support/plans.ts';
 import type { Ran } from '../support/pools.ts';
 import { forgetStatements } from '../support/statement-log.ts';
@@ -52,13 +53,22 @@ beforeAll(async () => {
   const { pools, partitions } = bench.node();
   ran = pools.ran;
   store = new InboxStore(pools.tenant, partitions);
-  for (let day = 0; day < DAYS; day += 1) await partitions.ensureCovering(asPosition(day * DAY));
+  await makePartitions(0, DAYS);
   for (const sql of ROWS) await bench.database.query(sql);
 });
 afterAll(async () => {
   await forgetStatements(bench.database.url);
   await bench.close();
 });
+
+/** By one statement: one by one, as a node makes them, takes seconds. */
+async function makePartitions(from: number, end: number): Promise<void> {
+  await bench.database.query(
+    `select create_partition(made.parent, made.parent || '_' || day, day * ${DAY}, (day + 1) * ${DAY})
+     from unnest($1::text[]) as made (parent), generate_series($2::bigint, $3::bigint - 1) day`,
+    [PARTITIONED, from, end],
+  );
+}
 
 const TENANT = 't-1' as Parameters<InboxStore['begin']>[0];
 const reader = (user: string) => ({ user: userId(user), topics: [topic('topic-1'), topic('topic-2')] });
@@ -107,6 +117,13 @@ function rowsRead(step: PlanNode): number {
   return below + (step['Actual Loops'] ?? 0) * ((step['Actual Rows'] ?? 0) + removed);
 }
 
+/** Those that a step and those below it have, whether they were read or not. */
+const tablesOf = (step: PlanNode): string[] => [
+  ...(step['Relation Name'] === undefined ? [] : [step['Relation Name']]),
+  ...(step.Plans ?? []).flatMap(tablesOf),
+];
+const isPartition = (table: string): boolean => /_\d+$/.test(table);
+
 /** What its statements read. */
 async function readBy(ask: () => Promise<unknown>): Promise<number> {
   ran.length = 0;
@@ -117,9 +134,9 @@ async function readBy(ask: () => Promise<unknown>): Promise<number> {
 }
 
 test('a count looks at no more than 10,000 rows of a user and as many marks, and what is for everyone once for all', async () => {
-  // The partitions of days to come are empty. For them the planner would rather read all there is and sort it.
-  for (let day = DAYS; day < DAYS + 3; day += 1)
-    await bench.node().partitions.ensureCovering(asPosition(day * DAY));
+  // Days to come, which are known to be empty: because of them the planner would rather read all there is and sort it.
+  await makePartitions(DAYS, DAYS + 3);
+  await bench.database.query('analyze notifications_30, notifications_31, notifications_32');
   const rich = await readBy(() => store.snapshots(TENANT, [reader('rich')]));
   expect(rich).toBeGreaterThan(10_000);
   expect(rich).toBeLessThan(10_000 + 3 * 2_001 + 100);
@@ -130,6 +147,26 @@ test('a count looks at no more than 10,000 rows of a user and as many marks, and
   const one = await readBy(() => store.snapshots(TENANT, few.slice(0, 1)));
   const fifty = await readBy(() => store.snapshots(TENANT, few));
   expect(fifty - one).toBeLessThan(50 * 40);
+});
+
+test('of a month of partitions those are opened that may have something new', async () => {
+  const yesterday = asPosition(HEAD - DAY);
+  const up = {
+    seenUpTo: yesterday,
+    readUpTo: yesterday,
+    archivedUpTo: undefined,
+    items: [],
+    revision: undefined,
+  };
+  await store.mark(TENANT, [{ ...reader('u-4'), ...up }]);
+  ran.length = 0;
+  await store.snapshots(TENANT, [reader('u-4')]);
+  await store.list(TENANT, reader('u-4'), { ...page, filter: 'unread' });
+  for (const each of ran) {
+    const opened = new Set(tablesOf(await explainGeneric(bench.database, each)).filter(isPartition));
+    // Of notifications and of marks: the days since then, and three days for a page.
+    expect(opened.size).toBeLessThanOrEqual(2 * 5);
+  }
 });
 
 test('a page of 20 looks at the newest few of each range, whatever the user has', async () => {
