@@ -29,8 +29,8 @@ export class Inbox1700000000014 implements MigrationInterface {
     await withBriefLocks(runner);
     // One row per user: how far the user has seen, read and archived, whatever the number of notifications. 'since': what is
     // for topics and for everyone begins behind it. 'changes': what the last calls changed of single notifications, and
-    // since which revision that is all of it. 'back_from': no mark below it says unread or unarchived; null: none does. A hot
-    // row, so half of each page stays free (HOT).
+    // since which revision that is all of it. 'back_from', 'back_to': between them are the marks that say unread or
+    // unarchived; null: none does. A hot row, so half of each page stays free (HOT).
     await runner.query(`
       create table inbox_users (
         tenant_id text collate "C" not null,
@@ -43,6 +43,7 @@ export class Inbox1700000000014 implements MigrationInterface {
         changes jsonb not null default '[]',
         changes_since bigint not null,
         back_from bigint,
+        back_to bigint,
         constraint inbox_users_pkey primary key (tenant_id, user_id),
         constraint inbox_users_read_is_seen check (read_up_to <= seen_up_to)
       ) with (fillfactor = 50)`);

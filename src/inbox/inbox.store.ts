@@ -75,9 +75,9 @@ const isIn = (r: string, at: string): string => `${isShown(at)}
       and (t.user_id = ${r}.user_id
         or (t.user_id is null and t.position > ${r}.since and (t.topic is null or t.topic = any(${r}.topics))))`;
 
-/** Above which position everything is that matters to an inbox `u` from `from` on: `back_from` has the marks below it. */
+/** Above which position everything is that matters to an inbox `u` from `from` on, with the marks below it. */
 const startOf = (from: string): string =>
-  `least(${from}, case when u.back_from > log.floor then u.back_from - 1 end)`;
+  `least(${from}, case when u.back_to > log.floor then greatest(u.back_from - 1, log.floor) end)`;
 
 /** Moves of one watermark do not overlap: no other than the first that ends at or behind `m` can cover it. */
 const coveringEngagement = (kind: 'read' | 'archived', condition: string): string => `
@@ -247,10 +247,14 @@ with asked as materialized (
   on conflict do nothing
 ), moved as (
   update inbox_users u set seen_up_to = o.seen_now, read_up_to = o.read_now, archived_up_to = o.archived_now, revision = o.next,
-    back_from = least(u.back_from, (select min(m.position) from mark m where m.n = o.n and (not m.read or not m.archived))),
+    back_from = case when u.back_to > log.floor then least(u.back_from, back.first) else back.first end,
+    back_to = greatest(u.back_to, back.last),
     changes = case when o.reload then '[]' else kept.changes end,
     changes_since = case when o.reload then o.next else greatest(o.changes_since, kept.dropped) end
-  from outcome o
+  from log cross join outcome o
+  cross join lateral (
+    select min(m.position) as first, max(m.position) as last from mark m where m.n = o.n and (not m.read or not m.archived)
+  ) back
   cross join lateral (
     select coalesce(jsonb_agg(c.change order by c.ordinal) filter (where c.kept), '[]') as changes,
       max((c.change ->> 'revision')::bigint) filter (where not c.kept) as dropped

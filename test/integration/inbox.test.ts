@@ -391,10 +391,31 @@ async function twoShown() {
       tenantId,
       'alice',
     ]);
-  return { first, second, snapshot, mark, held, head: asPosition(run.head) };
+  return { run, first, second, snapshot, mark, held, head: asPosition(run.head) };
 }
 
 const CHANGED = [{ changed: true, unknown: [] }];
+
+test('of what was marked as unread retention takes what it reaches, and the rest counts', async () => {
+  const { run, first, second, snapshot, mark, head } = await twoShown();
+  const back = (...marked: { id: string }[]) =>
+    mark({ items: marked.map(({ id }) => ({ id, read: false })) });
+  await mark({ readUpTo: head });
+  await back(first, second);
+  expect(await snapshot()).toMatchObject({ unread: 2 });
+  await run.apply({ kind: 'retain', by: first.position });
+  expect(await snapshot()).toMatchObject({ unread: 1 });
+  await run.apply({ kind: 'retain', by: second.position - first.position });
+  expect(await snapshot()).toMatchObject({ unread: 0 });
+  // There are none any more, and then one.
+  await run.apply({ kind: 'publish', to: 'alice', type: 't', inbox: true, expired: false });
+  await mark({ readUpTo: asPosition(run.head) });
+  expect(await snapshot()).toMatchObject({ unread: 0 });
+  const [third] = run.published.slice(2);
+  if (third === undefined) throw new Error('a third was published');
+  await back(third);
+  expect(await snapshot()).toMatchObject({ unread: 1 });
+});
 
 describe('of two devices that wait for the inbox at once,', () => {
   test('the second sees what the first has stored: a mark-all overrules the unread before it', async () => {
