@@ -13,15 +13,15 @@ const acme = tenantIdSchema.parse('acme');
 const ONE = { name: 'one', text: 'select $1::text as tenant' };
 const PLANS = {
   name: 'plans',
-  text: `select generic_plans::int as generic, custom_plans::int as custom from pg_prepared_statements
+  text: `select generic_plans::int as generic, custom_plans::int as custom, current_setting('jit') as jit from pg_prepared_statements
     where name = 'one' and $1::text is not null`,
 };
 
 test.each([
-  [true, { generic: 7, custom: 0 }],
-  [undefined, { generic: 2, custom: 5 }],
+  [true, { generic: 7, custom: 0, jit: 'off' }],
+  [undefined, { generic: 2, custom: 5, jit: 'on' }],
 ])(
-  'a statement is planned once for all values where that is asked for: %s',
+  'a statement is planned once for all values where that is asked for, and not compiled; in a transaction, too: %s',
   async (genericPlans, expected) => {
     const pool = new TenantPool({
       // Not of the service: its statements name a tenant, or the run fails.
@@ -34,7 +34,8 @@ test.each([
       ...(genericPlans === undefined ? {} : { genericPlans }),
     });
     try {
-      for (let n = 0; n < 7; n += 1) await pool.rows(acme, ONE);
+      for (let n = 0; n < 3; n += 1) await pool.rows(acme, ONE);
+      for (let n = 0; n < 4; n += 1) await pool.transaction(acme, (run) => run(acme, ONE));
       expect(await pool.rows(acme, PLANS)).toEqual([expected]);
     } finally {
       await pool.end();
