@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { randomUUIDv7 } from 'node:crypto';
 import type { TenantId } from '../../src/core/identifiers.ts';
-import { asPosition, START } from '../../src/core/position.ts';
+import { asPosition, positionOfTime, START } from '../../src/core/position.ts';
 import { FILTERS, InboxStore, type InboxItem, type Marking } from '../../src/inbox/inbox.store.ts';
 import { deviceId, ReceiptsBench, topic, userId, type ReceiptsNode } from '../support/receipts.ts';
 
@@ -395,6 +395,26 @@ async function twoShown() {
 }
 
 const CHANGED = [{ changed: true, unknown: [] }];
+
+test('who has read lately and who has read nothing are counted alike when they ask together', async () => {
+  await node.partitions.ensureAhead();
+  const run = new Run(await bench.tenant({ head: 0 }));
+  for (const user of USERS) await run.begin(user);
+  await run.apply({ kind: 'publish', to: '*', type: 't', inbox: true, expired: false });
+  run.head = positionOfTime(Date.now());
+  await run.apply({ kind: 'publish', to: '*', type: 't', inbox: true, expired: false });
+  const say = { seen: undefined, archived: undefined, items: [], ago: undefined };
+  await run.apply({ kind: 'say', user: 'bob', say: { ...say, read: 100 } });
+  await run.apply({ kind: 'publish', to: 'bob', type: 't', inbox: true, expired: false });
+  const asked: User[] = ['alice', 'bob', 'alice', 'bob'];
+  const snapshots = await store.snapshots(run.tenantId, asked.map(reader));
+  expect(snapshots.map((snapshot) => snapshot?.unread)).toEqual([2, 1, 2, 1]);
+  await run.check();
+  // A log may be ahead of the clock, too.
+  run.head = positionOfTime(Date.now() + 7_200_000);
+  await run.apply({ kind: 'publish', to: '*', type: 't', inbox: true, expired: false });
+  await run.check();
+});
 
 test('of what was marked as unread retention takes what it reaches, and the rest counts', async () => {
   const { run, first, second, snapshot, mark, head } = await twoShown();
