@@ -56,16 +56,31 @@ module.exports = {
       to: { path: '^node_modules/pg/' },
     },
     {
-      name: 'product-does-not-import-tests',
+      name: 'service-knows-no-package',
+      comment: 'A package and the service have the protocol in common, and no code.',
       severity: 'error',
       from: { path: '^(src|migrations)/' },
-      to: { path: '^test/' },
+      to: { path: '^packages/' },
+    },
+    {
+      name: 'packages-know-no-service',
+      comment: 'Their tests do: they start one by test/support, and compare.',
+      severity: 'error',
+      from: { path: '^packages/[^/]+/src/' },
+      to: { path: '^(src|migrations|scripts|test)/' },
+    },
+    {
+      name: 'product-does-not-import-tests',
+      severity: 'error',
+      from: { path: '^(src|migrations|packages/[^/]+/src)/' },
+      to: { path: '^(test|packages/[^/]+/test)/' },
     },
     {
       name: 'product-uses-no-dev-dependency',
       severity: 'error',
-      from: { path: '^(src|migrations)/' },
-      to: { dependencyTypes: ['npm-dev'], dependencyTypesNot: ['type-only'] },
+      from: { path: '^(src|migrations|packages/[^/]+/src)/' },
+      // A package may use nothing of the root's.
+      to: { dependencyTypes: ['npm-dev', 'npm-no-pkg'], dependencyTypesNot: ['type-only'] },
     },
   ],
   options: {

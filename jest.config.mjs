@@ -4,7 +4,7 @@ export default {
   runtime: '<rootDir>/test/jest/runtime.mjs',
   transform: {},
   extensionsToTreatAsEsm: ['.ts'],
-  roots: ['<rootDir>/test'],
+  roots: ['<rootDir>/test', '<rootDir>/packages'],
   testMatch: ['**/*.test.ts'],
   // `npm run test:all` has the first three. The last one wants the machine for itself: `npm run test:fairness`.
   testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/(processes|foreign|chaos|fairness)/'],

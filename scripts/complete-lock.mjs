@@ -30,7 +30,9 @@ function lacking({ packages }) {
 
 const lock = read();
 for (const [path, { integrity, link, inBundle }] of Object.entries(lock.packages)) {
-  if (path !== '' && integrity === undefined && !link && !inBundle) delete lock.packages[path];
+  // What is not in a node_modules is of this repository.
+  const isFetched = path.includes('node_modules/') && !link && !inBundle;
+  if (isFetched && integrity === undefined) delete lock.packages[path];
 }
 const dropped = lacking(lock);
 if (dropped.length > 0) {

@@ -39,7 +39,11 @@ export async function post<Body = Record<string, unknown>>(
     method: 'POST',
     signal: AbortSignal.timeout(within),
     headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
-    body: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body),
+    body: Buffer.isBuffer(body)
+      ? new Uint8Array(body)
+      : typeof body === 'string'
+        ? body
+        : JSON.stringify(body),
   });
   return await answerOf<Body>(response);
 }
