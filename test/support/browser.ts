@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { chromium } from 'playwright-core';
+import { chromium, type CDPSession } from 'playwright-core';
 import { BidiSession } from './bidi.ts';
 import { describeUnless } from './programs.ts';
 
@@ -14,6 +14,10 @@ export interface Page {
   /** The value of an expression (or of the promise that it gives) in the page, by way of JSON. */
   evaluate<Value>(expression: string): Promise<Value>;
   close(): Promise<void>;
+  /** Nothing of it runs until it is thawed, as a browser does with tabs that nobody looks at. Only in Chromium. */
+  readonly setFrozen?: (isFrozen: boolean) => Promise<void>;
+  /** Its process ends. Only in Chromium. */
+  readonly crash?: () => Promise<void>;
 }
 
 export interface Browser {
@@ -63,10 +67,14 @@ async function startChromium(executablePath: string): Promise<Browser> {
     '--disable-sync',
   ];
   const browser = await chromium.launch({ ...PATIENCE, executablePath, args: ['--no-sandbox', ...quiet] });
+  // One profile for all tabs, as in Firefox.
+  const profile = await browser.newContext();
   return {
     async open(url) {
-      const page = await browser.newPage();
+      const page = await profile.newPage();
       await page.goto(url, PATIENCE);
+      // What a session has set ends with it.
+      let debuggedBy: CDPSession | undefined;
       return {
         async reload() {
           await page.reload(PATIENCE);
@@ -74,6 +82,19 @@ async function startChromium(executablePath: string): Promise<Browser> {
         evaluate: async <Value>(expression: string) =>
           JSON.parse(await page.evaluate<string>(asJson(expression))) as Value,
         close: () => page.close(),
+        async setFrozen(isFrozen) {
+          // The state `frozen` of the protocol is not for tabs that are looked at, as those of a headless browser are.
+          debuggedBy ??= await profile.newCDPSession(page);
+          await debuggedBy.send(isFrozen ? 'Debugger.enable' : 'Debugger.disable');
+          if (isFrozen) await debuggedBy.send('Debugger.pause');
+        },
+        async crash() {
+          const crashed = new Promise<void>((resolve) => page.once('crash', () => resolve()));
+          const session = await profile.newCDPSession(page);
+          // There is nobody left to answer.
+          session.send('Page.crash').catch(() => undefined);
+          await crashed;
+        },
       };
     },
     close: () => browser.close(),

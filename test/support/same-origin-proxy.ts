@@ -30,7 +30,7 @@ export class SameOriginProxy {
   readonly acks: string[] = [];
   /** Requests under /v1/ get this answer while it is set, as from a balancer that has no node to ask. */
   status: number | undefined;
-  readonly #open = new Set<ServerResponse>();
+  readonly #open = new Map<ServerResponse, IncomingMessage>();
 
   private constructor(
     readonly url: string,
@@ -57,9 +57,23 @@ export class SameOriginProxy {
     return proxy;
   }
 
+  get openStreams(): number {
+    return this.#open.size;
+  }
+
   /** Cuts every stream in the midst of its body. What was written before arrives. */
   cut(): void {
-    for (const response of this.#open) response.socket?.end();
+    for (const response of this.#open.keys()) response.socket?.end();
+  }
+
+  /** Says this to every browser that has a stream open, as if the service had. Between two events of it. */
+  inject(events: string): void {
+    for (const response of this.#open.keys()) response.write(events);
+  }
+
+  /** Nothing more comes on the streams that are open, and none of them ends: as from a proxy that has lost its way. */
+  fallSilent(): void {
+    for (const [response, answer] of this.#open) answer.unpipe(response);
   }
 
   async close(): Promise<void> {
@@ -110,7 +124,7 @@ export class SameOriginProxy {
       const { connection: ___, 'transfer-encoding': ____, ...rest } = answer.headers;
       if (stream !== undefined) {
         stream.status = answer.statusCode;
-        this.#open.add(response);
+        this.#open.set(response, answer);
         answer.on('data', (bytes: Buffer) => (stream.text += bytes.toString()));
       }
       response.writeHead(answer.statusCode ?? 502, rest);
