@@ -388,7 +388,7 @@ describe('the inbox', () => {
     await say({ readUpTo: second?.position }, false);
     await say({ readUpTo: third?.position }, true);
     await say({ seenUpTo: stored[20]?.position });
-    await say({ archivedUpTo: stored[10]?.position });
+    await say({ archivedUpTo: stored[3]?.position });
     await say({ items: stored.slice(5, 58).map((one) => ({ id: one.id, archived: true })) });
     const late = await script.open('late', token, { inbox: '1', lastEventId: stored[59]?.position ?? '' });
     await late.inboxes(1);
