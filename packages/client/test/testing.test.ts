@@ -258,19 +258,21 @@ describe('the browser', () => {
     const tab = browser.tab();
     const stream = read('', tab.surroundings.fetch);
     await clock.advance(0);
-    const { position } = service.publish(own);
+    const [first, second] = [service.publish(own).position, service.publish(own).position];
     tab.surroundings.clock.after(10, () => tab.surroundings.storage?.setItem('k', 'late'));
     tab.surroundings.lifecycle.listen((event) => {
       tab.surroundings.storage?.setItem('k', event);
-      void acknowledge(position, (input, init) =>
-        tab.surroundings.fetch(input, { ...init, keepalive: true }),
-      );
+      void acknowledge(first, (input, init) => tab.surroundings.fetch(input, { ...init, keepalive: true }));
+      void acknowledge(second, tab.surroundings.fetch);
     });
+    const held = service.faults.hold({ route: 'POST /v1/acks', times: 2, done: false });
     await tab.close();
+    expect(held.waiting).toBe(2);
+    held.release();
     await clock.advance(20);
     tab.surroundings.storage?.setItem('k', 'later');
     expect(browser.storage.getItem('k')).toBe('hide');
-    expect([service.acknowledged('default'), service.streams()]).toEqual([position, []]);
+    expect([service.acknowledged('default'), service.streams()]).toEqual([first, []]);
     expect(stream.text).not.toContain('<');
   });
 

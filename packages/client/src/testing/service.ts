@@ -344,7 +344,9 @@ class Service implements FakeService, Host {
     const query = Object.fromEntries(url.searchParams);
     const request = { route, query, body, token, at: this.clock.now() };
     this.requests.push(request);
-    const answer = this.faults.apply(request, () => this.#answer({ request, headers, url, includesCookie }));
+    const answer = this.faults.apply(request, signal, () =>
+      this.#answer({ request, headers, url, includesCookie }),
+    );
     return await untilAborted(answer, signal);
   };
 
@@ -760,12 +762,18 @@ class Faults implements FakeFaults {
   }
 
   /** Does what a request asks for, unless something is in the way. */
-  async apply({ route }: SeenRequest, answer: () => Response): Promise<Response> {
+  async apply(
+    { route }: SeenRequest,
+    signal: AbortSignal | undefined,
+    answer: () => Response,
+  ): Promise<Response> {
     if (this.#isSilent) return await never();
     const refused = taken(this.#refusals, route);
     if (refused !== undefined) return this.#refusalOf(refused.refusal);
     const held = taken(this.#holds, route);
     if (held?.done === false) await waitIn(held.waiting);
+    // Given up before it arrived.
+    signal?.throwIfAborted();
     const response = answer();
     if (held?.done === true) await waitIn(held.waiting);
     if (taken(this.#losses, route) === undefined) return response;
