@@ -38,11 +38,9 @@ export class Acknowledgements {
     this.#callOff?.();
     this.#callOff = undefined;
     this.#failures = 0;
-    if (keepalive) await this.#send(true);
-    else {
-      await this.#sending;
-      await (this.#sending ??= this.#send(false));
-    }
+    if (keepalive) return await this.#post(true);
+    await this.#sending;
+    await this.#send();
   }
 
   stop(): void {
@@ -55,23 +53,29 @@ export class Acknowledgements {
     if (this.#sending === undefined)
       this.#callOff ??= this.clock.after(ms, () => {
         this.#callOff = undefined;
-        this.#sending = this.#send(false);
+        void this.#send();
       });
   }
 
-  async #send(keepalive: boolean): Promise<void> {
+  #send(): Promise<void> {
+    this.#sending ??= this.#post(false).finally(() => {
+      this.#sending = undefined;
+      if (this.#handled !== this.#confirmed) this.#sendIn(this.#failures === 0 ? COALESCE_MS : this.#wait());
+    });
+    return this.#sending;
+  }
+
+  /** Does not throw: what fails is sent again. */
+  async #post(keepalive: boolean): Promise<void> {
     const upTo = this.#handled;
+    if (upTo === '' || (this.#confirmed !== '' && !isAfter(upTo, this.#confirmed))) return;
     try {
-      if (upTo === '' || (this.#confirmed !== '' && !isAfter(upTo, this.#confirmed))) return;
       await this.caller.post('/v1/acks', { device: this.device, upTo }, this.token(), keepalive);
       this.#failures = 0;
       this.#confirmed = upTo;
     } catch (error) {
       this.#failed(error, upTo);
-    } finally {
-      if (!keepalive) this.#sending = undefined;
     }
-    if (this.#handled !== this.#confirmed) this.#sendIn(this.#failures === 0 ? COALESCE_MS : this.#wait());
   }
 
   #failed(error: unknown, upTo: string): void {

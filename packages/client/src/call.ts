@@ -1,5 +1,5 @@
 import type { Problem } from './wire.ts';
-import type { Surroundings } from './surroundings.ts';
+import type { Clock, Surroundings } from './surroundings.ts';
 
 /** Throw it from `token` when nobody is logged in any more. It is also what a session ends with whose new tokens are refused. */
 export class SignedOut extends Error {
@@ -33,6 +33,9 @@ export class ServiceError extends Error {
 /** Asked for a token; undefined: the cookie of the session says who it is. */
 export type GetToken = () => string | undefined | Promise<string | undefined>;
 
+/** What is not answered by then was lost on the way, in ms. A stream sees to that itself. */
+const ANSWER_MS = 20_000;
+
 /** Requests with the token of the user. The app is asked for one at a time, and for another after a 401. */
 export class Caller {
   #token: string | undefined;
@@ -43,6 +46,7 @@ export class Caller {
     readonly url: string,
     private readonly getToken: GetToken,
     private readonly fetch: Surroundings['fetch'],
+    private readonly clock: Clock,
   ) {}
 
   /** The token in hand, or a new one. */
@@ -81,7 +85,7 @@ export class Caller {
     let isNew = !this.#isKnown;
     let token = await this.token();
     for (let refused = 0; ;) {
-      const answer = await this.fetch(this.url + path, this.#with(token, init));
+      const answer = await this.#fetch(path, this.#with(token, init));
       if (answer.ok) {
         opened?.(token);
         return answer;
@@ -106,8 +110,22 @@ export class Caller {
     const init = postOf(body, keepalive);
     if (token === undefined) await this.request(path, init);
     else {
-      const answer = await this.fetch(this.url + path, this.#with(token, init));
+      const answer = await this.#fetch(path, this.#with(token, init));
       if (!answer.ok) throw await errorOf(answer);
+    }
+  }
+
+  /** A request without a signal of its own is given up when it takes too long, its answer included. */
+  async #fetch(path: string, init: RequestInit): Promise<Response> {
+    if (init.signal) return await this.fetch(this.url + path, init);
+    const over = new AbortController();
+    const callOff = this.clock.after(ANSWER_MS, () => over.abort(new TypeError('No answer came')));
+    try {
+      const answer = await this.fetch(this.url + path, { ...init, signal: over.signal });
+      const { status, headers } = answer;
+      return new Response(answer.body === null ? null : await answer.blob(), { status, headers });
+    } finally {
+      callOff();
     }
   }
 

@@ -120,7 +120,7 @@ export class Tidings<Types extends DataTypes = DataTypes> {
       `tidings:${hashOf(`${url}\n${user ?? ''}`)}`,
       random,
     );
-    this.#caller = new Caller(url, token, fetch);
+    this.#caller = new Caller(url, token, fetch, clock);
     const report = (error: unknown): void => this.#report(error);
     const memory = this.#memory;
     const sharedBy =
