@@ -195,7 +195,7 @@ describe('the browser', () => {
     const [tab, other] = [browser.tab(), browser.tab()];
     const told: string[] = [];
     tab.surroundings.lifecycle.listen((event) => told.push(event));
-    tab.surroundings.openChannel?.('c').listen((message) => told.push(String(message)));
+    tab.surroundings.openChannel?.('c').listen((message) => told.push(message));
     tab.surroundings.clock.after(10, () => told.push('timer'));
     const stream = read('', tab.surroundings.fetch);
     await clock.advance(0);
