@@ -377,8 +377,10 @@ export class Tidings<Types extends DataTypes = DataTypes> {
 
   #hear(word: Word): void {
     if (word.kind === 'queue') this.#inboxes.adopt(word.queue);
-    else if (word.kind === 'signed-out') this.#signedOut();
-    else if (this.#session !== undefined) this.#session.wake(word.isNewNetwork);
+    else if (word.kind === 'signed-out') {
+      void this.#acknowledgements?.flush(true);
+      this.#signedOut();
+    } else if (this.#session !== undefined) this.#session.wake(word.isNewNetwork);
   }
 
   #state(): TabState {

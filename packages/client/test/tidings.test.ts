@@ -198,3 +198,30 @@ test('whatever happens to tabs, streams and the network, all is handled once and
     { numRuns: runs, endOnFailure: true, ...(seed === undefined ? {} : { seed: Number(seed) }) },
   );
 });
+
+test('what is handled is confirmed for the device of the token, also when another tab signs out', async () => {
+  const clock = createFakeClock();
+  const service = createFakeService({ clock });
+  const browser = createFakeBrowser({ clock, fetch: service.fetch });
+  const token = service.token({ user: 'alice', device: 'kiosk' });
+  const [first, second] = [browser.tab(), browser.tab()].map(({ surroundings }) => {
+    const tidings = createTidings(
+      { url: 'https://tidings.test', user: 'alice', token: () => token },
+      surroundings,
+    );
+    tidings.on('notification', () => undefined);
+    tidings.start();
+    return tidings;
+  });
+  await clock.advance(1_000);
+  const before = service.publish({ to: { user: 'alice' }, type: 't', data: null });
+  await clock.advance(1_000);
+  expect(service.acknowledged('kiosk')).toBe(before.position);
+  const last = service.publish({ to: { user: 'alice' }, type: 't', data: null });
+  await clock.advance(0);
+  await second?.signOut();
+  await clock.advance(1_000);
+  expect([first?.status, second?.status]).toEqual(['signed-out', 'signed-out']);
+  expect(service.acknowledged('kiosk')).toBe(last.position);
+  expect(service.streams()).toEqual([]);
+});
