@@ -147,7 +147,6 @@ export class Session {
     try {
       await readStream({
         caller,
-        clock,
         ...this.options,
         lastEventId: host.position(),
         signal: stream.over.signal,

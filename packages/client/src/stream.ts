@@ -1,6 +1,5 @@
 import { createParser } from 'eventsource-parser';
-import type { Caller } from './call.ts';
-import type { Clock } from './surroundings.ts';
+import { postOf, type Caller } from './call.ts';
 import type { Bye, Gap, InboxEvent, Notification, Sync } from './wire.ts';
 
 /** What a stream brings, by the name of its event; a notification has none on the wire. `id`: the position behind it. */
@@ -21,7 +20,6 @@ const NAMES = ['notification', 'sync', 'caught-up', 'position', 'gap', 'inbox', 
 
 export interface StreamOptions {
   readonly caller: Caller;
-  readonly clock: Clock;
   readonly device: string;
   /** Empty: where the device is. */
   readonly lastEventId: string;
@@ -82,12 +80,7 @@ async function readByEventSource(options: StreamOptions): Promise<void> {
   const token = await caller.token();
   const query = queryOf(options);
   if (token !== undefined) {
-    const init = {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ device: options.device }),
-      signal,
-    };
+    const init = { ...postOf({ device: options.device }), signal };
     let taken = token;
     const answer = await caller.request('/v1/stream/tickets', init, (used = token) => (taken = used));
     const { ticket }: { ticket: string } = JSON.parse(await answer.text());

@@ -101,10 +101,8 @@ export class Tabs<State, Told, Word> {
     else void this.#lead((this.#over = new AbortController()));
   }
 
-  /** Of the tab with the stream to all others. */
+  /** Of the tab with the stream to all others, for as long as it `isLeading`. */
   tell(event: Told): void {
-    // The stream of a tab that has lost it comes to its end.
-    if (!this.#isLeading) return;
     this.#n = (this.#n ?? 0) + 1;
     this.#post({ kind: 'event', term: this.#term, n: this.#n, event });
   }

@@ -364,6 +364,7 @@ export class Tidings<Types extends DataTypes = DataTypes> {
   }
 
   #tell(told: Told): void {
+    // The stream of a tab that has lost it comes to its end.
     if (!this.#tabs.isLeading) return;
     this.#tabs.tell(told);
     this.#take(told);
