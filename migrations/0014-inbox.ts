@@ -29,8 +29,7 @@ export class Inbox1700000000014 implements MigrationInterface {
     await withBriefLocks(runner);
     // One row per user: how far the user has seen, read and archived, whatever the number of notifications. 'since': what is
     // for topics and for everyone begins behind it. 'changes': what the last calls changed of single notifications, and
-    // since which revision that is all of it. 'back_from', 'back_to': between them are the marks that say unread or
-    // unarchived; null: none does. A hot row, so half of each page stays free (HOT).
+    // since which revision that is all of it. A hot row, so half of each page stays free (HOT).
     await runner.query(`
       create table inbox_users (
         tenant_id text collate "C" not null,
@@ -42,8 +41,6 @@ export class Inbox1700000000014 implements MigrationInterface {
         revision bigint not null,
         changes jsonb not null default '[]',
         changes_since bigint not null,
-        back_from bigint,
-        back_to bigint,
         constraint inbox_users_pkey primary key (tenant_id, user_id),
         constraint inbox_users_read_is_seen check (read_up_to <= seen_up_to)
       ) with (fillfactor = 50)`);
@@ -105,9 +102,7 @@ export class Inbox1700000000014 implements MigrationInterface {
 
     // Last, since from here on everybody waits.
     // What was there before inboxes were counts as seen and read: nobody is shown it as new.
-    // No revision of an inbox is below 'inbox_revision': behind a restore, clients know some that the database does not.
-    await runner.query(`
-      alter table tenant_logs add column inbox_beginning bigint not null default 0, add column inbox_revision bigint not null default 0`);
+    await runner.query(`alter table tenant_logs add column inbox_beginning bigint not null default 0`);
     // The policies hold for the owner, too, and show no row where no tenant is named.
     await runner.query(`alter table tenant_logs no force row level security`);
     await runner.query(`update tenant_logs set inbox_beginning = head`);
@@ -120,6 +115,6 @@ export class Inbox1700000000014 implements MigrationInterface {
     await runner.query(`drop table engagements, inbox_marks, inbox_users`);
     await runner.query(partitionedTable(PARTITIONED.before));
     await runner.query(`alter table notifications drop column inbox`);
-    await runner.query(`alter table tenant_logs drop column inbox_beginning, drop column inbox_revision`);
+    await runner.query(`alter table tenant_logs drop column inbox_beginning`);
   }
 }

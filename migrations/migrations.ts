@@ -12,6 +12,7 @@ import { Beginnings1700000000011 } from './0011-beginnings.ts';
 import { OneWordPerThing1700000000012 } from './0012-one-word-per-thing.ts';
 import { DrainingNodes1700000000013 } from './0013-draining-nodes.ts';
 import { Inbox1700000000014 } from './0014-inbox.ts';
+import { InboxRanges1700000000015 } from './0015-inbox-ranges.ts';
 
 /** In order. A list and not a glob, so that a build cannot lose one. */
 export const migrations = [
@@ -29,4 +30,5 @@ export const migrations = [
   OneWordPerThing1700000000012,
   DrainingNodes1700000000013,
   Inbox1700000000014,
+  InboxRanges1700000000015,
 ];

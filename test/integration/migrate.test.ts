@@ -4,6 +4,7 @@ import pg from 'pg';
 import { RevocationsBySubject1700000000010 } from '../../migrations/0010-revocations-by-subject.ts';
 import { OneWordPerThing1700000000012 } from '../../migrations/0012-one-word-per-thing.ts';
 import { Inbox1700000000014 } from '../../migrations/0014-inbox.ts';
+import { InboxRanges1700000000015 } from '../../migrations/0015-inbox-ranges.ts';
 import { migrations } from '../../migrations/migrations.ts';
 import { checkDurability, openDatabase } from '../../src/postgres/open-database.ts';
 import { urlsOf } from '../../src/postgres/roles.ts';
@@ -88,6 +89,35 @@ test('what is in the log when inboxes come can be marked, and counts as read', a
         ),
       ).toEqual([{ name: `${table}_2020_01_01`, bounds: `FOR VALUES FROM ('0') TO ('1000000')` }]);
     expect(await old.query(`select inbox_beginning from tenant_logs`)).toEqual([{ inbox_beginning: 4711 }]);
+  } finally {
+    await old.drop();
+  }
+});
+
+test('what users had marked as unread or unarchived is found again', async () => {
+  const old = await createDatabase();
+  try {
+    await undo(old.url, InboxRanges1700000000015);
+    await old.query(`
+      select create_partition('inbox_marks', 'inbox_marks_2020_01_01', 0, 1000000);
+      insert into inbox_users (tenant_id, user_id, since, seen_up_to, read_up_to, revision, changes_since)
+      select tenant, person, 0, 9, 9, 9, 0 from (values ('a', 'back'), ('a', 'read'), ('b', 'back')) as u (tenant, person);
+      insert into inbox_marks (tenant_id, user_id, position, read, archived) values
+        ('a', 'back', 2, true, null), ('a', 'back', 3, false, null), ('a', 'back', 5, true, false), ('a', 'back', 7, true, true),
+        ('a', 'read', 4, true, null), ('b', 'back', 8, null, false)`);
+    await migrate(old.urls);
+    expect(
+      await old.query(`select tenant_id, user_id, back_from, back_to from inbox_users order by 1, 2`),
+    ).toEqual([
+      { tenant_id: 'a', user_id: 'back', back_from: 3, back_to: 5 },
+      { tenant_id: 'a', user_id: 'read', back_from: null, back_to: null },
+      { tenant_id: 'b', user_id: 'back', back_from: 8, back_to: 8 },
+    ]);
+    expect(
+      await old.query(
+        `select relname from pg_class where relname in ('inbox_users', 'inbox_marks') and not relforcerowsecurity`,
+      ),
+    ).toEqual([]);
   } finally {
     await old.drop();
   }
