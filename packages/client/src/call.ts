@@ -61,16 +61,15 @@ export class Caller {
 
   /** Asks the app. Throws what it throws. */
   refresh(): Promise<string | undefined> {
-    this.#asking ??= (async () => {
-      try {
-        this.#token = await this.getToken();
-        this.#isKnown = true;
-        return this.#token;
-      } finally {
-        this.#asking = undefined;
-      }
-    })();
+    // By `finally` and not in `#ask`, which may throw before there is a promise to forget.
+    this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
     return this.#asking;
+  }
+
+  async #ask(): Promise<string | undefined> {
+    this.#token = await this.getToken();
+    this.#isKnown = true;
+    return this.#token;
   }
 
   /**
