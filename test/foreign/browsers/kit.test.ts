@@ -1,24 +1,31 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { ChangeFeed } from '../../../src/cluster/change-feed.ts';
-import { get, publish, type StoredAnswer } from '../../support/api.ts';
+import { get, post, publish, type StoredAnswer } from '../../support/api.ts';
 import { startService, type Service } from '../../support/app.ts';
 import { describeInBrowsers, type Browser, type Page } from '../../support/browser.ts';
 import { CuttingProxy } from '../../support/cutting-proxy.ts';
 import { eventually } from '../../support/eventually.ts';
 import { kitPage } from '../../support/kit-page.ts';
+import { NO_LIMITS } from '../../../src/core/limits.ts';
+import { setTenant } from '../../support/acts.ts';
+import { StreamClient } from '../../support/stream-client.ts';
 import { SameOriginProxy } from '../../support/same-origin-proxy.ts';
 import { serviceToken, userToken } from '../../support/tokens.ts';
 
+/* `hold` in what comes keeps the page busy with it. */
 const PAGE = `
 window.got = [];
 window.statuses = [];
 window.announced = [];
 window.errors = [];
 window.tidings = kit.createTidings({ url: '', user: 'alice', token: () => undefined });
-tidings.on('notification', ({ id }, { announce }) => {
+tidings.on('notification', ({ id, data }, { announce }) => {
   got.push(id);
   if (announce) announced.push(id);
+  return data.hold ? new Promise(() => {}) : undefined;
 });
+window.gaps = [];
+tidings.on('gap', (gap) => gaps.push(gap));
 tidings.on('status', (status) => statuses.push(status));
 tidings.counts.subscribe(() => {});
 window.inbox = tidings.inbox();
@@ -39,23 +46,27 @@ window.fetch = (address, ...rest) => {
 window.got = [];
 window.signedOut = [];
 window.tokens = 0;
-const { service } = await (await fetch('/login')).json();
+const login = new URLSearchParams(location.search).get('login') ?? 'alice';
+const { service } = await (await fetch('/login-' + login)).json();
 window.tidings = kit.createTidings({
   url: service,
-  user: 'alice',
+  user: login,
   transport: new URLSearchParams(location.search).get('transport') ?? 'fetch',
   token: async () => {
     tokens += 1;
-    const { token } = await (await fetch('/login')).json();
+    const { token } = await (await fetch('/login-' + login)).json();
     if (token === undefined) throw new kit.SignedOut();
     return token;
   },
 });
 tidings.on('notification', ({ id }) => void got.push(id));
+tidings.counts.subscribe(() => {});
+window.badge = () => tidings.counts.getSnapshot();
 tidings.on('signed-out', (reason) => signedOut.push(reason));
 tidings.start();`;
 
-const SETTINGS = { HEARTBEAT_SECONDS: '1', STREAM_RETRY_MS: 100 };
+/** A stream counts as dead after three heartbeats: more than a machine stands still. */
+const SETTINGS = { HEARTBEAT_SECONDS: '5', STREAM_RETRY_MS: 100 };
 const PATIENCE = { every: 50 };
 
 describeInBrowsers((installed) => {
@@ -93,8 +104,8 @@ describeInBrowsers((installed) => {
     pages.splice(pages.indexOf(page), 1);
     await page.close();
   };
-  const send = (): Promise<StoredAnswer> =>
-    publish(service.url, serviceToken(), { to: { user }, type: 't', data: {} });
+  const send = (data = {}): Promise<StoredAnswer> =>
+    publish(service.url, serviceToken(), { to: { user }, type: 't', data });
   const isLive = (page: Page): Promise<void> =>
     eventually(async () => expect(await page.evaluate('tidings.status')).toBe('live'), PATIENCE);
   const expectGot = (page: Page, sent: readonly StoredAnswer[]): Promise<void> =>
@@ -203,6 +214,99 @@ describeInBrowsers((installed) => {
     proxy.cut();
     sent.push(await send(), await send());
     for (const page of [tab, other]) await expectGot(page, sent);
+  });
+
+  test('answers that end an EventSource for good are no end, and nothing is missing', async () => {
+    const tab = await open();
+    const sent = [await send()];
+    await expectGot(tab, sent);
+    proxy.status = 502;
+    proxy.cut();
+    sent.push(await send(), await send());
+    await eventually(
+      () => expect(proxy.streams.filter(({ status }) => status === 502).length).toBeGreaterThan(1),
+      PATIENCE,
+    );
+    proxy.status = undefined;
+    await expectGot(tab, sent);
+    expect(proxy.streams.at(-1)?.query.get('lastEventId')).toBe(sent[0]?.position);
+    expect(await tab.evaluate('gaps')).toEqual([]);
+  });
+
+  test('a service that is started anew is come back to, and nothing is missing', async () => {
+    const node = (name: string): Promise<Service> =>
+      startService({ ...SETTINGS, NODE_NAME: name }, { database: service.database });
+    const before = await node('before');
+    proxy.target = before.url;
+    const tabs = [await open(), await open()];
+    for (const tab of tabs) await isLive(tab);
+    const sent = [await send()];
+    for (const tab of tabs) await expectGot(tab, sent);
+    await before.close();
+    sent.push(await send());
+    const after = await node('after');
+    try {
+      proxy.target = after.url;
+      sent.push(await send());
+      for (const tab of tabs) {
+        await expectGot(tab, sent);
+        await isLive(tab);
+        expect(await tab.evaluate('badge()')).toMatchObject({ unread: 3 });
+        expect(await tab.evaluate('errors')).toEqual([]);
+      }
+    } finally {
+      for (const page of pages.splice(0)) await page.close();
+      await after.close();
+    }
+  });
+
+  test('what a page had not handled comes again after a reload, and what it had is confirmed', async () => {
+    const tab = await open();
+    await isLive(tab);
+    const handled = await send();
+    const [held, last] = [await send({ hold: true }), await send()];
+    await eventually(async () => expect(await tab.evaluate('got')).toEqual([handled.id, held.id]), PATIENCE);
+    const operator = serviceToken({ client: 'operator', scope: 'history:read' });
+    const statusOf = async ({ id }: StoredAnswer): Promise<string> =>
+      (await get<{ status: string }>(`${service.url}/v1/notifications/${id}`, operator)).body.status;
+    await eventually(async () => expect(await statusOf(handled)).toBe('delivered'), PATIENCE);
+    for (const other of [held, last]) expect(await statusOf(other)).not.toBe('delivered');
+    await tab.reload();
+    await eventually(async () => expect(await tab.evaluate('got')).toEqual([held.id]), PATIENCE);
+  });
+
+  test('what comes together is confirmed by few requests', async () => {
+    const tab = await open();
+    await isLive(tab);
+    const notifications = Array.from({ length: 20 }, () => ({ to: { user }, type: 't', data: {} }));
+    const batch = `${service.url}/v1/notifications/batch`;
+    const answer = await post<{ notifications: StoredAnswer[] }>(batch, serviceToken(), { notifications });
+    const sent = answer.body.notifications;
+    await expectGot(tab, sent);
+    await eventually(
+      () =>
+        expect(proxy.acks.map((body) => (JSON.parse(body) as { upTo: string }).upTo).at(-1)).toBe(
+          sent.at(-1)?.position,
+        ),
+      PATIENCE,
+    );
+    expect(proxy.acks.length).toBeLessThan(10);
+  });
+
+  test('a position that the service does not know begins the log anew', async () => {
+    const tab = await open();
+    await expectGot(tab, [await send()]);
+    await tab.evaluate(`(() => {
+      const key = Object.keys(localStorage).find((name) => name.endsWith(':place'));
+      const place = JSON.parse(localStorage[key]);
+      localStorage[key] = JSON.stringify({ ...place, position: '9007199254740991' });
+    })()`);
+    await close(tab);
+    const after = await open();
+    await isLive(after);
+    const sent = await send();
+    await eventually(async () => expect(await after.evaluate<string[]>('got')).toContain(sent.id), PATIENCE);
+    expect(proxy.streams.at(-1)?.text).toContain('"resume":"reset"');
   });
 
   test('a new page goes on where the last one was', async () => {
@@ -332,24 +436,29 @@ describeInBrowsers((installed) => {
     let logins: number;
     let lifetime: number;
     let isLoggedIn: boolean;
+    /** Bob is of another tenant. */
+    let tenants: Record<string, string>;
+    const answer = (login: string): { type: string; body: string } => ({
+      type: 'application/json',
+      body: JSON.stringify({
+        service: cutting.url,
+        token: isLoggedIn
+          ? userToken({
+              user,
+              tenant: tenants[login] ?? '',
+              expiresInSeconds: lifetime,
+              claims: { jti: `${user}-${(logins += 1)}` },
+            })
+          : undefined,
+      }),
+    });
     beforeEach(async () => {
       [logins, lifetime, isLoggedIn] = [0, 3_600, true];
+      tenants = { alice: 'acme', bob: 'other' };
       await proxy.close();
       proxy = await SameOriginProxy.start(service.url, '', {
         ...kitPage(CROSSING_PAGE),
-        '/login': () => ({
-          type: 'application/json',
-          body: JSON.stringify({
-            service: cutting.url,
-            token: isLoggedIn
-              ? userToken({
-                  user,
-                  expiresInSeconds: lifetime,
-                  claims: { jti: `${user}-${(logins += 1)}` },
-                })
-              : undefined,
-          }),
-        }),
+        ...Object.fromEntries(['alice', 'bob'].map((login) => [`/login-${login}`, () => answer(login)])),
       });
       const settings = { ...SETTINGS, NODE_NAME: 'crossing', CORS_ORIGINS: proxy.url };
       crossing = await startService(settings, { database: service.database });
@@ -382,6 +491,61 @@ describeInBrowsers((installed) => {
         await eventually(async () => expect(await cursor()).toBe(Number(sent.at(-1)?.position)), PATIENCE);
         expect((await page.evaluate<string[]>('streams')).join()).not.toContain('eyJ');
       });
+
+    test('two logins of two tenants in one browser, two tabs each, hear and count what is theirs', async () => {
+      const openAs = async (login: string): Promise<Page> => {
+        const page = await browser.open(`${proxy.url}?login=${login}`);
+        pages.push(page);
+        return page;
+      };
+      const alice = [await openAs('alice'), await openAs('alice')];
+      const bob = [await openAs('bob'), await openAs('bob')];
+      for (const page of [...alice, ...bob]) await isLive(page);
+      // They have the same id in both.
+      const sendTo = (tenant: string): Promise<StoredAnswer> =>
+        publish(service.url, serviceToken({ tenant }), { to: { user }, type: 't', data: {} });
+      const [toAlice, toBob] = [[await sendTo('acme')], [await sendTo('other'), await sendTo('other')]];
+      cutting.cut('reset');
+      toAlice.push(await sendTo('acme'));
+      toBob.push(await sendTo('other'));
+      for (const [tabs, sent] of [
+        [alice, toAlice],
+        [bob, toBob],
+      ] as const)
+        for (const tab of tabs) {
+          await expectGot(tab, sent);
+          await eventually(
+            async () => expect(await tab.evaluate('badge()')).toMatchObject({ unread: sent.length }),
+            PATIENCE,
+          );
+        }
+      // Who signs out takes nothing from the other.
+      await alice[0]?.evaluate('tidings.signOut()');
+      await eventually(
+        async () => expect(await alice[1]?.evaluate('tidings.status')).toBe('signed-out'),
+        PATIENCE,
+      );
+      toBob.push(await sendTo('other'));
+      for (const tab of bob) await expectGot(tab, toBob);
+    });
+
+    test('without room for another stream asks for the number, until there is room', async () => {
+      const tenant = `full-${user}`;
+      await setTenant(crossing, tenant, { limits: { ...NO_LIMITS, connections: 1 } });
+      tenants['alice'] = tenant;
+      const first = await StreamClient.open(crossing.url, userToken({ tenant, user: 'first' }));
+      const page = await open();
+      await eventually(async () => expect(await page.evaluate('tidings.status')).toBe('limited'), PATIENCE);
+      await publish(service.url, serviceToken({ tenant }), { to: { user }, type: 't', data: {} });
+      await page.evaluate("void dispatchEvent(new Event('online'))");
+      await eventually(
+        async () => expect(await page.evaluate('badge()')).toMatchObject({ unread: 1 }),
+        PATIENCE,
+      );
+      await first.cut();
+      await isLive(page);
+      await eventually(async () => expect(await page.evaluate('got')).toHaveLength(1), PATIENCE);
+    });
 
     test('renews its token in place before it ends, without a cut', async () => {
       // It is told at once that this ends, and renews it in the first half of what is left.
