@@ -48,6 +48,8 @@ interface OpenStream {
   heartbeatMs: number;
   silenceMs: number;
   bye: Bye | undefined;
+  /** The page has woken up beside it: the next is opened at once. */
+  isLeft: boolean;
 }
 
 /** Keeps one stream open until it is told to stop or the service says that there is no coming back. */
@@ -94,8 +96,10 @@ export class Session {
     this.#failures = 0;
     this.#endPause?.();
     const stream = this.#stream;
-    if (stream !== undefined && (isNewNetwork || this.#silence(stream) > stream.heartbeatMs + LATE_MS))
-      stream.over.abort();
+    if (stream === undefined || !(isNewNetwork || this.#silence(stream) > stream.heartbeatMs + LATE_MS))
+      return;
+    stream.isLeft = true;
+    stream.over.abort();
   }
 
   #silence({ heardAt }: OpenStream): number {
@@ -141,6 +145,7 @@ export class Session {
       heartbeatMs: OPENING_MS,
       silenceMs: OPENING_MS,
       bye: undefined,
+      isLeft: false,
     };
     this.#stream = stream;
     if (!this.#isLimited) host.status(this.#failures === 0 ? 'connecting' : 'offline');
@@ -161,7 +166,8 @@ export class Session {
       this.#stream = undefined;
       if (stream.connectionId !== '') host.closed();
     }
-    return stream.bye === undefined ? this.#backOff() : this.#ended(stream.bye);
+    if (stream.bye !== undefined) return this.#ended(stream.bye);
+    return stream.isLeft ? 0 : this.#backOff();
   }
 
   #has(token: string | undefined): void {

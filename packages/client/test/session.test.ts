@@ -26,7 +26,7 @@ function setUp({ token: given }: { token?: (asked: number) => string } = {}) {
   tidings.on('notification', () => undefined);
   tidings.counts.subscribe(() => undefined);
   const streams = (): number => service.requests.filter(({ route }) => route === 'GET /v1/stream').length;
-  return { clock, service, tidings, statuses, reasons, errors, streams, asked: () => asked };
+  return { clock, service, browser, tidings, statuses, reasons, errors, streams, asked: () => asked };
 }
 
 test('a refusal of the person ends the session, once and with its code', async () => {
@@ -140,3 +140,26 @@ test('an app that could not ask for a token just then is asked again, and told',
   expect(tidings.status).toBe('live');
   expect(errors.map(String)).toEqual(Array.from({ length: 2 }, () => 'Error: the login server is away'));
 });
+
+test.each(['a sleep', 'a while without a network'])(
+  'after %s the next stream is opened at once',
+  async (what) => {
+    const { clock, service, browser, tidings, streams } = setUp();
+    tidings.start();
+    await clock.advance(60_000);
+    expect(tidings.status).toBe('live');
+    // What is open stays so, and brings nothing any more.
+    service.faults.goSilent()();
+    let before = streams();
+    if (what === 'a sleep') await clock.jump(LONG_MS);
+    else {
+      browser.goOffline();
+      await clock.advance(LONG_MS);
+      before = streams();
+      browser.goOnline();
+      await clock.advance(0);
+    }
+    expect(streams()).toBe(before + 1);
+    expect(tidings.status).toBe('live');
+  },
+);
